@@ -1,0 +1,1 @@
+"""Deliver: results in the outbox reach their peers."""

@@ -1,0 +1,1 @@
+"""DICOM knowledge that several parts share: attributes, contexts, statuses, identifiers, geometry, evidence."""

@@ -1,0 +1,1 @@
+"""Encode: findings become DICOM objects."""

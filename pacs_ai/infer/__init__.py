@@ -1,0 +1,1 @@
+"""Infer: jobs become results in the outbox."""

@@ -1,0 +1,1 @@
+"""Models: the pipelines that the node runs."""

@@ -1,0 +1,1 @@
+"""Receive: what a peer sends becomes durable and indexed before it is answered."""

@@ -1,0 +1,1 @@
+"""Route: quiet series become jobs."""
