@@ -1,0 +1,31 @@
+"""Phantom series with known truth, and the check that the author of a pipeline runs."""
+
+from __future__ import annotations
+
+from pacs_ai.testing.anatomy import LABELS
+from pacs_ai.testing.phantom import (
+    AXIAL,
+    CORONAL,
+    SAGITTAL,
+    Fault,
+    Phantom,
+    Truth,
+    iterate_phantom,
+    phantom_datasets,
+    phantom_truth,
+    write_phantom,
+)
+
+__all__ = [
+    "AXIAL",
+    "CORONAL",
+    "LABELS",
+    "SAGITTAL",
+    "Fault",
+    "Phantom",
+    "Truth",
+    "iterate_phantom",
+    "phantom_datasets",
+    "phantom_truth",
+    "write_phantom",
+]
