@@ -290,4 +290,6 @@ def _text(data_set: bytes | memoryview, keyword: str, place: Place, character_se
         whole = raw[: len(raw) // one.size * one.size]
         return "\\".join(str(number) for (number,) in one.iter_unpack(whole))
     text = characters.decode(raw, character_set if vr in _CHARACTER_SET_VRS else "")
+    if vr == b"PN":
+        text = text.rstrip("= ")  # empty component groups at the end may be left out (PS3.5 6.2.1)
     return "\\".join([part.strip(" ") for part in text.split("\\")]) if "\\" in text else text.strip(" ")
