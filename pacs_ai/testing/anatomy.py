@@ -112,7 +112,11 @@ def _trunk(margin: float) -> Inside:
 
 def _ribs(x: Array, y: Array, z: Array) -> Array:
     radius2 = (x / 158) ** 2 + (y / 110) ** 2
-    return np.asarray((radius2 < 1) & (radius2 > 0.9) & (np.mod(z + 0.25 * y, 26) < 8))
+    return np.asarray((radius2 < 1) & (radius2 > 0.9) & (np.mod(z + 0.25 * y, 26) < 8) & _trunk(12)(x, y, z))
+
+
+def _spine(x: Array, y: Array, z: Array) -> Array:
+    return np.asarray(((x / 20) ** 2 + ((y - 88) / 18) ** 2 < 1) & _trunk(14)(x, y, z))
 
 
 def _junction(z: Array) -> Array:
@@ -174,7 +178,7 @@ _FRAME = (
     Shape(_trunk(0), _EVERYWHERE, _FAT_HU),
     Shape(_trunk(12), _EVERYWHERE, _SOFT_HU),
     Shape(_ribs, _EVERYWHERE, 350),
-    _make(_ellipsoid((0, 88, 0), (20, 18, 1e4)), 280),
+    Shape(_spine, ((-20, 20), (70, 106), (-1e4, 1e4)), 280),
 )
 _MARKERS = (
     _make(_ellipsoid((-146, 5, -20), (8, 8, 8)), 1500, "Marker right"),
