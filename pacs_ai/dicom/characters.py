@@ -50,7 +50,7 @@ _ESCAPES: dict[bytes, tuple[str, bool]] = {
     b"\x1b-b": ("iso8859_15", False),
 }
 _ESCAPE = re.compile(rb"\x1b(?:\$[()][A-D]|\$[AB]|[()-][A-Za-z])")
-_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\ufffd")
 
 
 def codec_of(specific_character_set: str) -> tuple[str, bool]:
@@ -61,7 +61,7 @@ def codec_of(specific_character_set: str) -> tuple[str, bool]:
 
 
 def decode(raw: bytes, specific_character_set: str) -> str:
-    """Return the text of a value; what the character set does not know becomes U+FFFD, control characters go.
+    """Return the text of a value; control characters and what the character set does not know become U+FFFD.
 
     Parameters
     ----------
@@ -71,6 +71,7 @@ def decode(raw: bytes, specific_character_set: str) -> str:
         Value of (0008,0005), terms joined by backslashes; "" for the default repertoire.
     """
     codec, extended = codec_of(specific_character_set)
+    raw = raw.rstrip(b"\0 ")
     text = _decode_escaped(raw, codec) if extended and b"\x1b" in raw else raw.decode(codec, "replace")
     return text if text.isprintable() else text.translate(_CONTROLS)
 
