@@ -363,7 +363,7 @@ def test_the_data_sets_own_value_counts_before_that_of_an_item():
 @pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
 @pytest.mark.parametrize(
     "value",
-    [b"../../../../tmp/pwn", b"/etc/cron.d/x", b"1.2\0" b"3", b"1.2\n3", b"1" * 66, b"", b"1..2", b".1", b"1.", b"1 2",
+    [b"../../../../tmp/pwn", b"/etc/cron.d/x", b"1.2\x003", b"1.2\n3", b"1" * 66, b"", b"1..2", b".1", b"1.", b"1 2",
      b"1\\2", "1.٣".encode()],
 )  # fmt: skip
 def test_what_is_no_uid_is_refused(keyword: str, value: bytes):
