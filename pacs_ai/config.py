@@ -1,0 +1,359 @@
+"""The node's configuration: one TOML file that, read top to bottom, is the journey.
+
+The docstring under each key is its documentation (`pacs-ai config show`, docs/configuration.md); units are in the
+key; defaults stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pacs_ai.conditions import When
+from pacs_ai.errors import UserError
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e])?$")]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Triplet = tuple[str, str, str]
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class Node(Section):
+    """Who this node is."""
+
+    name: Name = "pacs-ai"
+    """Name of the node: in log lines, in the Station Name of results, and part of its device UID."""
+
+
+class Store(Section):
+    """Where received instances, results and the database lie."""
+
+    folder: Path = Path("pacs-ai-data")
+    """Folder for instances and results; made with mode 0700. A relative path counts from the configuration file."""
+    database: str = ""
+    """SQLAlchemy URL. Empty: SQLite in `folder`. Several hosts: `postgresql+psycopg://user@host/dbname`."""
+    min_free_gb: Annotated[float, Field(ge=0)] = 5.0
+    """Below this much free space C-STORE is answered 0xA700 (out of resources), in GB."""
+    min_free_percent: Annotated[float, Field(ge=0, le=99)] = 5.0
+    """Below this share of free space C-STORE is answered 0xA700 (out of resources)."""
+
+
+class Receive(Section):
+    """The listener."""
+
+    ae_titles: tuple[AeTitle, ...] = ("PACS_AI",)
+    """Called AE titles that are answered; any other is rejected. The first is the node's own when it calls others."""
+    bind: str = "0.0.0.0"  # noqa: S104 - a PACS must reach it; the callers are restricted by `accept`
+    """Address to listen on."""
+    port: Port = 11112
+    """TCP port to listen on."""
+    processes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Receiving processes that share the port."""
+    accept: Literal["anyone", "peers"] = "anyone"
+    """`peers`: only calling AE titles that are a `[[peer]]`, and only from that peer's host and `addresses`."""
+    quiet_seconds: Seconds = 10.0
+    """A series is complete when nothing of it arrived for so long; a `[[peer]]` may have its own."""
+    released_seconds: Seconds = 1.0
+    """The wait instead, where one association alone brought the whole series (two instances or more) and released."""
+    idle_association_seconds: Seconds = 60.0
+    """An open association that brought none of the series for so long no longer holds it up."""
+    transfer_syntaxes: tuple[str, ...] = (
+        "ExplicitVRLittleEndian",
+        "ImplicitVRLittleEndian",
+        "RLELossless",
+        "JPEGBaseline8Bit",
+        "JPEGExtended12Bit",
+        "JPEGLossless",
+        "JPEGLosslessSV1",
+        "JPEGLSLossless",
+        "JPEGLSNearLossless",
+        "JPEG2000Lossless",
+        "JPEG2000",
+        "HTJ2KLossless",
+        "HTJ2KLosslessRPCL",
+        "HTJ2K",
+    )
+    """Accepted transfer syntaxes, preferred first (pydicom's keyword or UID); each instance is kept as it came.
+    Deflated (`DeflatedExplicitVRLittleEndian`), big endian and video are accepted only when listed here."""
+    further_sop_classes: tuple[str, ...] = ()
+    """UIDs of storage SOP classes to accept beside the Standard's: private ones, or newer than this release."""
+    max_associations: Annotated[int, Field(ge=1)] = 200
+    """Associations at one time; a further one is rejected (local limit exceeded)."""
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1_048_576)] = 131_072
+    """Longest P-DATA-TF that peers may send, in bytes."""
+    max_instance_gb: Annotated[float, Field(gt=0)] = 4.0
+    """A longer instance is answered 0xA700, in GB."""
+    association_request_seconds: Seconds = 10.0
+    """A connection that has not asked for an association by then is closed."""
+    network_seconds: Seconds = 60.0
+    """An association that is silent for so long, or stops amid a PDU, is aborted."""
+    grace_seconds: Seconds = 20.0
+    """On stop, time for associations in progress to end."""
+
+
+class Peer(Section):
+    """A remote application entity: a PACS, a modality, a viewer."""
+
+    name: Name
+    """What routes and commands call it."""
+    ae_title: AeTitle
+    """Its AE title, as caller and as destination."""
+    host: str
+    """Host name or address."""
+    port: Port = 104
+    """Its DICOM port."""
+    addresses: tuple[str, ...] = ()
+    """Further addresses that it may call from, where `receive.accept` is `peers`."""
+    quiet_seconds: Seconds | None = None
+    """Its own `quiet_seconds`: longer for a modality that sends one image per association."""
+    connect_seconds: Seconds = 10.0
+    """Time limit for the TCP connection."""
+    answer_seconds: Seconds = 60.0
+    """Time limit for the answer to an association request or a C-STORE."""
+
+
+class LabelTable(Section):
+    """One label of a bundle: a channel or a value of its output, coded."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    """Segment Label."""
+    category: Triplet = ("123037004", "SCT", "Anatomical Structure")
+    """Segmented Property Category: Code Value, Coding Scheme Designator, Code Meaning."""
+    type: Triplet
+    """Segmented Property Type."""
+    modifier: Triplet | None = None
+    """Segmented Property Type Modifier, the laterality for instance."""
+    colour: tuple[int, int, int] | None = None
+    """Display colour, sRGB 0 to 255; chosen for you where missing."""
+
+
+class InputTable(Section):
+    """One named input of a bundle, in the order of the image channels."""
+
+    modality: tuple[str, ...] = ("CT", "MR", "PT")
+    """Accepted Modality values."""
+    min_slices: Annotated[int, Field(ge=1)] = 1
+    """Fewest slices."""
+    max_slice_spacing_mm: Annotated[float, Field(gt=0)] | None = None
+    """Largest distance between slices in mm."""
+
+
+class Pipeline(Section):
+    """A pipeline with settings of its own, or a MONAI bundle. Installed plugins are there without it."""
+
+    name: Name
+    """What routes and commands call it."""
+    use: str = ""
+    """Entry point (group `pacs_ai.pipelines`) that it is; empty: the one called `name`. Not with `bundle`."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for the plugin. Other settings are other work: results get other UIDs."""
+    timeout_seconds: Seconds = 900.0
+    """A job that runs longer is ended, and counts as a crash."""
+    bundle: Path | None = None
+    """Folder of a MONAI bundle. Its configuration executes code, so every file is named in `files`."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 (hex) of every file of the bundle: `pacs-ai config bundle FOLDER` prints it."""
+    labels: dict[int, LabelTable] = Field(default_factory=dict)
+    """Value (label map) or channel of the bundle's output -> coded label."""
+    inputs: dict[str, InputTable] = Field(default_factory=dict)
+    """Named inputs in channel order; empty: one called `image`."""
+    title: str = ""
+    """A few words for Series Description; empty: the bundle's name."""
+    procedure: Triplet | None = None
+    """Procedure reported in the SR (CID 100 where possible)."""
+    clearance: Literal["RESEARCH", "PRODUCT"] = "RESEARCH"
+    """Content Qualification of the results. RESEARCH adds "not for clinical use"."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Configuration ids of the bundle to set, as `monai.bundle run --id value` would: `{"inferer#overlap" = 0.25}`."""
+    seed_weights: int | None = None
+    """For trials without weights: seed of random weights. Results are noise and say so."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Pipeline:
+        if self.bundle is not None and self.use:
+            raise ValueError("give either `use` or `bundle`, not both")
+        if self.bundle is None and (self.files or self.labels or self.seed_weights is not None):
+            raise ValueError("`files`, `labels` and `seed_weights` belong to a `bundle`")
+        return self
+
+
+class Route(Section):
+    """Which series go through which pipeline to which peers."""
+
+    name: str = ""
+    """Shown in `status` and `explain`; empty: the pipeline's name."""
+    when: When | None = None
+    """Conditions on a series, for a pipeline with one input."""
+    inputs: dict[str, When] = Field(default_factory=dict)
+    """Named input -> conditions, for a pipeline with several; the series are found within one study."""
+    run: Name
+    """Pipeline to run."""
+    deliver_to: tuple[Name, ...] = ()
+    """Peers that get the results."""
+    wait_for: Literal["series", "study"] = "series"
+    """`study`: wait until every series of the study is complete."""
+    wait_seconds: Seconds = 900.0
+    """How long named inputs are waited for after the first is complete; then the job is refused: "flair missing"."""
+    overdue_seconds: Seconds = 1800.0
+    """A series in scope without delivered results after so long is shown as overdue."""
+    priority: Literal["stat", "urgent", "routine"] | None = None
+    """Priority of the jobs; empty: Requested Procedure Priority (0040,1003), else the C-STORE's own."""
+
+    @model_validator(mode="after")
+    def _conditions(self) -> Route:
+        if (self.when is None) == (not self.inputs):
+            raise ValueError("give either `when` (one input) or `inputs` (several), and not both")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or self.run
+
+
+class Infer(Section):
+    """The workers."""
+
+    devices: tuple[str, ...] = ("auto",)
+    """One worker process per device: `auto`, `cpu`, `cuda:0`. `auto` takes every NVIDIA GPU, else the CPU."""
+    idle_unload_seconds: Seconds = 3600.0
+    """A worker's child process without work for so long is ended, and its memory freed."""
+
+
+class Deliver(Section):
+    """How results travel."""
+
+    calling_ae_title: AeTitle | None = None
+    """AE title that the node calls with; empty: the first of `receive.ae_titles`."""
+    first_backoff_seconds: Seconds = 5.0
+    """Wait after the first failure; doubled up to `longest_backoff_seconds`, with jitter."""
+    longest_backoff_seconds: Seconds = 300.0
+    """Longest wait between two tries."""
+    give_up_hours: Annotated[float, Field(gt=0)] = 72.0
+    """A result that could not be delivered for so long is failed; `pacs-ai retry` sends it again."""
+    series_number: Annotated[int, Field(ge=1, le=99_000)] = 9001
+    """Series Number of a SEG; the SR gets the next."""
+
+
+class Retention(Section):
+    """What is deleted, and when."""
+
+    inputs_days: Annotated[float, Field(gt=0)] = 14.0
+    """Received instances are deleted so many days after their jobs were done and delivered. To keep them, give a
+    number as large as you like."""
+    unrouted_days: Annotated[float, Field(gt=0)] = 2.0
+    """Received instances that no route wanted are deleted after so many days."""
+
+
+class Log(Section):
+    """Log lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is shown."""
+    format: Literal["text", "json"] = "text"
+    """`json`: one object per line, for a log collector."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    node: Node = Node()
+    store: Store = Store()
+    receive: Receive = Receive()
+    peer: tuple[Peer, ...] = ()
+    pipeline: tuple[Pipeline, ...] = ()
+    route: tuple[Route, ...] = ()
+    infer: Infer = Infer()
+    deliver: Deliver = Deliver()
+    retention: Retention = Retention()
+    log: Log = Log()
+
+    @field_validator("peer", "pipeline")
+    @classmethod
+    def _unique(cls, tables: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [table.name for table in tables]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {', '.join(twice)} is used twice")
+        return tables
+
+    @model_validator(mode="after")
+    def _resolved(self) -> Config:
+        known = {peer.name for peer in self.peer}
+        faults = [
+            f"route {route.title}: deliver_to names {name!r}, which is no [[peer]]"
+            for route in self.route
+            for name in route.deliver_to
+            if name not in known
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.store.database or f"sqlite:///{self.store.folder.resolve() / 'pacs_ai.sqlite'}"
+
+    @property
+    def calling_ae_title(self) -> str:
+        """AE title that the node calls others with."""
+        return self.deliver.calling_ae_title or self.receive.ae_titles[0]
+
+    def peer_named(self, name: str) -> Peer:
+        """Return the peer of that name; UserError with the known names where there is none."""
+        for peer in self.peer:
+            if peer.name == name:
+                return peer
+        names = ", ".join(sorted(peer.name for peer in self.peer)) or "none"
+        raise UserError(f"there is no [[peer]] called {name!r} in the configuration (known: {names})")
+
+
+def load(path: Path | None) -> Config:
+    """Read the file; without one, the embedded defaults.
+
+    Raises
+    ------
+    UserError
+        Names every fault at once, each with its path in the file.
+    """
+    if path is None:
+        return Config()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no configuration file {path}; see config/pacs-ai.toml for one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration file {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is no valid TOML: {error}") from error
+    try:
+        config = Config.model_validate(table)
+    except ValidationError as error:
+        raise UserError(f"{path} has {error.error_count()} fault(s):\n{_faults(error)}") from error
+    folder = config.store.folder
+    if not folder.is_absolute():
+        store = config.store.model_copy(update={"folder": path.resolve().parent / folder})
+        config = config.model_copy(update={"store": store})
+    return config
+
+
+def _faults(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        where = ".".join(str(part + 1) if isinstance(part, int) else part for part in fault["loc"]) or "the file"
+        words = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            words = "unknown key"
+        lines.append(f"  {where}: {words}")
+    return "\n".join(lines)

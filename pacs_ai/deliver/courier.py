@@ -1,0 +1,134 @@
+"""The courier: takes what is due for a destination and sends it on one association, each destination in its own thread.
+
+One slow or dead destination holds up nobody else; one that fails is tried again by one probe after a growing wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from pacs_ai.config import Config
+from pacs_ai.deliver.scu import Outcome, Outgoing, Remote, send
+from pacs_ai.dicom.status import Category
+from pacs_ai.errors import Transient
+from pacs_ai.store import outbox
+from pacs_ai.store.database import Database
+from pacs_ai.store.files import Files
+from pacs_ai.store.outbox import Backoff, Parcel, Round
+from pacs_ai.store.owners import BEAT_SECONDS, Watch
+
+_log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 5.0
+
+
+class Courier:
+    """All destinations; `step` starts a round for each that has something due."""
+
+    def __init__(self, config: Config, database: Database, files: Files, owner: str) -> None:
+        self._config = config
+        self._database = database
+        self._files = files
+        self._owner = owner
+        self._backoff = Backoff(
+            config.deliver.first_backoff_seconds,
+            config.deliver.longest_backoff_seconds,
+            config.deliver.give_up_hours,
+        )
+        self._rounds: dict[str, tuple[threading.Thread, Round]] = {}
+        self._watch = Watch()
+        self._swept = self._beaten = 0.0
+
+    def step(self) -> bool:
+        """Start what is due; False where nothing is."""
+        self._rounds = {peer: r for peer, r in self._rounds.items() if r[0].is_alive()}
+        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            for _, held in self._rounds.values():
+                outbox.beat(self._database, held)
+        if time.monotonic() - self._swept >= _SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            outbox.sweep(self._database, self._watch, self._owner)
+        with self._database.read() as connection:
+            due = [peer for peer in outbox.due_peers(connection) if peer not in self._rounds]
+        started = 0
+        for peer in due:
+            held = outbox.claim(self._database, peer, self._owner)
+            if held is not None:
+                thread = threading.Thread(target=self._run, args=(held,), name=f"to-{peer}", daemon=True)
+                self._rounds[peer] = (thread, held)
+                thread.start()
+                started += 1
+        return started > 0
+
+    def join(self, seconds: float) -> None:
+        """Wait for the rounds in progress."""
+        deadline = time.monotonic() + seconds
+        for thread, _ in self._rounds.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self, held: Round) -> None:
+        try:
+            self.serve(held)
+        except Transient as error:
+            _log.warning("%s: the outcome could not be noted, so it is sent again: %s", held.peer, error)
+            self._free(held)
+
+    def _free(self, held: Round) -> None:
+        """Give the destination back once the database answers; the sweeper puts its deliveries back."""
+        try:
+            outbox.abandon(self._database, held, actor=self._owner)
+        except Transient:
+            _log.warning("%s: given back by the sweeper when this process ends", held.peer)
+
+    def serve(self, held: Round) -> None:
+        """Send one round and note each outcome as it happens."""
+        waiting = {parcel.sop_instance_uid: parcel for parcel in held.parcels}
+        lost, answered = "", False
+        for outcome in send(self._remote(held), [self._outgoing(parcel) for parcel in held.parcels]):
+            parcel = waiting.pop(outcome.sop_instance_uid)
+            if outcome.category is Category.TRANSIENT and outcome.status is None:
+                lost = outcome.words
+            else:
+                answered = True
+            self._note(held, parcel, outcome)
+        for parcel in waiting.values():
+            outbox.postponed(self._database, held, parcel, None, lost or "not sent", self._backoff)
+        reached = answered and not lost
+        outbox.put_back(self._database, held, reached=reached, reason=lost, backoff=self._backoff)
+        if lost:
+            _log.warning("%s: %s", held.peer, lost)
+
+    def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> None:
+        if outcome.stored:
+            outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words)
+            _log.info("%s of job %d delivered to %s", parcel.kind, parcel.job_id, held.peer)
+        elif outcome.category is Category.TRANSIENT:
+            outbox.postponed(self._database, held, parcel, outcome.status, outcome.words, self._backoff)
+        else:
+            outbox.failed(self._database, held, parcel, outcome.status, outcome.words)
+            _log.error("%s of job %d refused by %s: %s", parcel.kind, parcel.job_id, held.peer, outcome.words)
+
+    def _outgoing(self, parcel: Parcel) -> Outgoing:
+        return Outgoing(
+            path=self._files.path(parcel.sha256),
+            sop_class_uid=parcel.sop_class_uid,
+            sop_instance_uid=parcel.sop_instance_uid,
+            transfer_syntax_uid=parcel.transfer_syntax_uid,
+        )
+
+    def _remote(self, held: Round) -> Remote:
+        waits = next(((p.connect_seconds, p.answer_seconds) for p in self._config.peer if p.name == held.peer), None)
+        connect, answer = waits or (10.0, 60.0)
+        return Remote(
+            ae_title=held.ae_title,
+            host=held.host,
+            port=held.port,
+            calling_ae_title=self._config.calling_ae_title,
+            connect_timeout=connect,
+            acse_timeout=answer,
+            dimse_timeout=answer,
+            network_timeout=answer,
+        )

@@ -1,0 +1,332 @@
+"""A worker: claims a job, has its child process do it, and puts the results into the outbox.
+
+The parent never imports torch: it holds the claim and beats while the child runs the model, ends a child that hangs
+past its time limit or whose job was cancelled, and starts a new one after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pacs_ai.config import Config
+from pacs_ai.errors import Transient, WorkerLost
+from pacs_ai.infer import child
+from pacs_ai.infer.order import Done, EncodedFile, Message, Order, Ready, Reported, Step, Trouble
+from pacs_ai.store import orders, queue, views
+from pacs_ai.store.database import Database
+from pacs_ai.store.files import Files
+from pacs_ai.store.owners import BEAT_SECONDS, Watch
+from pacs_ai.store.queue import Claim, Lost, NewResult
+from pacs_ai.store.schema import Role
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.25
+_SWEEP_SECONDS = 5.0
+#: A child that has not loaded its models by then is ended.
+_START_SECONDS = 600.0
+
+
+class Bench:
+    """The child process and the pipe to it."""
+
+    def __init__(self, config: Config, device: str) -> None:
+        self._config = config
+        self._device = device
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=child.main, args=(theirs, config, device, os.getpid()), daemon=True, name=f"infer-child-{device}"
+        )
+        self._process.start()
+        theirs.close()
+        self.ready: Ready | None = None
+        self.last_used = time.monotonic()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child."""
+        return self._process.pid
+
+    def receive(self, seconds: float) -> Message | None:
+        """Return the child's next message, None where there was none in time; `WorkerLost` where it died."""
+        try:
+            if not self._pipe.poll(seconds):
+                if not self._process.is_alive() and not self._pipe.poll(0):
+                    raise WorkerLost(self._death())
+                return None
+            message: Message = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerLost(self._death()) from error
+        return message
+
+    def send(self, order: Order) -> None:
+        """Give the child an order."""
+        self.last_used = time.monotonic()
+        try:
+            self._pipe.send(order)
+        except OSError as error:
+            raise WorkerLost(self._death()) from error
+
+    def _death(self) -> str:
+        self._process.join(5)
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            words = " (out of memory?)" if code == -9 else ""
+            return f"the process that runs the model was killed by signal {-code}{words}"
+        return f"the process that runs the model ended with exit status {code}"
+
+    def end(self) -> None:
+        """End the child at once."""
+        with suppress(OSError):
+            self._pipe.close()
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+
+class Worker:
+    """One device's worker; `step` does one job.
+
+    Parameters
+    ----------
+    stop
+        Set when the process is to end: the job in progress is queued again.
+    """
+
+    def __init__(
+        self, config: Config, database: Database, files: Files, owner: str, device: str, stop: threading.Event
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._files = files
+        self._owner = owner
+        self._device = device
+        self._stop = stop
+        self._bench: Bench | None = None
+        self._watch = Watch()
+        self._swept = 0.0
+        self._scratch = config.store.folder / "scratch" / owner.replace(":", "-")
+        self._timeouts = {pipeline.name: pipeline.timeout_seconds for pipeline in config.pipeline}
+
+    def start(self) -> None:
+        """Clear what a dead worker left, and load the models before the first job comes."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._bench = Bench(self._config, self._device)
+
+    def close(self) -> None:
+        """End the child."""
+        if self._bench is not None:
+            self._bench.end()
+            self._bench = None
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def step(self) -> bool:
+        """Do one job; False where there is none."""
+        if time.monotonic() - self._swept >= _SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            queue.sweep(self._database, self._watch, self._owner)
+            self._unload_if_idle()
+        held = queue.claim(self._database, self._owner)
+        if held is None:
+            self._hear_ready()
+            return False
+        try:
+            self._work(held)
+        except Lost:
+            _log.info("job %d ended elsewhere while it ran", held.job_id)
+        return True
+
+    def _unload_if_idle(self) -> None:
+        bench = self._bench
+        if bench is not None and time.monotonic() - bench.last_used > self._config.infer.idle_unload_seconds:
+            _log.info("no work for %g s: models unloaded", self._config.infer.idle_unload_seconds)
+            self._replace(start=False)
+
+    def _hear_ready(self) -> None:
+        """Take the child's first message while there is nothing else to do; replace a child that died."""
+        bench = self._bench
+        if bench is None or bench.ready is not None:
+            return
+        try:
+            message = bench.receive(0)
+        except WorkerLost as error:
+            _log.error("%s while loading models", error)  # noqa: TRY400 - the child's log has the traceback
+            self._replace(start=False)
+            return
+        if isinstance(message, Ready):
+            self._note_ready(bench, message)
+
+    def _note_ready(self, bench: Bench, message: Ready) -> None:
+        bench.ready = message
+        _log.info("ready on %s, process %s", message.device, bench.pid)
+        for name, words in message.broken.items():
+            _log.error("pipeline %s is disabled: %s", name, words)
+
+    def _replace(self, *, start: bool = True) -> None:
+        if self._bench is not None:
+            self._bench.end()
+        self._bench = Bench(self._config, self._device) if start else None
+
+    def _work(self, held: Claim) -> None:
+        try:
+            order = self._order(held)
+            if self._bench is None:
+                self._bench = Bench(self._config, self._device)
+            answer = self._serve(held, order, self._bench)
+        except WorkerLost as error:
+            self._replace()
+            self._insist(lambda: queue.crashed(self._database, held, str(error)))
+            _log.error("job %d: %s", held.job_id, error)  # noqa: TRY400 - no traceback of ours to show
+            return
+        if answer is None:  # the node stops, or the job was cancelled: nobody waits for this child's answer
+            self._replace(start=not self._stop.is_set())
+            if self._stop.is_set():
+                queue.postpone(self._database, held, "the node was stopped; it goes on when the node does")
+            return
+        if isinstance(answer, Done):
+            self._finish(held, order, answer)
+        else:
+            self._trouble(held, answer)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _order(self, held: Claim) -> Order:
+        with self._database.read() as connection:
+            sources = queue.source_files(connection, held.job_id)
+            reports = views.delivered_reports(connection, held.job_id)
+        inputs: dict[str, list[tuple[Path, str]]] = {}
+        current: dict[str, Path] = {}
+        unverified = []
+        for source in sources:
+            if source.role is Role.CURRENT:
+                current[source.sop_instance_uid] = self._files.path(source.sha256)
+                inputs.setdefault(source.input, []).append((self._files.path(source.sha256), source.sha256))
+        for source in sources:
+            if source.role is Role.UNVERIFIED and source.sop_instance_uid in current:
+                unverified.append((current[source.sop_instance_uid], self._files.path(source.sha256)))
+        return Order(
+            job_id=held.job_id,
+            job_key=held.job_key,
+            generation=held.generation,
+            created_at=held.created_at,
+            pipeline=held.pipeline,
+            model_digest=held.model_digest,
+            settings_digest=held.settings_digest,
+            inputs={name: tuple(files) for name, files in inputs.items()},
+            unverified=tuple(unverified),
+            predecessors=tuple(
+                Reported(r.study_instance_uid, r.series_instance_uid, r.sop_class_uid, r.sop_instance_uid)
+                for r in reports
+            ),
+            series_number=self._config.deliver.series_number,
+            node_name=self._config.node.name,
+            output=self._scratch,
+        )
+
+    def _serve(self, held: Claim, order: Order, bench: Bench) -> Done | Trouble | None:
+        """Have the child do it, beating meanwhile; None where nobody wants the answer any more."""
+        limit = self._timeouts.get(held.pipeline, 900.0)
+        begun = beaten = time.monotonic()
+        sent = False
+        while True:
+            if bench.ready is not None and not sent:
+                bench.send(order)
+                sent, begun = True, time.monotonic()
+            message = bench.receive(_POLL_SECONDS)
+            if isinstance(message, Done | Trouble):
+                bench.last_used = time.monotonic()
+                return message
+            if isinstance(message, Ready):
+                self._note_ready(bench, message)
+            elif isinstance(message, Step):
+                self._note_step(held, message)
+            now = time.monotonic()
+            if now - begun > (limit if sent else _START_SECONDS):
+                raise WorkerLost(f"it ran longer than its time limit of {limit if sent else _START_SECONDS:g} s")
+            if self._stop.is_set() or not self._still_wanted(held):
+                return None
+            if now - beaten >= BEAT_SECONDS:
+                beaten = now
+                with suppress(Transient):  # the database is away: the next beat tries again
+                    queue.beat(self._database, held)
+
+    def _note_step(self, held: Claim, step: Step) -> None:
+        with suppress(Transient):
+            queue.note(self._database, held, step.name)
+
+    def _still_wanted(self, held: Claim) -> bool:
+        try:
+            return queue.is_held(self._database, held)
+        except Transient:
+            return True
+
+    def _insist(self, call: Callable[[], Any]) -> None:
+        """Make a call that must not be lost, also while the database is away; a finished result is kept meanwhile."""
+        while True:
+            try:
+                call()
+            except Transient as error:
+                _log.warning("kept until the store answers: %s", error)
+                if self._stop.wait(1.0):
+                    raise
+            else:
+                return
+
+    def _finish(self, held: Claim, order: Order, done: Done) -> None:
+        stored: list[NewResult] = []
+        self._insist(lambda: stored.extend(self._store(done)) if not stored else None)
+        self._insist(
+            lambda: queue.finish(
+                self._database,
+                held,
+                stored,
+                findings=done.findings,
+                timings=done.timings,
+                summary=done.summary,
+                verified=[other.name for _, other in order.unverified],
+            )
+        )
+        steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in done.timings.items())
+        _log.info("job %d (%s): %s (%s)", held.job_id, held.pipeline, done.summary, steps)
+
+    def _store(self, done: Done) -> list[NewResult]:
+        """Make the encoded files durable under their digests."""
+        adopted = [(file, self._files.adopt(file.path)) for file in done.files]
+        self._files.sync([stored for _, stored in adopted])
+        return [_as_result(file, stored.sha256, stored.size) for file, stored in adopted]
+
+    def _trouble(self, held: Claim, trouble: Trouble) -> None:
+        _log.warning("job %d (%s) %s: %s", held.job_id, held.pipeline, trouble.policy, trouble.words)
+        if trouble.policy == "refused":
+            self._insist(lambda: queue.refuse(self._database, held, trouble.words))
+        elif trouble.policy == "failed":
+            self._insist(lambda: queue.fail(self._database, held, trouble.words))
+        elif trouble.policy == "transient":
+            self._insist(lambda: queue.postpone(self._database, held, trouble.words))
+        elif trouble.policy == "conflict":
+            self._insist(lambda: orders.conflict_found(self._database, held.job_id, trouble.words, actor=self._owner))
+        else:
+            self._replace()
+            self._insist(lambda: queue.crashed(self._database, held, trouble.words))
+
+
+def _as_result(file: EncodedFile, sha256: str, size: int) -> NewResult:
+    return NewResult(
+        kind=file.kind,
+        study_instance_uid=file.study_instance_uid,
+        series_instance_uid=file.series_instance_uid,
+        sop_instance_uid=file.sop_instance_uid,
+        sop_class_uid=file.sop_class_uid,
+        transfer_syntax_uid=file.transfer_syntax_uid,
+        sha256=sha256,
+        size=size,
+    )

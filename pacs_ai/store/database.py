@@ -1,0 +1,205 @@
+"""The one database: SQLite on one machine, PostgreSQL where several share the work.
+
+SQLite runs in WAL mode with synchronous=FULL, so that a commit is on the platter when it returns (both are read back
+when the database is opened); writers queue at BEGIN IMMEDIATE.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import Connection, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from pacs_ai.errors import Unavailable, UserError
+
+_CHANNEL = "pacs_ai"
+_BUSY_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+
+class Database:
+    """Connections, transactions and the bell that wakes the others.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL: ``sqlite:///path`` or ``postgresql+psycopg://...``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            parsed = sa.make_url(url)
+        except SQLAlchemyError as error:
+            raise UserError(f"store.database is no database URL: {error}") from error
+        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+            raise UserError("store.database must be sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.engine = sa.create_engine(url, pool_pre_ping=not self.is_sqlite, **self._options())
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    def _options(self) -> dict[str, Any]:
+        if self.is_sqlite:
+            return {"connect_args": {"timeout": _BUSY_SECONDS, "check_same_thread": False}, "pool_size": 8}
+        return {"pool_size": 8, "connect_args": {"connect_timeout": 5}}
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Yield a connection in one transaction, committed at the end; `Unavailable` where the database is away."""
+        with self._guarded(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            yield connection
+            if not self.is_sqlite:
+                connection.execute(sa.text(f"NOTIFY {_CHANNEL}"))
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection that sees one consistent state."""
+        with self._guarded(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+                raise
+            raise Unavailable(f"the database does not answer: {str(error.orig).splitlines()[0]}") from error
+        except sa.exc.TimeoutError as error:
+            raise Unavailable("the database has no free connection") from error
+
+    def insert_new(self, table: sa.Table) -> Any:
+        """Return an INSERT that skips a row which is there already (ON CONFLICT DO NOTHING)."""
+        statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return statement.on_conflict_do_nothing()
+
+    def upsert(self, table: sa.Table, keys: list[str], rows: Any, changed: dict[str, Any]) -> Any:
+        """Return an INSERT that changes the given columns of a row which is there already."""
+        statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return statement.values(rows).on_conflict_do_update(index_elements=keys, set_=changed)
+
+    def bell(self) -> Bell:
+        """Return something to wait on until the database changes."""
+        return SqliteBell(self.engine) if self.is_sqlite else PostgresBell(self.url)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+class Bell:
+    """Wakes an actor when another committed."""
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Return after a commit (True), after `seconds` or when `stop` is set (False)."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back the connection."""
+
+
+class SqliteBell(Bell):
+    """Looks at ``PRAGMA data_version``, which changes when another connection commits."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._raw = engine.raw_connection()
+        self._version = self._read()
+
+    def _read(self) -> int:
+        cursor = self._raw.cursor()
+        try:
+            return int(cursor.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise Unavailable(f"the database does not answer: {error}") from error
+        finally:
+            cursor.close()
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Look every 20 ms."""
+        until = time.monotonic() + seconds
+        while True:
+            version = self._read()
+            if version != self._version:
+                self._version = version
+                return True
+            left = until - time.monotonic()
+            if left <= 0 or stop.wait(min(_POLL_SECONDS, left)):
+                return False
+
+    def close(self) -> None:
+        """Give back the connection."""
+        self._raw.close()
+
+
+class PostgresBell(Bell):
+    """LISTENs; a lost connection is opened anew, and the poll meanwhile is once a second."""
+
+    def __init__(self, url: str) -> None:
+        self._dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait for a notification, in short turns so that `stop` is seen."""
+        until = time.monotonic() + seconds
+        while not stop.is_set():
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            try:
+                connection = self._connected()
+                heard = list(connection.notifies(timeout=min(left, 0.25), stop_after=1))
+            except psycopg.Error:
+                self.close()
+                stop.wait(min(left, 1.0))
+                continue
+            if heard:
+                return True
+        return False
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
+            self._connection.execute(f"LISTEN {_CHANNEL}")
+        return self._connection
+
+    def close(self) -> None:
+        """Give back the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_sqlite
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    mode = cursor.execute("PRAGMA journal_mode").fetchone()[0]
+    synchronous = cursor.execute("PRAGMA synchronous").fetchone()[0]
+    cursor.close()
+    if (mode, synchronous) != ("wal", 2):
+        raise UserError(
+            f"SQLite cannot be made durable here (journal_mode={mode}, synchronous={synchronous}): put store.folder on "
+            "a local file system"
+        )
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,292 @@
+"""The jobs: claimed under a fencing number, beaten while they run, finished once.
+
+A claim carries a beat counter that its holder raises; a sweeper takes over when it has seen the counter stand still
+(`pacs_ai.store.owners.Watch`). Finishing checks the fencing number, so a worker that was only asleep cannot write twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from pacs_ai.states import JobEvent, JobState
+from pacs_ai.store import schema
+from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
+from pacs_ai.store.database import Database
+from pacs_ai.store.enqueue import fill_outbox
+from pacs_ai.store.moves import move
+from pacs_ai.store.owners import Watch
+from pacs_ai.store.schema import Role
+
+_job, _source, _instance, _result = schema.job, schema.job_source, schema.instance, schema.result
+
+#: The third crash fails the job: a poison study must not stop the line.
+MOST_CRASHES = 3
+_BACKOFF_SECONDS = 5.0
+@dataclass(frozen=True)
+class Claim:
+    """A job that this process holds."""
+
+    job_id: int
+    job_key: str
+    fence: int
+    owner: str
+    pipeline: str
+    pipeline_version: str
+    model_digest: str
+    settings_digest: str
+    generation: int
+    attempts: int
+    crashes: int
+    study_id: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a job's input."""
+
+    input: str
+    sop_instance_uid: str
+    sha256: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class NewResult:
+    """One encoded object whose file is durable."""
+
+    kind: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    sha256: str
+    size: int
+
+
+class Lost(Exception):  # noqa: N818 - not a fault: another holds the claim now, or an operator ended the job
+    """The claim is no longer this process's."""
+
+
+def claim(database: Database, owner: str, pipelines: Sequence[str] | None = None) -> Claim | None:
+    """Take the next job that is due; None where there is none. Looks before it takes the write lock."""
+    query = (
+        sa.select(_job.c.id)
+        .where(_job.c.state == JobState.QUEUED.value, is_due(_job.c.due_at))
+        .order_by(_job.c.rank, _job.c.id)
+        .limit(1)
+    )
+    if pipelines is not None:
+        query = query.where(_job.c.pipeline.in_(list(pipelines)))
+    with database.read() as connection:
+        if connection.execute(query).first() is None:
+            return None
+    with database.write() as connection:
+        job_id = connection.execute(query.with_for_update(skip_locked=True)).scalar_one_or_none()
+        if job_id is None:
+            return None
+        move(
+            connection,
+            job_id,
+            JobEvent.CLAIMED,
+            actor=owner,
+            reason="being analysed",
+            owner=owner,
+            fence=_job.c.fence + 1,
+            beat=0,
+            attempts=_job.c.attempts + 1,
+            started_at=now(),
+        )
+        return _as_claim(connection.execute(sa.select(_job).where(_job.c.id == job_id)).one())
+
+
+def _as_claim(row: Row[Any]) -> Claim:
+    return Claim(
+        job_id=row.id,
+        job_key=row.job_key,
+        fence=row.fence,
+        owner=row.owner,
+        pipeline=row.pipeline,
+        pipeline_version=row.pipeline_version,
+        model_digest=row.model_digest,
+        settings_digest=row.settings_digest,
+        generation=row.generation,
+        attempts=row.attempts,
+        crashes=row.crashes,
+        study_id=row.study_id,
+        created_at=row.created_at,
+    )
+
+
+def is_held(database: Database, held: Claim) -> bool:
+    """Tell whether the claim still stands (not cancelled, superseded or taken over)."""
+    query = sa.select(_job.c.id).where(
+        _job.c.id == held.job_id, _job.c.fence == held.fence, _job.c.state == JobState.RUNNING.value
+    )
+    with database.read() as connection:
+        return connection.execute(query).first() is not None
+
+
+def beat(database: Database, held: Claim) -> bool:
+    """Raise the beat counter; False where the claim no longer stands."""
+    with database.write() as connection:
+        changed = connection.execute(
+            sa.update(_job)
+            .where(_job.c.id == held.job_id, _job.c.fence == held.fence, _job.c.state == JobState.RUNNING.value)
+            .values(beat=_job.c.beat + 1)
+        )
+        return changed.rowcount == 1
+
+
+def note(database: Database, held: Claim, step: str) -> None:
+    """Note what a running job is at (loading, inferring, encoding), for those who watch."""
+    with database.write() as connection:
+        connection.execute(
+            sa.update(_job)
+            .where(_job.c.id == held.job_id, _job.c.fence == held.fence, _job.c.state == JobState.RUNNING.value)
+            .values(reason=step)
+        )
+
+
+def source_files(connection: Connection, job_id: int) -> list[SourceFile]:
+    """Return the files of a job's inputs, the not yet verified ones of the same instances too."""
+    query = (
+        sa.select(_source.c.input, _instance.c.sop_instance_uid, _instance.c.sha256, _instance.c.role)
+        .join(_instance, _instance.c.series_id == _source.c.series_id)
+        .where(
+            _source.c.job_id == job_id,
+            sa.or_(
+                sa.and_(_instance.c.role == Role.CURRENT.value, _instance.c.revision <= _source.c.revision),
+                _instance.c.role == Role.UNVERIFIED.value,
+            ),
+        )
+        .order_by(_source.c.input, _instance.c.sop_instance_uid, _instance.c.role)
+    )
+    return [
+        SourceFile(row.input, row.sop_instance_uid, row.sha256, Role(row.role)) for row in connection.execute(query)
+    ]
+
+
+def _move_held(connection: Connection, held: Claim, event: JobEvent, **values: Any) -> None:
+    query = sa.select(_job.c.state).where(_job.c.id == held.job_id, _job.c.fence == held.fence).with_for_update()
+    if connection.execute(query).scalar_one_or_none() != JobState.RUNNING:
+        raise Lost(f"job {held.job_id} is no longer held by {held.owner}")
+    move(connection, held.job_id, event, actor=held.owner, fence=held.fence, **values)
+
+
+def finish(
+    database: Database,
+    held: Claim,
+    results: Sequence[NewResult],
+    *,
+    findings: Mapping[str, Any],
+    timings: Mapping[str, float],
+    summary: str,
+    verified: Sequence[str] = (),
+) -> None:
+    """Put the results into the outbox and end the job, in one transaction; `Lost` where another holds it now.
+
+    Parameters
+    ----------
+    verified
+        SHA-256 of files whose decoded pixels were found equal to those of the current ones.
+    """
+    with database.write() as connection:
+        at = now()
+        _move_held(
+            connection,
+            held,
+            JobEvent.FINISHED,
+            reason=summary,
+            finished_at=at,
+            findings=dict(findings),
+            timings=dict(timings),
+        )
+        if verified:
+            connection.execute(
+                sa.update(_instance)
+                .where(_instance.c.sha256.in_(list(verified)), _instance.c.role == Role.UNVERIFIED.value)
+                .values(role=Role.VARIANT.value)
+            )
+        for ordinal, new in enumerate(results):
+            connection.execute(
+                sa.insert(_result).values(job_id=held.job_id, ordinal=ordinal, created_at=at, **vars(new))
+            )
+        fill_outbox(connection, database, held.job_id)
+
+
+def refuse(database: Database, held: Claim, reason: str) -> None:
+    """End the job: its input cannot be analysed."""
+    with database.write() as connection:
+        _move_held(connection, held, JobEvent.REFUSED, reason=reason, finished_at=now())
+
+
+def fail(database: Database, held: Claim, reason: str) -> None:
+    """End the job for good."""
+    with database.write() as connection:
+        _move_held(connection, held, JobEvent.FAILED, reason=reason, finished_at=now())
+
+
+def postpone(database: Database, held: Claim, reason: str) -> None:
+    """Queue the job again after a transient error, with growing waits."""
+    wait = min(_BACKOFF_SECONDS * 2 ** min(held.attempts - 1, 10), LONGEST_WAIT)
+    with database.write() as connection:
+        _move_held(connection, held, JobEvent.POSTPONED, reason=reason, due_at=now() + timedelta(seconds=wait))
+
+
+def crashed(database: Database, held: Claim, reason: str) -> None:
+    """Queue the job again after its process died; the third time, fail it."""
+    with database.write() as connection:
+        _crash(connection, held.job_id, held.fence, held.crashes, reason, held.owner)
+
+
+def _crash(connection: Connection, job_id: int, fence: int, crashes: int, reason: str, actor: str) -> None:
+    count = crashes + 1
+    if count >= MOST_CRASHES:
+        words = f"given up after {count} crashes; the last: {reason}"
+        move(
+            connection, job_id, JobEvent.FAILED, actor=actor, reason=words, fence=fence, crashes=count, finished_at=now()
+        )
+    else:
+        move(connection, job_id, JobEvent.LOST, actor=actor, reason=reason, fence=fence, crashes=count, due_at=now())
+
+
+def withhold(database: Database, held: Claim, reason: str) -> None:
+    """Hold the job back until a person decides."""
+    with database.write() as connection:
+        _move_held(connection, held, JobEvent.WITHHELD, reason=reason)
+
+
+def sweep(database: Database, watch: Watch, actor: str) -> int:
+    """Take over the jobs of workers that are dead or stand still; returns how many."""
+    query = sa.select(_job.c.id, _job.c.owner, _job.c.fence, _job.c.beat).where(
+        _job.c.state == JobState.RUNNING.value
+    )
+    with database.read() as connection:
+        running = connection.execute(query).all()
+    watch.keep("job", {row.id for row in running})
+    lost = [row for row in running if watch.is_lost("job", row.id, row.owner, row.fence, row.beat)]
+    taken = 0
+    for row in lost:
+        with database.write() as connection:
+            still = connection.execute(
+                sa.select(_job.c.crashes)
+                .where(
+                    _job.c.id == row.id,
+                    _job.c.fence == row.fence,
+                    _job.c.beat == row.beat,
+                    _job.c.state == JobState.RUNNING.value,
+                )
+                .with_for_update(skip_locked=True)
+            ).scalar_one_or_none()
+            if still is not None:
+                _crash(connection, row.id, row.fence, still, "its worker process died or stopped answering", actor)
+                taken += 1
+    return taken

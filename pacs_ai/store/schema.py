@@ -1,0 +1,291 @@
+"""The tables: index (study, series, instance, association), jobs, outbox (result, delivery), journal.
+
+Columns that hold a DICOM attribute bear its keyword in snake_case. Times are UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import JSON, TypeDecorator
+
+
+class Role(StrEnum):
+    """What one stored file is for its SOP Instance UID."""
+
+    CURRENT = "current"  #: the one that is analysed
+    VARIANT = "variant"  #: the same content in another transfer syntax, or with other padding
+    UNVERIFIED = "unverified"  #: the same header; the worker compares the decoded pixels
+    CONFLICT = "conflict"  #: other content under the same UID
+
+
+class Instant(TypeDecorator[datetime]):
+    """A point in time: seconds since 1970 UTC in the database, an aware datetime outside."""
+
+    impl = Float(53)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """Store seconds."""
+        return None if value is None else value.timestamp()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return an aware datetime."""
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _id() -> Column[int]:
+    return Column("id", _Id, primary_key=True, autoincrement=True)
+
+
+def _ref(name: str, target: str, **options: Any) -> Column[int]:
+    return Column(name, _Id, ForeignKey(f"{target}.id"), nullable=False, **options)
+
+
+study = Table(
+    "study",
+    metadata,
+    _id(),
+    Column("study_instance_uid", String(64), nullable=False, unique=True),
+    Column("patient_id", Text, nullable=False),
+    Column("accession_number", Text, nullable=False),
+    Column("header", JSON, nullable=False),  # keyword -> text of the first instance
+    Column("first_received_at", Instant, nullable=False),
+)
+
+series = Table(
+    "series",
+    metadata,
+    _id(),
+    _ref("study_id", "study", index=True),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("modality", String(16), nullable=False),
+    Column("header", JSON, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),  # of the instances that are there now
+    Column("instances", Integer, nullable=False),  # current ones
+    Column("arrivals", BigInteger, nullable=False),  # every instance received, repeats too: "is it quiet?"
+    Column("priority", Integer, nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("called_ae_title", String(16), nullable=False),
+    Column("first_received_at", Instant, nullable=False),
+    Column("last_received_at", Instant, nullable=False),
+    Column("completed_at", Instant),
+    Column("routed_revision", Integer, nullable=False),  # last revision that the router has judged
+    Column("reason", Text, nullable=False),  # why it is in this state, in words
+    UniqueConstraint("study_id", "series_instance_uid"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    _id(),
+    _ref("series_id", "series", index=True),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("role", String(16), nullable=False),  # a Role
+    Column("revision", Integer, nullable=False),  # of the series, in which it came
+    Column("assoc_id", String(36), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("received_at", Instant, nullable=False),
+    Column("purged_at", Instant),  # file deleted by retention
+    UniqueConstraint("sop_instance_uid", "sha256"),
+)
+#: One content per SOP Instance UID is the current one, whatever processes do at the same time.
+Index(
+    "uq_instance_current",
+    instance.c.sop_instance_uid,
+    unique=True,
+    sqlite_where=instance.c.role == "current",
+    postgresql_where=instance.c.role == "current",
+)
+
+association = Table(
+    "association",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("owner", String(128), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("called_ae_title", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("ended_at", Instant, index=True),
+    Column("released", Boolean, nullable=False),
+)
+
+association_series = Table(
+    "association_series",
+    metadata,
+    Column("assoc_id", String(36), primary_key=True),
+    Column("series_id", _Id, ForeignKey("series.id"), primary_key=True, index=True),
+    Column("arrivals", BigInteger, nullable=False),
+)
+
+job = Table(
+    "job",
+    metadata,
+    _id(),
+    Column("job_key", String(64), nullable=False, unique=True),
+    _ref("study_id", "study", index=True),
+    Column("pipeline", String(64), nullable=False, index=True),
+    Column("pipeline_version", String(64), nullable=False),
+    Column("model_digest", String(64), nullable=False),
+    Column("settings_digest", String(64), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("predecessor_id", _Id),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("rank", Float(53), nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("owner", String(128), nullable=False),
+    Column("beat", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("timings", JSON, nullable=False),  # seconds per step
+    Column("findings", JSON, nullable=False),  # segments with voxel counts and digests, measurements
+    Index("ix_job_state_rank", "state", "rank"),
+)
+
+job_source = Table(
+    "job_source",
+    metadata,
+    _ref("job_id", "job", primary_key=True),
+    Column("input", String(64), primary_key=True),
+    _ref("series_id", "series", index=True),
+    Column("revision", Integer, nullable=False),
+)
+
+job_destination = Table(
+    "job_destination",
+    metadata,
+    _ref("job_id", "job", primary_key=True),
+    Column("peer", String(64), primary_key=True),
+    Column("ae_title", String(16), nullable=False),  # as configured when the job was enqueued
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("route", String(64), nullable=False),
+    Column("overdue_at", Instant, nullable=False),
+)
+
+pipeline_switch = Table(
+    "pipeline_switch",
+    metadata,
+    Column("pipeline", String(64), primary_key=True),
+    Column("paused_at", Instant, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+result = Table(
+    "result",
+    metadata,
+    _id(),
+    _ref("job_id", "job", index=True),
+    Column("ordinal", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False, unique=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    _id(),
+    _ref("result_id", "result"),
+    _ref("job_id", "job", index=True),
+    Column("peer", String(64), nullable=False),
+    Column("ae_title", String(16), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("status", Integer),  # of the last C-STORE response
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("sent_at", Instant),
+    UniqueConstraint("result_id", "peer"),
+    Index("ix_delivery_state_peer", "state", "peer"),
+)
+
+destination = Table(
+    "destination",
+    metadata,
+    Column("peer", String(64), primary_key=True),
+    Column("owner", String(128), nullable=False),  # "" where no courier is at work
+    Column("fence", Integer, nullable=False),
+    Column("beat", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("next_try_at", Instant, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+process = Table(
+    "process",
+    metadata,
+    Column("owner", String(128), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("boot", String(64), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    _id(),
+    Column("at", Instant, nullable=False),
+    Column("subject", String(16), nullable=False),  # series | job | delivery | pipeline | node
+    Column("subject_id", String(64), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("before", String(16), nullable=False),
+    Column("after", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Index("ix_journal_subject", "subject", "subject_id"),
+)
