@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import nibabel.orientations
 import numpy as np
 import scipy.ndimage
 
@@ -41,33 +42,55 @@ def same_grid(shape: tuple[int, ...], affine: Array, other_shape: tuple[int, ...
     return bool(np.abs(apart).max() <= SAME_GRID_MM)
 
 
-def onto(voxels: Array, affine: Array, shape: tuple[int, ...], target: Array, *, order: int, fill: float) -> Array:
-    """Resample `voxels` of the grid `affine` onto the grid (`shape`, `target`).
+def reoriented(voxels: Array, affine: Array, like: Array | str) -> tuple[Array, Array]:
+    """Turn and flip axes, exactly, until they run as nearly as possible along those of another grid.
+
+    Parameters
+    ----------
+    voxels, affine
+        Three axes and their (4, 4) index -> RAS mm.
+    like
+        The other grid's affine, or axis codes such as "LPS" (first axis to the left, second to the back, third up).
+
+    Returns
+    -------
+    voxels, affine
+        A view, and its affine: every voxel is where it was.
+    """
+    orientations = nibabel.orientations
+    wanted = orientations.axcodes2ornt(like) if isinstance(like, str) else orientations.io_orientation(like)
+    turn = orientations.ornt_transform(orientations.io_orientation(affine), wanted)
+    turned = affine @ orientations.inv_ornt_aff(turn, voxels.shape)
+    return orientations.apply_orientation(voxels, turn), turned
+
+
+def nearest(voxels: Array, affine: Array, shape: tuple[int, ...], target: Array) -> Array:
+    """Resample labels by the nearest voxel onto another grid; 0 outside of the source.
 
     Parameters
     ----------
     voxels
         Three axes, in the index order of `affine`.
     affine, target
-        (4, 4), index -> mm, both in the same patient coordinates.
-    order
-        0 nearest neighbour (labels), 1 linear (intensities).
-    fill
-        Value outside of the source.
+        (4, 4), index -> mm, both in the same patient coordinates; `target` with `shape` is the new grid.
     """
     matrix = np.linalg.inv(affine) @ target
-    if order == 0:
-        return np.asarray(scipy.ndimage.affine_transform(voxels, matrix, output_shape=shape, order=0, cval=fill))
-    source = voxels.astype(np.float32, copy=False)
-    # "grid-constant" would blend with `fill` half a voxel inside of the border, "constant" cuts there: pad by "nearest"
-    values = scipy.ndimage.affine_transform(source, matrix, output_shape=shape, order=order, mode="nearest")
-    inside = scipy.ndimage.affine_transform(
-        np.ones(source.shape, np.uint8), matrix, output_shape=shape, order=0, cval=0
+    # "grid-constant": a voxel reaches half its size beyond its centre, so the outermost ones are not lost
+    return np.asarray(
+        scipy.ndimage.affine_transform(voxels, matrix, output_shape=shape, order=0, mode="grid-constant", cval=0)
     )
-    return np.where(inside == 1, values, np.float32(fill))
 
 
-def aligned(volume: Volume, first: Volume, name: str, first_name: str) -> Any:
+def linear(voxels: Array, affine: Array, shape: tuple[int, ...], target: Array) -> Array:
+    """Resample intensities linearly onto another grid, float32; the source's smallest value outside of it."""
+    source = np.asarray(voxels, dtype=np.float32)
+    matrix = np.linalg.inv(affine) @ target
+    values = scipy.ndimage.affine_transform(source, matrix, output_shape=shape, order=1, mode="nearest")
+    inside = nearest(np.ones(source.shape, np.uint8), affine, shape, target)
+    return np.where(inside == 1, values, source.min())
+
+
+def aligned(volume: Volume, first: Volume, name: str, first_name: str) -> Array:
     """Return the voxels of `volume` on the grid of `first`, resampled linearly only where the grids differ.
 
     The caller guarantees one Frame of Reference UID; both affines are then in the same patient coordinates.
@@ -77,13 +100,11 @@ def aligned(volume: Volume, first: Volume, name: str, first_name: str) -> Any:
     Refused
         The two series share no voxel.
     """
-    if same_grid(volume.voxels.shape, volume.affine, first.voxels.shape, first.affine):
+    shape, target = first.voxels.shape, first.affine
+    if same_grid(volume.voxels.shape, volume.affine, shape, target):
         return volume.voxels
-    ones = np.ones(volume.voxels.shape, np.uint8)
-    covered = onto(ones, volume.affine, first.voxels.shape, first.affine, order=0, fill=0)
-    if not covered.any():
+    if not nearest(np.ones(volume.voxels.shape, np.uint8), volume.affine, shape, target).any():
         raise Refused(
             f"the series {name} and {first_name} show different places: no voxel of {name} lies in {first_name}"
         )
-    fill = float(volume.voxels.min())
-    return onto(volume.voxels, volume.affine, first.voxels.shape, first.affine, order=1, fill=fill)
+    return linear(volume.voxels, volume.affine, shape, target)

@@ -1,0 +1,285 @@
+"""A MONAI bundle as a pipeline: a model folder that anyone published, run as it says, with its channels coded.
+
+A bundle executes code by its configuration (``$`` expressions, ``_target_``, ``imports``, ``scripts/``). So this is the
+loader for *trusted code*: a folder runs only if the node's configuration names it with the SHA-256 of every file, the
+check comes before anything is parsed, weights are read with ``weights_only=True``, and all happens in the worker's
+child process. Reading a card parses ``metadata.json`` as JSON, executes nothing, and imports neither torch nor MONAI.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.models.anatomy import guess_labels
+from pacs_ai.models.digest import digest_of, verified_bytes, verify
+from pacs_ai.pipeline import Array, Card, Clearance, Code, Findings, Input, Label, Segment, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pacs_ai.models.bundle_program import Program, Result
+
+METADATA = "configs/metadata.json"
+#: What the zoo's metadata call a modality -> Modality (0008,0060).
+MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT", "MG": "MG", "MAMMOGRAM": "MG", "US": "US"}
+#: Modality -> procedure reported (CID 100).
+PROCEDURES = {
+    "CT": Code("25045-6", "LN", "CT unspecified body region"),
+    "MR": Code("25056-3", "LN", "MRI unspecified body region"),
+    "PT": Code("44136-0", "LN", "PET unspecified body region"),
+}
+IMAGING = Code("363679005", "SCT", "Imaging procedure")
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """What the configuration says of one bundle.
+
+    Parameters
+    ----------
+    folder, files
+        The bundle, and the SHA-256 (hex) of every file in it by its path relative to the folder (`digest.digests`).
+    labels
+        What the *result* means: value in the label map -> label, or index of the channel -> label where the bundle's
+        postprocessing ends in several channels of zeros and ones. Empty: the channels of ``metadata.json``, coded by
+        `anatomy.guess_labels`; that is right for a softmax with a background, and refused where it would not be.
+    inputs
+        Names bound to image channels, in the channels' order. Empty: one input ``image``, or, of several channels,
+        their names in ``metadata.json`` in lower case. All are brought onto the grid of the first.
+    title, procedure, manufacturer, clearance
+        For the card; empty: from ``metadata.json`` and the modality.
+    config
+        The inference configuration in the folder; empty: ``configs/inference.json``, ``.yaml`` or ``.yml``.
+    weights
+        The weights in the folder, a state dict, or TorchScript if they end in ``.ts``; empty: what the bundle's own
+        ``CheckpointLoader`` names, else ``models/model.pt``, else ``models/model.ts``.
+    overrides
+        Id in the bundle's configuration (``inferer#roi_size``) -> value, as on ``monai.bundle run``'s command line.
+    orientation
+        Axis codes ("LPS") to which the volume is turned before the bundle's own preprocessing, for bundles that have
+        no Orientation of their own; empty: as received, (column, row, slice).
+    mixed_precision
+        torch.autocast on CUDA; None: as the bundle's evaluator says, on where it says nothing.
+    memory_limit_gb
+        Refuse a series whose arrays would need more; None: the memory that is free, on the CPU.
+    seed_weights
+        For tests: run the network with random weights of this seed instead of a file's. The card says so.
+    """
+
+    folder: Path
+    files: Mapping[str, str]
+    labels: Mapping[int, Label] = field(default_factory=dict)
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    title: str = ""
+    procedure: Code | None = None
+    manufacturer: str = ""
+    clearance: Clearance = Clearance.RESEARCH
+    config: str = ""
+    weights: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    orientation: str = ""
+    mixed_precision: bool | None = None
+    memory_limit_gb: float | None = None
+    seed_weights: int | None = None
+
+
+def read_metadata(spec: BundleSpec) -> dict[str, Any]:
+    """Read ``configs/metadata.json`` after checking its digest.
+
+    Raises
+    ------
+    PipelineFault
+        It is missing, not the configured one, or no JSON object.
+    """
+    content = verified_bytes(spec.folder, METADATA, spec.files)
+    try:
+        metadata = json.loads(content)
+    except ValueError as error:
+        raise PipelineFault(f"{METADATA} in {spec.folder} is no JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise PipelineFault(f"{METADATA} in {spec.folder} is no JSON object")
+    return metadata
+
+
+def _format(metadata: Mapping[str, Any], direction: str, name: str) -> Mapping[str, Any]:
+    """Return one entry of ``network_data_format``, empty where the metadata have none."""
+    entry = (metadata.get("network_data_format") or {}).get(direction, {}).get(name)
+    return entry if isinstance(entry, dict) else {}
+
+
+def _labels(spec: BundleSpec, metadata: Mapping[str, Any]) -> dict[int, Label]:
+    output = _format(metadata, "outputs", "pred")
+    if output.get("type", "image") != "image" or output.get("format") in {"image", "magnitude"}:
+        raise PipelineFault(
+            f"{spec.folder.name} is no segmentation bundle: {METADATA} calls its output {output.get('type')!r} of "
+            f"format {output.get('format')!r}. Only segmentation bundles can be run"
+        )
+    if spec.labels:
+        return dict(sorted(spec.labels.items()))
+    labels, missing = guess_labels(metadata)
+    if missing:
+        raise PipelineFault(
+            f"no code is known for {', '.join(repr(name) for name in missing)} of {spec.folder.name}: "
+            "write the table value -> coded label into labels of [[pipeline]]"
+        )
+    if not labels:
+        raise PipelineFault(
+            f"{METADATA} of {spec.folder.name} names no channels of its output: "
+            "write the table value -> coded label into labels of [[pipeline]]"
+        )
+    return labels
+
+
+def _inputs(spec: BundleSpec, metadata: Mapping[str, Any]) -> dict[str, Input]:
+    if spec.inputs:
+        return dict(spec.inputs)
+    image = _format(metadata, "inputs", "image")
+    modality = MODALITIES.get(str(image.get("modality", "")).upper())
+    if modality is None:
+        raise PipelineFault(
+            f"{METADATA} of {spec.folder.name} states modality {image.get('modality')!r}, which is none of DICOM's for "
+            "volumes: name the inputs with their modality in [[pipeline]]"
+        )
+    channels = sorted((int(channel), str(name)) for channel, name in (image.get("channel_def") or {}).items())
+    if len(channels) < 2:
+        return {"image": Input((modality,))}
+    return {re.sub(r"\W+", "_", name.lower()): Input((modality,)) for _, name in channels}
+
+
+def card_of(spec: BundleSpec, metadata: Mapping[str, Any]) -> Card:
+    """Make the card from the bundle's metadata and the configuration.
+
+    Raises
+    ------
+    PipelineFault
+        The metadata leave open what the configuration does not say; the message names it.
+    """
+    inputs = _inputs(spec, metadata)
+    name = str(metadata.get("name") or spec.folder.name)
+    modality = next(iter(inputs.values())).modality[0]
+    purpose = [str(metadata.get(key)) for key in ("intended_use", "copyright") if metadata.get(key)]
+    seeded = spec.seed_weights is not None
+    digest = digest_of({**spec.files, "seed": str(spec.seed_weights)} if seeded else spec.files)
+    return Card(
+        name=name,
+        version=str(metadata.get("version") or "0") + ("+random-weights" if seeded else ""),
+        manufacturer=spec.manufacturer or str(metadata.get("authors") or "not stated"),
+        title=spec.title or name,
+        inputs=inputs,
+        labels=tuple(_labels(spec, metadata).values()),
+        procedure=spec.procedure or PROCEDURES.get(modality, IMAGING),
+        intended_use=". ".join(purpose) or "Not stated by the bundle",
+        clearance=Clearance.RESEARCH if seeded else spec.clearance,
+        model_digest=digest,
+    )
+
+
+class MonaiBundle:
+    """A segmentation bundle of MONAI's standard layout.
+
+    What runs is the bundle's own preprocessing, network, inferer and postprocessing. What does not: its evaluator,
+    handlers, data loaders, ``initialize`` and ``run``, and every LoadImage and SaveImage: the volume comes from the
+    node, the result goes back to it, and nothing is written.
+
+    Parameters
+    ----------
+    spec
+        What the configuration says of it.
+
+    Raises
+    ------
+    PipelineFault
+        No card can be made (`card_of`).
+    """
+
+    def __init__(self, spec: BundleSpec) -> None:
+        metadata = read_metadata(spec)
+        self.card: Card = card_of(spec, metadata)
+        self._spec = spec
+        self._labels = _labels(spec, metadata)
+        self._program: Program | None = None
+
+    def prepare(self, device: str) -> None:
+        """Check every file's digest, then build the bundle's parts on the device ("cpu", "cuda:0").
+
+        Raises
+        ------
+        PipelineFault
+            A file differs, or the bundle cannot be built; nothing was executed in the first case.
+        OutOfResources
+            The device has no memory for the network.
+        """
+        verify(self._spec.folder, self._spec.files)
+        from pacs_ai.models.bundle_program import Program
+
+        self._program = Program(self._spec, device)
+
+    def run(self, inputs: Mapping[str, Volume]) -> Findings:
+        """Segment one set of series.
+
+        Parameters
+        ----------
+        inputs
+            The card's names -> volumes of one Frame of Reference; those on other grids are resampled to the first's.
+
+        Returns
+        -------
+        Findings
+            One segment per label of the card that occurs, on the grid of the first input.
+
+        Raises
+        ------
+        Refused
+            An input is missing, has values that are no numbers, or lies elsewhere than the first.
+        PipelineFault
+            The bundle broke, or its result is not what the labels name.
+        OutOfResources
+            The volume needs more memory than there is.
+        """
+        if self._program is None:
+            raise PipelineFault(f"{self.card.name} was run before it was prepared")
+        volumes = {name: self._checked(name, inputs) for name in self.card.inputs}
+        result = self._program.run(volumes)
+        first = next(iter(volumes))
+        return Findings(segments=self._segments(result), grid=first)
+
+    @staticmethod
+    def _checked(name: str, inputs: Mapping[str, Volume]) -> Volume:
+        if name not in inputs:
+            raise Refused(f"the series {name} is missing")
+        voxels = inputs[name].voxels
+        if voxels.ndim != 3 or voxels.size == 0:
+            raise Refused(f"the series {name} is no volume")
+        if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+            raise Refused(f"the series {name} holds values that are no numbers, from which no result can be computed")
+        return inputs[name]
+
+    def _segments(self, result: Result) -> tuple[Segment, ...]:
+        """Cut the result into segments: of a label map by value, of several channels by index."""
+        if result.channels is not None:
+            return self._channels(result.channels)
+        values = result.label_map
+        if 0 in self._labels:
+            raise PipelineFault(
+                f"{self.card.name} returns a label map, in which 0 is the background, but the labels name channel 0: "
+                "write the table of the label map's values into labels of [[pipeline]]"
+            )
+        present = {int(value) for plane in values for value in np.flatnonzero(np.bincount(plane.reshape(-1)))}
+        return tuple(Segment(label.name, values, number) for number, label in self._labels.items() if number in present)
+
+    def _channels(self, channels: tuple[Array, ...]) -> tuple[Segment, ...]:
+        absent = [number for number in self._labels if number >= len(channels)]
+        if absent:
+            raise PipelineFault(
+                f"{self.card.name} returns {len(channels)} channels, but the labels name channel {absent[0]}: "
+                "correct labels of [[pipeline]]"
+            )
+        found = [(label, channels[number]) for number, label in self._labels.items()]
+        return tuple(Segment(label.name, mask) for label, mask in found if mask.any())
