@@ -1,0 +1,362 @@
+"""From the files of one series to a volume: sorted by geometry, rescaled, on a regular grid, or refused in words."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom.datadict import dictionary_description
+
+from pacs_ai.dicom.evidence import Evidence, FrameReference
+from pacs_ai.dicom.geometry import SAME_POSITION_MM, check_alike, coincident, stack
+from pacs_ai.dicom.reading import read_items, read_text
+from pacs_ai.errors import Refused
+from pacs_ai.infer.pixels import MAX_DECODED_BYTES, decode
+from pacs_ai.infer.source import Frame, Received, Source, count_stacks, is_localizer, open_sources, receive_all
+from pacs_ai.pipeline import Array, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pydicom import Dataset
+
+#: Attributes that all images of a series have in common: a result copies its patient and study from them.
+COMMON_KEYWORDS = (
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "SOPClassUID",
+)
+
+#: What pipelines may judge by: `Volume.header` holds these, as text, where the series has them.
+HEADER_KEYWORDS = (
+    "AcquisitionContrast",
+    "BodyPartExamined",
+    "ContrastBolusAgent",
+    "ConvolutionKernel",
+    "DecayCorrection",
+    "EchoTime",
+    "FlipAngle",
+    "GantryDetectorTilt",
+    "ImageType",
+    "InversionTime",
+    "KVP",
+    "Laterality",
+    "LossyImageCompression",
+    "MRAcquisitionType",
+    "MagneticFieldStrength",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "PatientAge",
+    "PatientPosition",
+    "PatientSex",
+    "PatientSize",
+    "PatientWeight",
+    "PixelPaddingValue",
+    "ProtocolName",
+    "RepetitionTime",
+    "RescaleType",
+    "ScanOptions",
+    "ScanningSequence",
+    "SequenceName",
+    "SequenceVariant",
+    "SeriesDescription",
+    "SliceThickness",
+    "StudyDescription",
+    "Units",
+    "XRayTubeCurrent",
+)
+
+#: Why several images may lie at one position: what to call it, and the attributes that differ then.
+DIMENSIONS = (
+    ("several diffusion weightings", ("DiffusionBValue", "DiffusionGradientOrientation")),
+    ("several echoes", ("EchoTime", "EffectiveEchoTime", "EchoNumbers")),
+    (
+        "several time points",
+        ("TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "FrameReferenceTime"),
+    ),
+    ("several inversion times", ("InversionTime",)),
+    ("several tube voltages", ("KVP",)),
+    ("several reconstruction kernels", ("ConvolutionKernel",)),
+    ("several kinds of image", ("ImageType", "FrameType", "ComplexImageComponent")),
+    ("several acquisitions", ("AcquisitionNumber",)),
+    ("several time points", ("AcquisitionDateTime", "FrameAcquisitionDateTime", "AcquisitionTime", "ContentTime")),
+)
+
+#: Fewest images in which a Frame of Reference UID of its own in each is taken for an error of the sender.
+MIN_SCATTERED_FRAMES_OF_REFERENCE = 3
+
+
+@dataclass(frozen=True)
+class LoadedVolume:
+    """What `load_volume` returns.
+
+    Parameters
+    ----------
+    volume
+        The series as a regular grid.
+    evidence
+        The instances that it was built from, slice by slice, without pixel data.
+    notes
+        Faults of the series that were handled, in words.
+    """
+
+    volume: Volume
+    evidence: Evidence
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One frame of one source."""
+
+    source: Source
+    index: int
+
+    @property
+    def frame(self) -> Frame:
+        return self.source.frames[self.index]
+
+    @property
+    def sop_instance_uid(self) -> str:
+        return read_text(self.source.ds, "SOPInstanceUID")
+
+    def stored(self) -> Array:
+        return decode(self.source.layout, self.source.encoded[self.index])
+
+
+def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = None) -> LoadedVolume:
+    """Build the volume of one series from its files, whatever their names and order.
+
+    Slices ascend along the normal (row direction x column direction). Pixel padding keeps its value. Images marked as
+    localizers are left out where others remain, and a slice that came twice with the same pixels is used once.
+
+    Parameters
+    ----------
+    paths
+        The files of one series: single-frame images, or one enhanced multi-frame image (CT, MR, PET).
+    digests
+        SHA-256 (hex) of every file; None checks nothing.
+
+    Raises
+    ------
+    Refused
+        Where the images form no regular volume; the message says why, with figures.
+    NotUnderstood
+        Where a file is no DICOM file.
+    Permanent
+        Where a file is gone or has changed on the disk.
+    Unavailable
+        Where a file cannot be read now.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns about every bent value; what matters is checked here
+        return _load(receive_all(paths, digests))
+
+
+def _load(received: Sequence[Received]) -> LoadedVolume:
+    images, left_out = _without_localizers(received)
+    completed = _complete_identity(images)
+    _check_common(images)
+    sources = open_sources(images)
+    _check_one_image_matrix(sources)
+    slices, merged = _one_per_position(_slices(sources))
+    grid = stack([each.frame.plane for each in slices])
+    slices = tuple(slices[i] for i in grid.order)
+    joined = _join_frames_of_reference(slices)
+    ds = slices[0].source.ds
+    volume = Volume(_voxels(slices), grid.affine, read_text(ds, "Modality"), _header(slices[0]))
+    notes = (*left_out, *completed, *joined, *merged, *grid.notes, *_lossy(ds))
+    return LoadedVolume(volume, _evidence(slices), notes)
+
+
+def _without_localizers(received: Sequence[Received]) -> tuple[tuple[Received, ...], tuple[str, ...]]:
+    if not received:
+        raise Refused("the series holds no image")
+    images = tuple(each for each in received if not is_localizer(each.ds))
+    if not images:
+        raise Refused("the series holds localizers (scout images) only")
+    count = len(received) - len(images)
+    return images, (f"{count} of {len(received)} images are localizers and were left out",) if count else ()
+
+
+def _complete_identity(images: Sequence[Received]) -> tuple[str, ...]:
+    """Take a missing SOP Class UID from the file's meta information; refuse instances that cannot be referred to."""
+    count = 0
+    for each in images:
+        if not each.sop_instance_uid:
+            raise Refused("an image has no SOP Instance UID, so no result can refer to it")
+        sop_class_uid = read_text(each.ds, "SOPClassUID")
+        if not sop_class_uid:
+            each.ds.SOPClassUID = read_text(each.ds.file_meta, "MediaStorageSOPClassUID")
+            count += 1
+    if not count:
+        return ()
+    return (f"{count} of {len(images)} images have no SOP Class UID; the one in the file header was used",)
+
+
+def _check_common(images: Sequence[Received]) -> None:
+    for keyword in COMMON_KEYWORDS:
+        values = {read_text(each.ds, keyword) for each in images}
+        if len(values) > 1:
+            raise Refused(
+                f"{dictionary_description(keyword)} is not the same in all images: {len(values)} different values "
+                f"in {len(images)} images"
+            )
+        if values == {""} and keyword in ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "SOPClassUID"):
+            raise Refused(f"{dictionary_description(keyword)} is missing")
+
+
+def _check_one_image_matrix(sources: Sequence[Source]) -> None:
+    sizes = sorted({(each.layout.rows, each.layout.columns) for each in sources})
+    if len(sizes) > 1:
+        named = " and ".join(f"{rows} x {columns}" for rows, columns in sizes)
+        raise Refused(f"the images are not of one size: {named} pixels")
+    enhanced = [each for each in sources if each.frames[0].number is not None]
+    if enhanced and len(sources) > 1:
+        raise Refused(f"the series holds {len(sources)} multi-frame images; only one can be one volume")
+    if enhanced and (stacks := count_stacks(enhanced[0])) > 1:
+        raise Refused(f"the multi-frame image holds {stacks} stacks; only one can be one volume")
+    if sum(each.layout.frame_bytes * each.layout.frames for each in sources) > MAX_DECODED_BYTES:
+        raise Refused(f"the series is larger than {MAX_DECODED_BYTES // 2**30} GiB of pixels")
+
+
+def _slices(sources: Sequence[Source]) -> list[_Slice]:
+    return [_Slice(source, index) for source in sources for index in range(len(source.frames))]
+
+
+def _one_per_position(slices: Sequence[_Slice]) -> tuple[tuple[_Slice, ...], tuple[str, ...]]:
+    """Keep one slice per position: the first by SOP Instance UID where the others have the same pixels."""
+    planes = [each.frame.plane for each in slices]
+    check_alike(planes)
+    groups = [[slices[i] for i in group] for group in coincident(planes)]
+    crowded = [sorted(group, key=lambda each: each.sop_instance_uid) for group in groups if len(group) > 1]
+    for group in crowded:
+        if not all(_is_copy(group[0], other) for other in group[1:]):
+            raise Refused(_why_crowded(groups, group))
+    kept = tuple(min(group, key=lambda each: each.sop_instance_uid) for group in groups)
+    names = {each.sop_instance_uid for each in kept}
+    if kept[0].frame.number is None and len(names) < len(kept):
+        raise Refused("images at different positions have the same SOP Instance UID")
+    if not crowded:
+        return kept, ()
+    places = ", ".join(group[0].frame.plane.place for group in crowded[:3])
+    more = ", ..." if len(crowded) > 3 else ""
+    verb = "slice" if len(crowded) == 1 else "slices"
+    return kept, (f"{len(crowded)} {verb} came more than once with the same pixels ({places}{more}); one was used",)
+
+
+def _is_copy(one: _Slice, other: _Slice) -> bool:
+    a, b = one.frame, other.frame
+    same_place = np.allclose(a.plane.position, b.plane.position, rtol=0, atol=SAME_POSITION_MM)
+    if not same_place or (a.slope, a.intercept) != (b.slope, b.intercept):
+        return False
+    return np.array_equal(one.stored(), other.stored())
+
+
+def _why_crowded(groups: Sequence[Sequence[_Slice]], crowd: Sequence[_Slice]) -> str:
+    """Say in words what the series is when different images lie at one position."""
+    crowded = sum(len(group) > 1 for group in groups)
+    place = crowd[0].frame.plane.place
+    found = _differing([each.frame.attributes for each in crowd])
+    cause = f": {found[0]} (they differ in {dictionary_description(found[1])})" if found else ""
+    if len(groups) == 1:
+        return f"all {len(crowd)} images lie at one position, {place}{cause}; this is no volume"
+    if crowded == 1:
+        return f"{len(crowd)} different images lie at the same position, {place}{cause}"
+    return f"different images lie at the same positions, {crowded} of {len(groups)}, the first at {place}{cause}"
+
+
+def _differing(attributes: Sequence[Sequence[Dataset]]) -> tuple[str, str] | None:
+    for name, keywords in DIMENSIONS:
+        for keyword in keywords:
+            if len({"".join(read_text(ds, keyword) for ds in each) for each in attributes}) > 1:
+                return name, keyword
+    return None
+
+
+def _join_frames_of_reference(slices: Sequence[_Slice]) -> tuple[str, ...]:
+    """Refuse several frames of reference; one of its own in every image of an even stack is the sender's error.
+
+    De-identification that draws a new UID per image makes such series. The evidence then bears the first slice's.
+    """
+    datasets = [each.source.ds for each in slices]
+    values = {read_text(ds, "FrameOfReferenceUID") for ds in datasets}
+    if len(values) == 1:
+        missing = values == {""}
+        return ("the images have no Frame of Reference UID",) if missing else ()
+    if len(values) < max(len(datasets), MIN_SCATTERED_FRAMES_OF_REFERENCE):
+        raise Refused(
+            f"the {len(datasets)} images have {len(values)} frames of reference, so their positions cannot be compared"
+        )
+    for ds in datasets:
+        ds.FrameOfReferenceUID = datasets[0].FrameOfReferenceUID
+    return ("every image has a Frame of Reference UID of its own; that of the first slice was used for all",)
+
+
+def _voxels(slices: Sequence[_Slice]) -> Array:
+    """(slices, rows, columns) modality values: int16 if every value fits exactly, else float32."""
+    layout = slices[0].source.layout
+    voxels: Array = np.empty((len(slices), layout.rows, layout.columns), np.int16)
+    if not all(each.frame.slope.is_integer() and each.frame.intercept.is_integer() for each in slices):
+        voxels = voxels.astype(np.float32)
+    for k, each in enumerate(slices):
+        stored = each.stored()
+        if voxels.dtype == np.int16 and not _fits(each, stored):
+            voxels = voxels.astype(np.float32)
+        _rescale(stored, each.frame, voxels[k])
+    return voxels
+
+
+def _fits(each: _Slice, stored: Array) -> bool:
+    """Tell whether the slice's modality values are inside int16, by the bits stored or else by the values."""
+    frame = each.frame
+    for low, high in (each.source.layout.bounds, (int(stored.min()), int(stored.max()))):
+        ends = (low * frame.slope + frame.intercept, high * frame.slope + frame.intercept)
+        if min(ends) >= np.iinfo(np.int16).min and max(ends) <= np.iinfo(np.int16).max:
+            return True
+    return False
+
+
+def _rescale(stored: Array, frame: Frame, out: Array) -> None:
+    """Write stored * slope + intercept; whole numbers stay whole (16-bit sums wrap back to the right value)."""
+    if out.dtype != np.int16:
+        out[...] = np.multiply(stored, frame.slope, dtype=np.float64) + frame.intercept
+    elif frame.slope == 1:
+        np.add(stored, np.int16(frame.intercept), out=out, dtype=np.int16, casting="unsafe")
+    else:
+        out[...] = stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+
+
+def _header(first: _Slice) -> dict[str, str]:
+    """Return the attributes of the first slice; those of an enhanced image from its functional groups."""
+    ds = first.source.ds
+    shared = [item for group in read_items(ds, "SharedFunctionalGroupsSequence") for item in _nested(group)]
+    places = [ds, *first.frame.attributes, *shared]
+    values = {keyword: (read_text(place, keyword) for place in places) for keyword in HEADER_KEYWORDS}
+    texts = {keyword: next(filter(None, each), "") for keyword, each in values.items()}
+    return {keyword: text for keyword, text in texts.items() if text}
+
+
+def _nested(group: Dataset) -> list[Dataset]:
+    return [item for element in group if element.VR == "SQ" for item in element.value]
+
+
+def _lossy(ds: Dataset) -> tuple[str, ...]:
+    return ("the images were compressed with loss",) if read_text(ds, "LossyImageCompression") == "01" else ()
+
+
+def _evidence(slices: Sequence[_Slice]) -> Evidence:
+    references = tuple(
+        FrameReference(read_text(each.source.ds, "SOPClassUID"), each.sop_instance_uid, each.frame.number)
+        for each in slices
+    )
+    datasets = {id(each.source.ds): each.source.ds for each in slices}
+    return Evidence(tuple(datasets.values()), references)
