@@ -217,7 +217,7 @@ CHEST: tuple[Shape, ...] = (
     # gas that is no lung: oesophagus, stomach, colon
     _make(_capsule((8, 40, 60), (9, 42, 95), 4.0), AIR_HU, "Gas"),
     _make(_ellipsoid((70, -10, -122), (32, 26, 16)), AIR_HU, "Gas"),
-    _make(_ellipsoid((-40, -62, -149), (25, 18, 13)), AIR_HU, "Gas"),
+    _make(_ellipsoid((-60, -25, -130), (25, 18, 16)), AIR_HU, "Gas"),
     *_MARKERS,
 )
 
