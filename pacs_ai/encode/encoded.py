@@ -1,0 +1,66 @@
+"""A result object as the bytes that will be stored and delivered, never encoded again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+from pydicom import Dataset, FileDataset, dcmread, dcmwrite
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One SEG or SR in the DICOM File Format (PS3.10), Explicit VR Little Endian.
+
+    Parameters
+    ----------
+    kind
+        What it is.
+    sop_class_uid, sop_instance_uid, series_instance_uid
+        As in the data set.
+    parts
+        The file's bytes in order; in pieces, so that large pixel data is not copied.
+    """
+
+    kind: Literal["SEG", "SR"]
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    parts: tuple[bytes | bytearray, ...] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the file."""
+        running = hashlib.sha256()
+        for part in self.parts:
+            running.update(part)
+        return running.hexdigest()
+
+    @property
+    def dataset(self) -> FileDataset:
+        """The file read again, pixel data included."""
+        return dcmread(BytesIO(self.to_bytes()))
+
+    def to_bytes(self) -> bytes:
+        """Return the file's bytes."""
+        return b"".join(self.parts)
+
+    def write(self, path: Path) -> None:
+        """Write the file; OSError where that fails."""
+        with path.open("wb") as target:
+            target.writelines(self.parts)
+
+
+def part10(dataset: Dataset) -> bytes:
+    """Return the data set, with its `file_meta`, as DICOM File Format: preamble of zeros, group lengths computed."""
+    target = BytesIO()
+    dcmwrite(target, dataset, enforce_file_format=True)
+    return target.getvalue()

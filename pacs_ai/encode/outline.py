@@ -1,0 +1,53 @@
+"""The outline of a segment's largest cross-section, as a viewer draws it over the source image."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from contourpy import LineType, contour_generator
+
+#: Graphic Data (0070,0022) has VR FL: at most 65534 bytes in Explicit VR, so 8191 points of two floats (PS3.5 7.1.2).
+MAX_POINTS = 8000
+
+
+def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Return the closed outline of the largest connected part of a mask, its holes left out.
+
+    Parameters
+    ----------
+    mask
+        (rows, columns) bool, at least one voxel set.
+
+    Returns
+    -------
+    (points, 2) float32 of (column, row), the last point equal to the first. (0, 0) is the outer corner of the first
+    pixel, so that its centre is (0.5, 0.5) (PS3.3 C.18.6.1.2).
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    window = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    lines = contour_generator(z=np.pad(window, 1).astype(np.float32), name="serial", line_type=LineType.Separate).lines(
+        0.5
+    )
+    largest = max((np.asarray(line) for line in lines), key=_area)
+    largest = _without_straight_points(largest)
+    if len(largest) > MAX_POINTS:
+        largest = largest[np.linspace(0, len(largest) - 1, MAX_POINTS).round().astype(int)]
+    largest[-1] = largest[0]
+    shift = np.array([columns[0] - 0.5, rows[0] - 0.5])  # pad -1, pixel centre +0.5
+    return np.asarray(largest + shift, np.float32)
+
+
+def whole_frame(rows: int, columns: int) -> npt.NDArray[np.float32]:
+    """Return the closed outline of a whole image, (5, 2) float32 of (column, row)."""
+    return np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], np.float32)
+
+
+def _area(line: npt.NDArray[np.float64]) -> float:
+    x, y = line[:, 0], line[:, 1]
+    return abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
+
+
+def _without_straight_points(line: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    steps = np.diff(line, axis=0)
+    turns = np.abs(steps[:-1, 0] * steps[1:, 1] - steps[:-1, 1] * steps[1:, 0]) > 1e-9
+    return np.asarray(line[np.concatenate([[True], turns, [True]])])

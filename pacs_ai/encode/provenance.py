@@ -1,0 +1,319 @@
+"""Whose study it is and who made the result: identity copied from the source, equipment and times from the job."""
+
+from __future__ import annotations
+
+import copy
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.sr import CodedConcept
+from pydicom import DataElement, Dataset, config
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from pacs_ai.dicom.evidence import Evidence
+from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid, digest
+from pacs_ai.pipeline import Card, Clearance, Code
+
+#: Who made the equipment, and its model name (PS3.3 C.7.5.1).
+MANUFACTURER = "pacs_ai"
+MODEL_NAME = "pacs_ai"
+DISCLAIMER = "not for clinical use"
+LONG_STRING = 64  # characters of VR LO, PS3.5 6.2
+
+#: Algorithm family (CID 7162).
+ARTIFICIAL_INTELLIGENCE = CodedConcept("122402", "DCM", "Artificial Intelligence")
+PROCESSING_EQUIPMENT = CodedConcept("109102", "DCM", "Processing Equipment")
+ACQUISITION_EQUIPMENT = CodedConcept("109101", "DCM", "Acquisition Equipment")
+
+#: Type 2 attributes of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): empty where the source has none.
+REQUIRED_IDENTITY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
+)  # fmt: skip
+#: Further attributes of Patient, General Study, Patient Study and SOP Common; absent where the source has none.
+OPTIONAL_IDENTITY = (
+    "StudyInstanceUID", "TimezoneOffsetFromUTC", "SpecificCharacterSet",
+    "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "OtherPatientIDsSequence",
+    "OtherPatientNames", "PatientBirthTime", "EthnicGroup", "PatientComments", "QualityControlSubject",
+    "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription", "PatientBreedCodeSequence",
+    "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "StudyDescription", "ProcedureCodeSequence", "IssuerOfAccessionNumberSequence", "PhysiciansOfRecord",
+    "ReferringPhysicianIdentificationSequence", "NameOfPhysiciansReadingStudy", "ConsultingPhysicianName",
+    "PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "IssuerOfAdmissionIDSequence",
+)  # fmt: skip
+#: Clinical Trial Subject and Study (PS3.3 C.7.1.3, C.7.2.3): copied only where the type 1 attributes have a value.
+CLINICAL_TRIAL_REQUIRED = ("ClinicalTrialSponsorName", "ClinicalTrialProtocolID")
+CLINICAL_TRIAL = (
+    *CLINICAL_TRIAL_REQUIRED, "ClinicalTrialProtocolName", "IssuerOfClinicalTrialProtocolID",
+    "ClinicalTrialSiteID", "IssuerOfClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "IssuerOfClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "IssuerOfClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID", "IssuerOfClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+)  # fmt: skip
+CLINICAL_TRIAL_EMPTY_ALLOWED = frozenset(
+    {"ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialTimePointID"},
+)
+EQUIPMENT = (
+    "Manufacturer", "InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName",
+    "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "SpatialResolution", "DateOfLastCalibration",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """A delivered SR of an earlier revision that the new one replaces (Predecessor Documents, PS3.3 C.17.2)."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything about the job that a result states; all times come from the job's row, never from the clock.
+
+    Parameters
+    ----------
+    job_key
+        What identifies the job: digest of the source instances, pipeline, version, model digest and settings.
+    generation
+        Raised by a re-run; part of every UID.
+    created_at
+        When the job was made, with a time zone. Dates are written in the source's time zone where it states one
+        (Timezone Offset From UTC), else in the zone that this value carries.
+    card
+        The pipeline's card.
+    model_digest, settings_digest
+        SHA-256 (hex) of the weights and of the pipeline's settings.
+    parameters
+        For people, such as "device=cpu; torch 2.13.0".
+    node_name
+        Identifies this node; its device UID and serial number derive from it.
+    software_version
+        Version of this node.
+    series_number
+        Series Number of the first result's series; the next ones follow.
+    predecessors
+        Delivered SRs of an earlier revision.
+    """
+
+    job_key: str
+    generation: int
+    created_at: datetime
+    card: Card
+    model_digest: str
+    settings_digest: str
+    parameters: str
+    node_name: str
+    software_version: str
+    series_number: int
+    predecessors: tuple[Predecessor, ...] = ()
+
+    def uid(self, kind: str, *parts: object) -> UID:
+        """Return the UID that belongs to this kind of thing in this job: same work, same UID."""
+        return derive_uid(self.job_key, self.generation, kind, *parts)
+
+    @property
+    def device_uid(self) -> UID:
+        """Device UID of this node (PS3.16 TID 1004), the same for all its jobs."""
+        return derive_uid("device", self.node_name)
+
+    @property
+    def device_serial_number(self) -> str:
+        """Device Serial Number (0018,1000) of this node."""
+        return digest("device", self.node_name)[:16]
+
+    @property
+    def software_versions(self) -> list[str]:
+        """Software Versions (0018,1020): the node, the pipeline, the model."""
+        card = self.card
+        model = [f"model sha256 {self.model_digest[:40]}"] if self.model_digest else []
+        versions = [f"pacs_ai {self.software_version}", f"{card.name} {card.version}", *model]
+        return [clean(version, LONG_STRING) for version in versions]
+
+    @property
+    def algorithm_parameters(self) -> tuple[str, ...]:
+        """What the algorithm ran with, one statement each."""
+        stated = (
+            f"model sha256={self.model_digest}" if self.model_digest else "",
+            f"settings sha256={self.settings_digest}" if self.settings_digest else "",
+            clean(self.parameters, 1024),
+        )
+        return tuple(parameter for parameter in stated if parameter)
+
+    @property
+    def series_description(self) -> str:
+        """Series Description (0008,103E): tells a radiologist what it is; at most 64 characters."""
+        research = self.card.clearance == Clearance.RESEARCH
+        ending = f" ({DISCLAIMER})" if research else ""
+        return clean(f"AI: {self.card.title}", LONG_STRING - len(ending)) + ending
+
+
+def clean(value: str, limit: int, ending: str = "...") -> str:
+    """Return the text as one ASCII line of at most `limit` characters, fit for every character repertoire.
+
+    Accents are dropped, other characters become "?", control characters and backslashes (the value separator, PS3.5
+    6.1.3) become blanks.
+    """
+    plain = unicodedata.normalize("NFKD", value.translate({0x2013: "-", 0x2014: "-", 0x2019: "'", 0xD7: "x"}))
+    plain = "".join(character for character in plain if not unicodedata.combining(character))
+    plain = plain.encode("ascii", "replace").decode("ascii")
+    plain = "".join(character if character.isprintable() and character != "\\" else " " for character in plain)
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= limit else plain[: limit - len(ending)].rstrip() + ending
+
+
+def tracking(work: Work, label: str) -> tuple[str, str]:
+    """Return Tracking ID and Tracking UID of a segment: equal in the SEG and in the SR (PS3.3 C.8.20.2.6)."""
+    return clean(label, LONG_STRING), str(work.uid("tracking", label))
+
+
+def concept(code: Code) -> CodedConcept:
+    """Return highdicom's form of a coded concept, Code Meaning within its 64 characters."""
+    return CodedConcept(code.value, code.scheme, clean(code.meaning, LONG_STRING) or code.value)
+
+
+def algorithm(work: Work) -> AlgorithmIdentificationSequence:
+    """Return the Segmentation Algorithm Identification (PS3.3 Table 10-19)."""
+    card = work.card
+    sequence = AlgorithmIdentificationSequence(
+        name=clean(card.name, LONG_STRING),
+        family=ARTIFICIAL_INTELLIGENCE,
+        version=clean(card.version, LONG_STRING),
+        source=clean(card.manufacturer, LONG_STRING) or MANUFACTURER,
+    )
+    sequence[0].AlgorithmParameters = "; ".join(work.algorithm_parameters)
+    return sequence
+
+
+def primary(evidence: Mapping[str, Evidence], grid: str) -> Dataset:
+    """Return the source data set that identity is copied from: the first of the series that the segments lie on."""
+    return evidence[grid].datasets[0]
+
+
+def stamp(result: Dataset, source: Dataset, work: Work, ordinal: int) -> None:
+    """Give a result its identity, series, times, equipment and file meta information, in place.
+
+    Parameters
+    ----------
+    result
+        A SEG or SR as highdicom made it.
+    source
+        The data set whose patient, study and order it shares; not changed.
+    work
+        The job.
+    ordinal
+        0 for the first series of the job, 1 for the second: added to `Work.series_number`.
+    """
+    with config.disable_value_validation():  # the source's values stay as they are, right or wrong
+        _copy_identity(result, source)
+    _set_times(result, work, _zone(source, work))
+    result.SeriesNumber = work.series_number + ordinal
+    result.SeriesDescription = work.series_description
+    result.ContentQualification = work.card.clearance.value
+    result.Manufacturer = MANUFACTURER
+    result.ManufacturerModelName = MODEL_NAME
+    result.DeviceSerialNumber = work.device_serial_number
+    result.SoftwareVersions = work.software_versions
+    result.ContributingEquipmentSequence = [*_acquisition_equipment(source), _processing_equipment(work)]
+    result.file_meta = _file_meta(result)
+
+
+def _copy_identity(result: Dataset, source: Dataset) -> None:
+    trial = all(source.get(keyword) for keyword in CLINICAL_TRIAL_REQUIRED)
+    for keyword in (*REQUIRED_IDENTITY, *OPTIONAL_IDENTITY, *CLINICAL_TRIAL):
+        if keyword in result:
+            delattr(result, keyword)
+        if keyword in source and (trial or keyword not in CLINICAL_TRIAL):
+            element = own_copy(source[keyword])
+            if element.value or keyword in CLINICAL_TRIAL_EMPTY_ALLOWED:
+                result.add(element)
+        if keyword in REQUIRED_IDENTITY and keyword not in result:
+            setattr(result, keyword, None)
+
+
+def own_copy(given: DataElement) -> DataElement:
+    """Return a deep copy fit to be written into a result.
+
+    Sequences and items have defined lengths, as all that this package writes; coded items without a code, which some
+    sources carry, are left out (PS3.3 Table 8.8-1 requires one).
+    """
+    element = copy.deepcopy(given)
+    if element.VR != "SQ":
+        return element
+    element.is_undefined_length = False
+    element.value = [item for item in element.value if _says_something(item, element.keyword)]
+    for item in element.value:
+        item.is_undefined_length_sequence_item = False
+        for nested in item:
+            item[nested.tag] = own_copy(nested)
+    return element
+
+
+def _says_something(item: Dataset, keyword: str) -> bool:
+    coded = any(item.get(value) for value in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+    return (coded and bool(item.get("CodeMeaning"))) if keyword.endswith("CodeSequence") else len(item) > 0
+
+
+def _zone(source: Dataset, work: Work) -> tzinfo | None:
+    """Time zone of the source's dates and times, so that ours sort beside them (PS3.3 C.12.1.1.8)."""
+    offset = str(source.get("TimezoneOffsetFromUTC") or "").strip()
+    if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit():
+        minutes = int(offset[1:3]) * 60 + int(offset[3:])
+        return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
+    return work.created_at.tzinfo
+
+
+def _set_times(result: Dataset, work: Work, zone: tzinfo | None) -> None:
+    moment = work.created_at.astimezone(zone)
+    for name in ("InstanceCreation", "Content", "Series"):
+        setattr(result, f"{name}Date", f"{moment:%Y%m%d}")
+        setattr(result, f"{name}Time", f"{moment:%H%M%S.%f}")
+
+
+def _acquisition_equipment(source: Dataset) -> list[Dataset]:
+    if not source.get("Manufacturer"):  # type 1 of the item, PS3.3 C.12.1
+        return []
+    item = Dataset()
+    with config.disable_value_validation():
+        for keyword in EQUIPMENT:
+            if source.get(keyword):
+                item.add(own_copy(source[keyword]))
+    item.PurposeOfReferenceCodeSequence = [ACQUISITION_EQUIPMENT]
+    return [item]
+
+
+def _processing_equipment(work: Work) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [PROCESSING_EQUIPMENT]
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = MODEL_NAME
+    item.StationName = clean(work.node_name, 16, ending="")
+    item.DeviceSerialNumber = work.device_serial_number
+    item.SoftwareVersions = work.software_versions
+    item.ContributionDateTime = f"{work.created_at.astimezone(UTC):%Y%m%d%H%M%S.%f}+0000"
+    item.ContributionDescription = clean(f"{work.card.title}: {work.card.intended_use}", 1024)
+    return item
+
+
+def _file_meta(result: Dataset) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = result.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return meta
+
+
+def request_items(source: Dataset) -> list[Dataset]:
+    """Return copies of the source's Request Attributes Sequence (0040,0275): the order that the study fulfils."""
+    if "RequestAttributesSequence" not in source:
+        return []
+    return list(own_copy(source["RequestAttributesSequence"]).value)

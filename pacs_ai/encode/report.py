@@ -1,0 +1,358 @@
+"""One structured report (SR, TID 1500) per pipeline result: values, outlines, and what was not found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    CodedConcept,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    GraphicTypeValues,
+    ImageRegion,
+    LanguageOfContentItemAndDescendants,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from highdicom.sr import Measurement as MeasurementItem
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
+
+from pacs_ai.dicom.evidence import Evidence, FrameReference
+from pacs_ai.encode.citations import add_order, add_predecessors, cite
+from pacs_ai.encode.encoded import Encoded, part10
+from pacs_ai.encode.frames import plane
+from pacs_ai.encode.outline import outline, whole_frame
+from pacs_ai.encode.provenance import (
+    ARTIFICIAL_INTELLIGENCE,
+    DISCLAIMER,
+    LONG_STRING,
+    MANUFACTURER,
+    MODEL_NAME,
+    Work,
+    clean,
+    concept,
+    stamp,
+    tracking,
+)
+from pacs_ai.pipeline import (
+    ANATOMICAL_STRUCTURE,
+    MILLILITRE,
+    VOLUME,
+    Clearance,
+    Findings,
+    Label,
+    Measurement,
+    Segment,
+    Volume,
+)
+
+#: Title of a measurement report (CID 7021). Viewers draw its regions, and some fail on a group without a region.
+MEASUREMENT_REPORT = CodedConcept("126000", "DCM", "Imaging Measurement Report")
+#: Title of a report without any region (CID 7000): viewers then show its text.
+TEXT_REPORT = CodedConcept("18748-4", "LN", "Diagnostic Imaging Report")
+QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
+ABSENT = CodedConcept("2667000", "SCT", "Absent")
+#: CID 244; other modifiers of a label are topographical.
+LATERALITIES = frozenset({"7771000", "24028007", "51440002", "66459002"})
+ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
+WHOLE_IMAGE = "Whole image"
+LONG_TEXT = 1024
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one measurement group says: of which label, of which region on which received frame, which values."""
+
+    name: str
+    label: Label | None
+    region: npt.NDArray[np.float32]
+    source: FrameReference
+    measurements: tuple[Measurement, ...]
+
+
+def encode_report(
+    findings: Findings,
+    evidence: Mapping[str, Evidence],
+    volumes: Mapping[str, Volume],
+    work: Work,
+    counts: npt.NDArray[np.int64],
+    segmentation: Encoded | None,
+) -> Encoded:
+    """Return the SR.
+
+    Parameters
+    ----------
+    findings
+        Checked against the card (`pacs_ai.encode.check.check_findings`).
+    evidence, volumes
+        By name of input.
+    work
+        The job.
+    counts
+        Voxels of each segment in each slice, (segments, slices).
+    segmentation
+        The SEG that it cites, None where no segment has a voxel.
+    """
+    own = evidence[findings.grid]
+    groups = tuple(_groups(findings, counts, own, volumes[findings.grid], work))
+    source = own.datasets[0]
+    report = Comprehensive3DSR(
+        evidence=[_instance(source, reference) for reference in _cited(own, groups)],
+        content=_root(groups, _absent(findings, counts, work), evidence, work),
+        series_instance_uid=work.uid("SR", "series"),
+        series_number=work.series_number + 1,
+        sop_instance_uid=work.uid("SR", "instance", 1),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    _separate(report)
+    cite(report, evidence, source, segmentation)
+    add_order(report, source)
+    add_predecessors(report, work)
+    stamp(report, source, work, 1)
+    return Encoded("SR", Comprehensive3DSRStorage, report.SOPInstanceUID, report.SeriesInstanceUID, (part10(report),))
+
+
+def _groups(
+    findings: Findings, counts: npt.NDArray[np.int64], own: Evidence, volume: Volume, work: Work
+) -> Iterator[Group]:
+    """Yield a group per segment with voxels, then per label that has values only, then for the whole image.
+
+    Groups without a region of their own get the frame of the middle slice, because a measurement group without image
+    coordinates turns the viewport of some viewers black.
+    """
+    drawn = set()
+    for segment, row in zip(findings.segments, counts, strict=True):
+        if row.any():
+            drawn.add(segment.label)
+            index = int(row.argmax())
+            values = _with_volume(_values(findings, segment.label), segment, int(row.sum()), volume)
+            label = work.card.label(segment.label)
+            yield Group(label.name, label, outline(plane(segment, index)), own.slices[index], values)
+    middle = own.slices[len(own.slices) // 2]
+    frame = whole_frame(volume.voxels.shape[1], volume.voxels.shape[2])
+    for label in work.card.labels:
+        values = _values(findings, label.name)
+        if values and label.name not in drawn:
+            yield Group(label.name, label, frame, middle, values)
+    if values := _values(findings, None):
+        yield Group(WHOLE_IMAGE, None, frame, middle, values)
+
+
+def _values(findings: Findings, label: str | None) -> tuple[Measurement, ...]:
+    return tuple(measurement for measurement in findings.measurements if measurement.label == label)
+
+
+def _with_volume(
+    values: tuple[Measurement, ...], segment: Segment, voxels: int, volume: Volume
+) -> tuple[Measurement, ...]:
+    """Return the values, led by the volume from the voxel count where the pipeline gave none."""
+    if any((value.concept.value, value.concept.scheme) == (VOLUME.value, VOLUME.scheme) for value in values):
+        return values
+    return (Measurement(VOLUME, voxels * volume.voxel_ml, MILLILITRE, segment.label), *values)
+
+
+def _absent(findings: Findings, counts: npt.NDArray[np.int64], work: Work) -> tuple[Label, ...]:
+    """Return the labels of the card that no voxel bears."""
+    found = {segment.label for segment, row in zip(findings.segments, counts, strict=True) if row.any()}
+    return tuple(label for label in work.card.labels if label.name not in found)
+
+
+def _root(
+    groups: Sequence[Group], absent: Sequence[Label], evidence: Mapping[str, Evidence], work: Work
+) -> ContainerContentItem:
+    """Return the content tree (PS3.16 TID 1500)."""
+    root = ContainerContentItem(name=MEASUREMENT_REPORT if groups else TEXT_REPORT, template_id="1500")
+    root.ContentSequence = ContentSequence()
+    root.ContentSequence.extend(LanguageOfContentItemAndDescendants(ENGLISH))
+    root.ContentSequence.extend(_observation_context(work))
+    root.ContentSequence.append(
+        CodeContentItem(
+            name=codes.DCM.ProcedureReported,
+            value=concept(work.card.procedure),
+            relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
+        )
+    )
+    root.ContentSequence.append(_text(codes.DCM.Comment, _statement(work)))
+    if groups:
+        measurements = _container(codes.DCM.ImagingMeasurements)
+        for group in groups:
+            measurements.ContentSequence.extend(_measurement_group(group, work))
+        root.ContentSequence.append(measurements)
+    if absent or not groups:
+        root.ContentSequence.append(_qualitative_evaluations(groups, absent, evidence))
+    return root
+
+
+def _statement(work: Work) -> str:
+    card = work.card
+    research = f"For research only, {DISCLAIMER}. " if card.clearance == Clearance.RESEARCH else ""
+    return clean(
+        f"{research}Made by an algorithm ({card.name} {card.version}, {card.manufacturer}) and not reviewed by a "
+        f"person. Intended use: {card.intended_use}",
+        LONG_TEXT,
+    )
+
+
+def _observation_context(work: Work) -> ObservationContext:
+    device = DeviceObserverIdentifyingAttributes(
+        uid=work.device_uid,
+        name=clean(work.node_name, LONG_STRING),
+        manufacturer_name=MANUFACTURER,
+        model_name=MODEL_NAME,
+        serial_number=work.device_serial_number,
+    )
+    return ObservationContext(
+        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    )
+
+
+def _measurement_group(group: Group, work: Work) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """Return one group (PS3.16 TID 1411) with its region on a source image."""
+    identifier, uid = tracking(work, group.name)
+    label = group.label
+    source = group.source
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=uid, identifier=identifier),
+        referenced_regions=[
+            ImageRegion(
+                graphic_type=GraphicTypeValues.POLYLINE,
+                graphic_data=group.region,
+                source_image=SourceImageForRegion(
+                    source.sop_class_uid,
+                    source.sop_instance_uid,
+                    None if source.frame_number is None else [source.frame_number],
+                ),
+            )
+        ],
+        finding_category=None if label is None else concept(label.category),
+        finding_type=None if label is None else concept(label.type),
+        finding_sites=_finding_sites(label),
+        qualitative_evaluations=_laterality(label),
+        algorithm_id=_algorithm(work),
+        measurements=[_measurement(measurement) for measurement in group.measurements],
+    )
+
+
+def _finding_sites(label: Label | None) -> list[FindingSite] | None:
+    """Return where the finding is: an anatomical structure is its own site."""
+    if label is None or label.category.value != ANATOMICAL_STRUCTURE.value:
+        return None
+    modifier = label.modifier
+    if modifier is None:
+        return [FindingSite(concept(label.type))]
+    if modifier.value in LATERALITIES:
+        return [FindingSite(concept(label.type), laterality=concept(modifier))]
+    return [FindingSite(concept(label.type), topographical_modifier=concept(modifier))]
+
+
+def _laterality(label: Label | None) -> list[QualitativeEvaluation] | None:
+    """Return the side of a finding that has no site to carry it."""
+    if label is None or label.modifier is None or _finding_sites(label) or label.modifier.value not in LATERALITIES:
+        return None
+    return [QualitativeEvaluation(LATERALITY, concept(label.modifier))]
+
+
+def _algorithm(work: Work) -> AlgorithmIdentification:
+    card = work.card
+    return AlgorithmIdentification(
+        name=clean(card.name, LONG_STRING),
+        version=clean(card.version, LONG_STRING),
+        parameters=list(work.algorithm_parameters),
+        family=ARTIFICIAL_INTELLIGENCE,
+        manufacturer=clean(card.manufacturer, LONG_STRING) or MANUFACTURER,
+    )
+
+
+def _measurement(measurement: Measurement) -> MeasurementItem:
+    return MeasurementItem(
+        name=concept(measurement.concept),
+        value=float(measurement.value),
+        unit=concept(measurement.unit),
+        method=None if measurement.method is None else concept(measurement.method),
+        derivation=None if measurement.derivation is None else concept(measurement.derivation),
+    )
+
+
+def _qualitative_evaluations(
+    groups: Sequence[Group], absent: Sequence[Label], evidence: Mapping[str, Evidence]
+) -> ContainerContentItem:
+    """Return what was looked for and not found, in words and codes (PS3.16 TID 1500 rows 12 to 14)."""
+    images = sum(len(one.slices) for one in evidence.values())
+    names = ", ".join(clean(label.name, LONG_STRING) for label in absent)
+    named = f" Looked for and absent: {names}." if absent else ""
+    heading = f"{images} images analysed." if groups else f"Nothing found. {images} images analysed."
+    container = _container(QUALITATIVE_EVALUATIONS)
+    container.ContentSequence.append(_text(codes.DCM.Finding, heading + named))
+    for label in absent:
+        container.ContentSequence.append(_absence(label))
+    return container
+
+
+def _absence(label: Label) -> CodeContentItem:
+    item = CodeContentItem(name=concept(label.type), value=ABSENT, relationship_type=RelationshipTypeValues.CONTAINS)
+    if label.modifier is not None and label.modifier.value in LATERALITIES:
+        item.ContentSequence = ContentSequence(
+            [
+                CodeContentItem(
+                    name=LATERALITY,
+                    value=concept(label.modifier),
+                    relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
+                )
+            ]
+        )
+    return item
+
+
+def _container(name: CodedConcept) -> ContainerContentItem:
+    container = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = ContentSequence()
+    return container
+
+
+def _text(name: CodedConcept, value: str) -> TextContentItem:
+    return TextContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
+
+
+def _separate(ds: Dataset) -> None:
+    """Mark every container SEPARATE, so that viewers print each value with its name (PS3.3 C.17.3.2.1)."""
+    if ds.get("ValueType") == "CONTAINER":
+        ds.ContinuityOfContent = "SEPARATE"
+    for child in ds.get("ContentSequence", ()):
+        _separate(child)
+
+
+def _cited(own: Evidence, groups: Sequence[Group]) -> list[FrameReference]:
+    return [group.source for group in groups] or [own.slices[0]]
+
+
+def _instance(source: Dataset, reference: FrameReference) -> Dataset:
+    """Return what highdicom asks of evidence; identity is stamped on later."""
+    instance = Dataset()
+    instance.SOPClassUID = reference.sop_class_uid
+    instance.SOPInstanceUID = reference.sop_instance_uid
+    instance.StudyInstanceUID = source.StudyInstanceUID
+    instance.SeriesInstanceUID = source.SeriesInstanceUID
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        setattr(instance, keyword, None)
+    instance.StudyDate = instance.StudyTime = None
+    return instance
