@@ -1,0 +1,224 @@
+"""Which pipelines there are: installed plugins and configured bundles; a broken one says why and harms no other."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacs_ai.errors import PacsAiError, PipelineFault, UserError
+from pacs_ai.models.anatomy import palette
+from pacs_ai.models.bundle import BundleSpec, MonaiBundle
+from pacs_ai.models.digest import sha256
+from pacs_ai.pipeline import Card, Clearance, Code, Input, Label, Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pacs_ai import config
+
+GROUP = "pacs_ai.pipelines"
+#: Keys of [[pipeline]] that change no result: two nodes that differ only in them give the same UIDs.
+NO_RESULT = {"name", "timeout_seconds", "bundle", "files"}
+
+
+def bundle_spec(section: config.Pipeline) -> BundleSpec:
+    """Turn a [[pipeline]] with ``bundle`` into what the bundle loader needs."""
+    if section.bundle is None:
+        raise UserError(f"[[pipeline]] {section.name} names no bundle")
+    return BundleSpec(
+        folder=section.bundle,
+        files=section.files,
+        labels={
+            value: Label(
+                table.name,
+                Code(*table.category),
+                Code(*table.type),
+                Code(*table.modifier) if table.modifier else None,
+                table.colour or palette(value),
+            )
+            for value, table in section.labels.items()
+        },
+        inputs={
+            name: Input(table.modality, table.min_slices, table.max_slice_spacing_mm)
+            for name, table in section.inputs.items()
+        },
+        title=section.title,
+        procedure=Code(*section.procedure) if section.procedure else None,
+        clearance=Clearance(section.clearance),
+        overrides=section.overrides,
+        seed_weights=section.seed_weights,
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one pipeline comes from: a plugin's entry point, perhaps with a section of its own, or a bundle's section.
+
+    Parameters
+    ----------
+    plugins
+        Entry points of that name; more than one makes the name ambiguous.
+    section
+        Its [[pipeline]], None for a plugin that the configuration does not name.
+    """
+
+    plugins: tuple[EntryPoint, ...] = ()
+    section: config.Pipeline | None = None
+
+    def settings(self) -> Mapping[str, Any]:
+        """Keyword arguments of the plugin."""
+        return self.section.settings if self.section is not None else {}
+
+    def build(self, name: str, settings: Mapping[str, Any]) -> Pipeline:
+        """Import and construct the pipeline; whatever its author's code raises comes through."""
+        if self.section is not None and self.section.bundle is not None:
+            if self.plugins:
+                raise PipelineFault(f"{name} is a bundle and an installed plugin as well: give the bundle another name")
+            return MonaiBundle(bundle_spec(self.section))
+        if not self.plugins:
+            wanted = self.section.use if self.section is not None and self.section.use else name
+            raise PipelineFault(f"no installed package offers {wanted} in the entry-point group {GROUP}: install it")
+        if len(self.plugins) > 1:
+            offers = " and ".join(sorted(plugin.value for plugin in self.plugins))
+            raise PipelineFault(f"{offers} are both installed under this name: uninstall one")
+        pipeline = self.plugins[0].load()(**settings)
+        if not isinstance(pipeline, Pipeline) or not isinstance(pipeline.card, Card):
+            raise PipelineFault(
+                f"{self.plugins[0].value} is no pipeline: it needs a card (pacs_ai.pipeline.Card), prepare and run"
+            )
+        return pipeline
+
+
+class Registry:
+    """The pipelines of this node, by name.
+
+    Parameters
+    ----------
+    sections
+        The configuration's [[pipeline]] tables.
+    plugins
+        Entry points of the group ``pacs_ai.pipelines``; None: those of the installed packages.
+    """
+
+    def __init__(self, sections: Iterable[config.Pipeline] = (), plugins: Iterable[EntryPoint] | None = None) -> None:
+        found = entry_points(group=GROUP) if plugins is None else plugins
+        installed: dict[str, tuple[EntryPoint, ...]] = {}
+        for plugin in found:
+            others = installed.get(plugin.name, ())
+            if plugin.value not in {other.value for other in others}:
+                installed[plugin.name] = (*others, plugin)
+        self._sources = {name: Source(offers) for name, offers in installed.items()}
+        for section in sections:
+            self._sources[section.name] = Source(installed.get(section.use or section.name, ()), section)
+
+    @cached_property
+    def _cards(self) -> dict[str, Card | str]:
+        """Every name with its card, or with the reason why there is none."""
+        return {name: self._card_or_reason(name) for name in sorted(self._sources)}
+
+    def _card_or_reason(self, name: str) -> Card | str:
+        try:
+            return self.create(name).card
+        except PacsAiError as error:
+            return str(error)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the pipelines that can be used, sorted."""
+        return tuple(name for name, card in self._cards.items() if isinstance(card, Card))
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Name -> why that plugin or bundle cannot be used."""
+        return {name: reason for name, reason in self._cards.items() if isinstance(reason, str)}
+
+    def _source(self, name: str) -> Source:
+        if name not in self._sources:
+            known = ", ".join(sorted(self._sources)) or "none"
+            raise UserError(f"there is no pipeline {name}: installed or configured are {known}")
+        return self._sources[name]
+
+    def card(self, name: str) -> Card:
+        """Return the card; executes no bundle, and of the built-in pipelines imports no torch.
+
+        Raises
+        ------
+        UserError
+            There is no pipeline of that name.
+        PipelineFault
+            It is broken; the message says why.
+        """
+        self._source(name)
+        card = self._cards[name]
+        if isinstance(card, str):
+            raise PipelineFault(card)
+        return card
+
+    def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Pipeline:
+        """Construct the pipeline, not yet prepared.
+
+        Parameters
+        ----------
+        name
+            As in the configuration.
+        settings
+            Keyword arguments of the plugin in place of the configured ones; a bundle takes none.
+
+        Raises
+        ------
+        UserError
+            There is no pipeline of that name.
+        PipelineFault
+            It cannot be imported or constructed, or breaks the contract; the message says why.
+        """
+        source = self._source(name)
+        given = source.settings() if settings is None else settings
+        try:
+            return source.build(name, given)
+        except PacsAiError:
+            raise
+        except (Exception, SystemExit) as error:  # a plugin may raise anything, and harms only itself
+            reason = f"pipeline {name} cannot be loaded: {type(error).__name__}: {error}"
+            if isinstance(error, TypeError) and given:
+                reason += f" (is there a setting that it does not take? Given are {', '.join(sorted(given))})"
+            raise PipelineFault(reason) from error
+
+    def model_digest(self, name: str) -> str:
+        """Return the SHA-256 (hex) of the model: the card's, else that of the source of the pipeline's module.
+
+        Raises
+        ------
+        UserError, PipelineFault
+            As `card`; also where the card states none and there is no source file to take it from.
+        """
+        card = self.card(name)
+        if card.model_digest:
+            return card.model_digest
+        pipeline = self.create(name)
+        path = inspect.getsourcefile(type(pipeline))
+        if path is None or not Path(path).is_file():
+            raise PipelineFault(f"pipeline {name} has no source file: its author must state model_digest in the card")
+        return sha256(Path(path))
+
+    def settings_digest(self, name: str, settings: Mapping[str, Any] | None = None) -> str:
+        """Return the SHA-256 (hex) of what is configured and changes results; equal for equal settings in any order."""
+        source = self._source(name)
+        section, given = source.section, source.settings() if settings is None else settings
+        skipped = NO_RESULT | {"settings"}
+        content = {} if section is None else section.model_dump(mode="json", exclude=skipped, exclude_defaults=True)
+        if given:
+            content["settings"] = dict(given)
+        if "inputs" in content:
+            content["inputs"] = list(content["inputs"].items())  # their order is that of the image channels
+        try:
+            text = json.dumps(content, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"settings of [[pipeline]] {name} must be numbers, texts, lists and tables: {error}"
+            ) from error
+        return hashlib.sha256(text.encode()).hexdigest()
