@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydicom import Dataset, FileDataset, dcmread, dcmwrite
+from pydicom.uid import ExplicitVRLittleEndian
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Encoded:
     ----------
     kind
         What it is.
-    sop_class_uid, sop_instance_uid, series_instance_uid
+    sop_class_uid, sop_instance_uid, series_instance_uid, study_instance_uid
         As in the data set.
     parts
         The file's bytes in order; in pieces, so that large pixel data is not copied.
@@ -29,7 +30,13 @@ class Encoded:
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
+    study_instance_uid: str
     parts: tuple[bytes | bytearray, ...] = field(repr=False)
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """Transfer Syntax UID (0002,0010) of the file."""
+        return str(ExplicitVRLittleEndian)
 
     @property
     def size(self) -> int:
@@ -64,3 +71,15 @@ def part10(dataset: Dataset) -> bytes:
     target = BytesIO()
     dcmwrite(target, dataset, enforce_file_format=True)
     return target.getvalue()
+
+
+def encoded(kind: Literal["SEG", "SR"], dataset: Dataset, *parts: bytes | bytearray) -> Encoded:
+    """Return the data set, followed by further parts that are encoded already, as a result object."""
+    return Encoded(
+        kind=kind,
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        study_instance_uid=str(dataset.StudyInstanceUID),
+        parts=(part10(dataset), *parts),
+    )

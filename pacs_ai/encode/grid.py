@@ -48,11 +48,13 @@ class Grid:
         Raises
         ------
         Refused
-            Where an image lacks its position, or the first one its orientation or pixel spacing.
+            Where an image lacks its position, or the first one its orientation, pixel spacing or frame of reference.
         """
         by_uid = {str(ds.SOPInstanceUID): ds for ds in evidence.datasets}
         found = [_frame_geometry(by_uid[ref.sop_instance_uid], ref.frame_number) for ref in evidence.slices]
         _require(found)
+        if not evidence.datasets[0].get("FrameOfReferenceUID"):
+            raise Refused("the images of this series have no Frame of Reference UID, so nothing can be drawn over them")
         return cls(
             slices=evidence.slices,
             places=tuple("\\".join(str(value) for value in one["ImagePositionPatient"]) for one in found),

@@ -31,11 +31,11 @@ from highdicom.sr import (
 from highdicom.sr import Measurement as MeasurementItem
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.citations import add_order, add_predecessors, cite
-from pacs_ai.encode.encoded import Encoded, part10
+from pacs_ai.encode.encoded import Encoded, encoded
 from pacs_ai.encode.frames import plane
 from pacs_ai.encode.outline import outline, whole_frame
 from pacs_ai.encode.provenance import (
@@ -129,7 +129,7 @@ def encode_report(
     add_order(report, source)
     add_predecessors(report, work)
     stamp(report, source, work, 1)
-    return Encoded("SR", Comprehensive3DSRStorage, report.SOPInstanceUID, report.SeriesInstanceUID, (part10(report),))
+    return encoded("SR", report)
 
 
 def _groups(

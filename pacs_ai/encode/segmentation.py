@@ -12,10 +12,10 @@ from highdicom.seg import Segmentation as HighdicomSegmentation
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from pacs_ai.dicom.evidence import Evidence
-from pacs_ai.encode.encoded import Encoded, part10
+from pacs_ai.encode.encoded import Encoded, encoded
 from pacs_ai.encode.explicit import element_head, item
 from pacs_ai.encode.frames import derivation_image, functional_groups, overlap, pack
 from pacs_ai.encode.grid import Grid
@@ -75,8 +75,7 @@ def encode_segmentation(
         template.DimensionOrganizationType = "3D"  # PS3.3 C.7.6.17.3
     template.NumberOfFrames = len(frames)
     pixels = pack(segments, frames)
-    parts = (part10(template), groups, element_head(0x7FE00010, b"OB", len(pixels)), pixels)
-    return Encoded("SEG", SegmentationStorage, template.SOPInstanceUID, template.SeriesInstanceUID, parts)
+    return encoded("SEG", template, groups, element_head(0x7FE00010, b"OB", len(pixels)), pixels)
 
 
 def _frame_order(counts: npt.NDArray[np.int64], grid: Grid) -> tuple[list[tuple[int, int]], dict[int, int]]:
@@ -212,6 +211,7 @@ def _complete(template: HighdicomSegmentation, evidence: Evidence, work: Work) -
     series.SeriesInstanceUID = source.SeriesInstanceUID
     series.ReferencedInstanceSequence = references
     template.ReferencedSeriesSequence = [series]
+    template.ContentCreatorName = None  # type 2, PS3.3 Table 10-12
     _copy_series(template, evidence)
     stamp(template, source, work, 0)
 
