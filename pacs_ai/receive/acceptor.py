@@ -263,7 +263,7 @@ class Acceptor(AssociationServer):  # type: ignore[misc]
         ae.maximum_pdu_size = bounds.pdu_bytes
         ae.maximum_associations = _UNLIMITED  # the caller of `begin` counts
         ae.network_timeout = None  # wall clock; PatientSocket has a monotonic one
-        super().__init__(address, ae_title, _SharedContexts(contexts), None, list(handlers), _Handler)
+        super().__init__(ae, address, ae_title, _SharedContexts(contexts), None, list(handlers), _Handler)
 
     def server_bind(self) -> None:
         """Bind, sharing the port where that is asked for."""
