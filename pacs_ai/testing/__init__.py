@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pacs_ai.testing.anatomy import LABELS
+from pacs_ai.testing.check import check_card, check_findings, check_pipeline
 from pacs_ai.testing.phantom import (
     AXIAL,
     CORONAL,
@@ -24,6 +25,9 @@ __all__ = [
     "Fault",
     "Phantom",
     "Truth",
+    "check_card",
+    "check_findings",
+    "check_pipeline",
     "iterate_phantom",
     "phantom_datasets",
     "phantom_truth",
