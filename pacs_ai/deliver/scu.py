@@ -6,6 +6,7 @@ answered is `Category.TRANSIENT`, to be sent again; storing the same instance tw
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
+from pynetdicom import sop_class
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
@@ -272,12 +274,21 @@ def _status_words(answer: command.Answer) -> str:
 
 
 def _kind(sop_class_uid: str, transfer_syntax_uid: str) -> str:
-    return f"{UID(sop_class_uid).name} in {UID(transfer_syntax_uid).name}"
+    return f"{_name(sop_class_uid)} in {_name(transfer_syntax_uid)}"
+
+
+def _name(uid: str) -> str:
+    """Return the name of a UID (PS3.6 Annex A), also of SOP classes that only pynetdicom knows."""
+    name = UID(uid).name
+    if name != uid:
+        return str(name)
+    keyword = next((word for word, value in vars(sop_class).items() if value == uid), uid)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", keyword)
 
 
 def _refusal(remote: Remote, pair: tuple[str, str], result: int) -> str:
     if result == pdus.ABSTRACT_SYNTAX_NOT_SUPPORTED:
-        words = f"does not accept {UID(pair[0]).name} in any encoding (asked: {UID(pair[1]).name})"
+        words = f"does not accept {_name(pair[0])} in any encoding (asked: {_name(pair[1])})"
     else:
         words = f"does not accept {_kind(*pair)}"
     return f"{remote} {words}; ask its administrator to enable it for {remote.calling_ae_title}"
@@ -313,8 +324,8 @@ def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
         found = str(meta.get("TransferSyntaxUID", ""))
         if found != instance.transfer_syntax_uid:
             raise NotUnderstood(
-                f"{instance.path.name} is in {UID(found).name or 'an unknown encoding'}, not in "
-                f"{UID(instance.transfer_syntax_uid).name} as recorded, so it cannot be sent"
+                f"{instance.path.name} is in {_name(found) or 'an unknown encoding'}, not in "
+                f"{_name(instance.transfer_syntax_uid)} as recorded, so it cannot be sent"
             )
         length = file.seek(0, 2) - offset
         if length <= 0:
