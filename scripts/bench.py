@@ -1,0 +1,361 @@
+"""Measure the node: how fast it receives durably, beside what else there is on the same machine in the same run.
+
+    scripts/bench.py receive
+
+`receive` sends 512 x 512 slices, uncompressed and as JPEG-LS, from one and from four senders at once to: pynetdicom's
+SCP with an empty handler (out of the box, and with this node's PDU size), this node (file synced, directory synced,
+row committed before each Success), dcmtk's storescp and Orthanc. Senders hold their messages ready in memory and speak
+the upper layer themselves, so that they cost next to nothing; TCP_NODELAY is on at every end. The time runs from the
+first byte of the first C-STORE to the last response; negotiating is not counted. Each figure is the median of the
+rounds, and the servers take turns within a round, so that a slow spell of the machine hits them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
+from rich.console import Console
+from rich.table import Table
+
+from pacs_ai.dicom.identifiers import derive_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.synchronize import Barrier
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+PDU_BYTES = 131072
+SUCCESS = b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00"
+DEADLINE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is sent."""
+
+    name: str
+    group: str
+    transfer_syntax_uid: str
+
+
+KINDS = (
+    Kind("uncompressed", "ct_chest_tcga_thick", ExplicitVRLittleEndian),
+    Kind("JPEG-LS", "ct_chest_lidc_thin", JPEGLSLossless),
+)
+
+
+# What is sent, and by whom
+
+
+def encoded_slices(kind: Kind, senders: int, each: int, scratch: Path) -> list[list[tuple[str, bytes]]]:
+    """Return per sender (SOP Instance UID, encoded data set) of slices that are all different instances."""
+    paths = sorted((DATA / kind.group).glob("*.dcm")) or phantom_paths(scratch)
+    found: list[list[tuple[str, bytes]]] = []
+    for sender in range(senders):
+        mine = []
+        for number in range(each):
+            ds = dcmread(paths[number % len(paths)])
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = derive_uid("bench", sender, number)
+            path = scratch / "one.dcm"
+            ds.save_as(path)
+            raw = path.read_bytes()
+            mine.append((str(ds.SOPInstanceUID), raw[144 + struct.unpack_from("<L", raw, 140)[0] :]))
+        found.append(mine)
+    return found
+
+
+def phantom_paths(scratch: Path) -> list[Path]:
+    """Write phantom slices, where the real data are not beside this checkout."""
+    from pacs_ai.testing.phantom import Phantom, write_phantom
+
+    return write_phantom(scratch / "phantom", Phantom())
+
+
+def item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
+
+
+def associate_rq(called: str, transfer_syntax_uid: str) -> bytes:
+    syntaxes = item(0x30, CTImageStorage.encode()) + item(0x40, transfer_syntax_uid.encode())
+    user = item(0x51, struct.pack(">L", PDU_BYTES)) + item(0x52, b"2.25.1")
+    body = struct.pack(">Hxx16s16s32x", 1, called.encode().ljust(16), b"BENCH".ljust(16))
+    body += item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, bytes((1, 0, 0, 0)) + syntaxes) + item(0x50, user)
+    return struct.pack(">BxL", 1, len(body)) + body
+
+
+def c_store_rq(uid: str, data_set: bytes, pdu_bytes: int) -> bytes:
+    """Return all P-DATA-TF PDUs of one C-STORE request."""
+
+    def element(number: int, value: bytes) -> bytes:
+        value += b"\0" * (len(value) % 2)
+        return struct.pack("<HHL", 0, number, len(value)) + value
+
+    words = {0x0100: 1, 0x0110: 1, 0x0700: 0, 0x0800: 0}
+    command = element(2, CTImageStorage.encode())
+    command += b"".join(element(number, struct.pack("<H", word)) for number, word in words.items())
+    command += element(0x1000, uid.encode())
+    pieces = [(3, element(0, struct.pack("<L", len(command))) + command)]
+    room = pdu_bytes - 6
+    pieces += [(0, data_set[start : start + room]) for start in range(0, len(data_set), room)]
+    pieces[-1] = (2, pieces[-1][1])
+    return b"".join(struct.pack(">BxLLBB", 4, len(p) + 6, len(p) + 2, 1, control) + p for control, p in pieces)
+
+
+def answer(connection: socket.socket) -> bytes:
+    found = bytearray()
+    while len(found) < 6 or len(found) < 6 + struct.unpack_from(">L", found, 2)[0]:
+        piece = connection.recv(65536)
+        assert piece, "the receiver closed the connection"
+        found += piece
+    return bytes(found)
+
+
+def send(port: int, called: str, syntax: str, slices: Sequence[tuple[str, bytes]], start: Barrier, done: Any) -> None:
+    """Send all slices over one association, a response awaited after each; report when it began and ended."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(associate_rq(called, syntax))
+        accept = answer(connection)
+        assert accept[0] == 2, f"not accepted: {accept.hex()}"
+        limit = struct.unpack_from(">L", accept, accept.index(b"\x51\x00\x00\x04", 74) + 4)[0] or PDU_BYTES
+        messages = [c_store_rq(uid, data_set, min(limit, PDU_BYTES)) for uid, data_set in slices]
+        start.wait(DEADLINE_SECONDS)
+        began = time.monotonic()
+        for message in messages:
+            connection.sendall(message)
+            response = answer(connection)
+            assert SUCCESS in response, f"not stored: {response.hex()}"
+        done.put((began, time.monotonic()))
+        connection.sendall(struct.pack(">BxLL", 5, 4, 0))
+        answer(connection)
+
+
+def measure(port: int, called: str, kind: Kind, slices: Sequence[Sequence[tuple[str, bytes]]]) -> float:
+    """Return instances per second from all senders together."""
+    context = multiprocessing.get_context("fork")
+    start, done = context.Barrier(len(slices)), context.Queue()
+    senders = [
+        context.Process(target=send, args=(port, called, kind.transfer_syntax_uid, mine, start, done))
+        for mine in slices
+    ]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(DEADLINE_SECONDS)
+        assert sender.exitcode == 0, "a sender failed"
+    times: list[tuple[float, float]] = [done.get(timeout=5) for _ in senders]
+    count = sum(len(mine) for mine in slices)
+    return count / (max(end for _, end in times) - min(began for began, _ in times))
+
+
+# Who receives
+
+
+def serve_stock(port: int, pdu_bytes: int) -> None:
+    """Run pynetdicom's own SCP with an empty handler."""
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+    ae = AE(ae_title="STOCK")
+    for context in AllStoragePresentationContexts:
+        ae.add_supported_context(context.abstract_syntax, [ExplicitVRLittleEndian, JPEGLSLossless])
+    if pdu_bytes:
+        ae.maximum_pdu_size = pdu_bytes
+
+    def opened(event: evt.Event) -> None:
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    handlers = [(evt.EVT_C_STORE, lambda _: 0x0000), (evt.EVT_CONN_OPEN, opened)]
+    ae.start_server(("127.0.0.1", port), evt_handlers=handlers)
+
+
+def serve_node(port: int, folder: Path) -> None:
+    """Run the node's receiving side: files, index in SQLite, acceptor."""
+    from pacs_ai.receive.ingest import DurableIngest
+    from pacs_ai.receive.scp import Listen, Receiver
+    from pacs_ai.store import schema
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.files import Files
+    from pacs_ai.store.index import Index
+
+    database = Database(f"sqlite:///{folder / 'bench.db'}")
+    schema.metadata.create_all(database.engine)
+    files = Files(folder / "files")
+    index = Index(database, files.path, "bench")
+    ingest = DurableIngest(
+        files, index.record, note_ended=lambda assoc_id, released: index.association_ended(assoc_id, released=released)
+    )
+    receiver = Receiver(Listen(port=port), ingest)
+    receiver.start()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop.wait()
+    receiver.stop(1.0)
+
+
+def orthanc_configuration(port: int, folder: Path) -> Path:
+    path = folder / "orthanc.json"
+    path.write_text(
+        json.dumps(
+            {
+                "Name": "bench",
+                "StorageDirectory": str(folder / "storage"),
+                "IndexDirectory": str(folder / "storage"),
+                "HttpServerEnabled": False,
+                "DicomAet": "ORTHANC",
+                "DicomPort": port,
+                "DicomCheckCalledAet": False,
+                "DicomAlwaysAllowStore": True,
+                "Plugins": [],
+            }
+        )
+    )
+    return path
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that receives: its name in the table, its AE title, and how to start it."""
+
+    name: str
+    ae_title: str
+    kind: str
+    pdu_bytes: int = 0
+
+    def command(self, port: int, folder: Path) -> list[str]:
+        """Return the command line."""
+        own = [sys.executable, __file__, "serve", self.kind, "--port", str(port), "--folder", str(folder)]
+        return {
+            "stock": [*own, "--pdu", str(self.pdu_bytes)],
+            "node": own,
+            "storescp": ["storescp", "--fork", "+xa", "+B", "-pdu", str(PDU_BYTES), "-od", str(folder), str(port)],
+            "orthanc": ["Orthanc", str(orthanc_configuration(port, folder))],
+        }[self.kind]
+
+    def is_installed(self) -> bool:
+        """Tell whether the program is there."""
+        program = {"storescp": "storescp", "orthanc": "Orthanc"}.get(self.kind)
+        return program is None or shutil.which(program) is not None
+
+
+SERVERS = (
+    Server("pynetdicom, empty handler", "STOCK", "stock"),
+    Server("pynetdicom, empty handler, 128 KiB PDUs", "STOCK", "stock", PDU_BYTES),
+    Server("this node, durable", "PACS_AI", "node"),
+    Server("dcmtk storescp, not synced", "STORESCP", "storescp"),
+    Server("Orthanc", "ORTHANC", "orthanc"),
+)
+
+
+@contextlib.contextmanager
+def running(server: Server, scratch: Path) -> Iterator[int]:
+    """Start a server with an empty folder of its own; yield its port."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    process = subprocess.Popen(
+        server.command(port, folder),
+        env={**os.environ, "TCP_NODELAY": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port, process)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(folder)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"{process.args!r} does not listen on port {port}")
+
+
+def receive(arguments: argparse.Namespace) -> None:
+    """Print the tables."""
+    console = Console(width=110)
+    servers = [server for server in SERVERS if server.is_installed()]
+    for missing in (server.name for server in SERVERS if server not in servers):
+        console.print(f"[yellow]{missing}: NOT INSTALLED, so not compared[/]")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        scratch = Path(name)
+        for kind in KINDS:
+            for senders in arguments.senders:
+                slices = encoded_slices(kind, senders, arguments.instances // senders, scratch)
+                rates: dict[str, list[float]] = {server.name: [] for server in servers}
+                for _ in range(arguments.rounds):
+                    for server in servers:
+                        with running(server, scratch) as port:
+                            rates[server.name].append(measure(port, server.ae_title, kind, slices))
+                console.print(table(kind, senders, slices, rates))
+
+
+def table(
+    kind: Kind, senders: int, slices: Sequence[Sequence[tuple[str, bytes]]], rates: dict[str, list[float]]
+) -> Table:
+    size = statistics.mean(len(data_set) for mine in slices for _, data_set in mine) / 1e6
+    stock = statistics.median(rates[SERVERS[0].name])
+    plural = "sender" if senders == 1 else "senders"
+    found = Table(title=f"{kind.name}, {size:.2f} MB each, {senders} {plural}", title_justify="left")
+    found.add_column("receiver", min_width=42)
+    for column in ("instances/s", "MB/s", "to the first", "rounds"):
+        found.add_column(column, justify="right")
+    for name, each in rates.items():
+        rate = statistics.median(each)
+        spread = f"{min(each):.0f} to {max(each):.0f}"
+        found.add_row(name, f"{rate:.0f}", f"{rate * size:.0f}", f"{rate / stock:.2f}x", spread)
+    return found
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    if arguments.kind == "stock":
+        serve_stock(arguments.port, arguments.pdu)
+    else:
+        serve_node(arguments.port, arguments.folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the node.")
+    commands = parser.add_subparsers(required=True)
+    receiving = commands.add_parser("receive", help="durable receiving, beside other receivers")
+    receiving.add_argument("--instances", type=int, default=120, help="per measurement, over all senders")
+    receiving.add_argument("--rounds", type=int, default=3)
+    receiving.add_argument("--senders", type=int, nargs="+", default=[1, 4])
+    receiving.add_argument("--folder", type=Path, help="on the disk to measure; default the system's folder")
+    receiving.set_defaults(run=receive)
+    serving = commands.add_parser("serve", help="run one receiver (called by `receive`)")
+    serving.add_argument("kind", choices=("stock", "node"))
+    serving.add_argument("--port", type=int, required=True)
+    serving.add_argument("--folder", type=Path, required=True)
+    serving.add_argument("--pdu", type=int, default=0)
+    serving.set_defaults(run=serve)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
