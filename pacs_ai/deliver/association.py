@@ -9,16 +9,18 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import BinaryIO, Self
-
-from pynetdicom.presentation import PresentationContext
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pacs_ai.deliver import command, pdus
 from pacs_ai.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from pynetdicom.presentation import PresentationContext
 
 #: Longest A-ASSOCIATE-AC and longest command set that are read.
 MAX_ASSOCIATE_LENGTH = 65_536

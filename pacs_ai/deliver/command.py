@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 COMMAND_GROUP_LENGTH = 0x0000_0000
 AFFECTED_SOP_CLASS_UID = 0x0000_0002

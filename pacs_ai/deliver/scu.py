@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
-from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pynetdicom import sop_class
 from pynetdicom.dsutils import split_dataset
@@ -28,6 +25,12 @@ from pacs_ai.deliver.association import Association, Remote
 from pacs_ai.dicom import contexts, status
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import NotUnderstood, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from pydicom.tag import BaseTag
 
 __all__ = [
     "ContextAnswer",

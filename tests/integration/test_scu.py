@@ -9,11 +9,10 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -38,6 +37,10 @@ from pacs_ai.deliver.scu import Outcome, Outgoing, Remote
 from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 # Short limits, so that the tests are short; MARGIN is for a machine that does other things as well.
 LIMIT = 0.6

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import yaml
 from pydicom import Dataset, FileMetaDataset, dcmread
 from pydicom.uid import (
     CTImageStorage,
@@ -31,6 +33,9 @@ from pacs_ai.deliver.scu import Outgoing, Remote
 from pacs_ai.dicom import contexts
 from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.dicom.status import Category
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.orthanc
 
@@ -226,6 +231,20 @@ def test_dicomweb_is_there(orthanc, make_series):
     orthanc.upload(instances[0].path)
     studies = orthanc.get("/dicom-web/studies")
     assert [study["0020000D"]["Value"][0] for study in studies] == [study_of(instances)]
+
+
+def test_both_ways_share_one_configuration():
+    """compose.yaml mounts what start.py reads, and sets for itself only where things are."""
+    service = yaml.safe_load((START.parent / "compose.yaml").read_text())["services"]["orthanc"]
+    shared = json.loads((START.parent / "orthanc.json").read_text())
+    mounted = [Path(volume.split(":")[0]).name for volume in service["volumes"] if volume.startswith("./")]
+    assert sorted(mounted) == ["autoroute.lua", "orthanc.json"]
+    assert all((START.parent / name).is_file() for name in mounted)
+    own = {name for name in service["environment"] if name.startswith("ORTHANC__")}
+    assert own == {"ORTHANC__DICOM_MODALITIES", "ORTHANC__LUA_SCRIPTS", "ORTHANC__REMOTE_ACCESS_ALLOWED"}
+    assert not {"DicomModalities", "LuaScripts", "RemoteAccessAllowed", "DicomPort", "HttpPort"} & set(shared)
+    assert service["environment"]["TCP_NODELAY"] == "1"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 def test_the_script_ends_cleanly_and_takes_orthanc_with_it(tmp_path, orthanc_server):
