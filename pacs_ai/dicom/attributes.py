@@ -130,7 +130,7 @@ _INFLATE_STEP = 1 << 16
 _NUMBER_FORMATS = {b"US": "H", b"SS": "h", b"UL": "L", b"SL": "l", b"FL": "f", b"FD": "d"}
 _CHARACTER_SET_VRS = frozenset({b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UT"})
 #: Deflated Explicit VR little endian, and JPIP (HTJ2K) Referenced Deflate.
-_DEFLATED = {DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+DEFLATED = {DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 
 
 def _tag(keyword: str) -> int:
@@ -221,7 +221,7 @@ def read_header(data_set: bytes | memoryview, transfer_syntax_uid: str) -> Heade
         Leading zeros of a component are let pass, since real archives hold them.
     """
     big_endian = transfer_syntax_uid == ExplicitVRBigEndian
-    if transfer_syntax_uid in _DEFLATED:
+    if transfer_syntax_uid in DEFLATED:
         data_set = inflate(data_set)
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
     places = locate(data_set, _WANTED, implicit=implicit, big_endian=big_endian)

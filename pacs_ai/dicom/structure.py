@@ -147,7 +147,7 @@ class _Walk:
             start = at + 8
             if vr not in short:
                 if tag == ITEM_DELIMITATION:
-                    self._leave_item(frame, at, count)
+                    self._leave_item(frame, tag, at, count)
                     return
                 start, length = self._long_form(tag, vr, at)
                 if length == UNDEFINED_LENGTH or vr == b"SQ":
@@ -177,8 +177,8 @@ class _Walk:
             if tag <= previous:
                 raise _misplaced(tag)
             start = at + 8
-            if tag == ITEM_DELIMITATION:
-                self._leave_item(frame, at, count)
+            if group == ITEM >> 16:
+                self._leave_item(frame, tag, at, count)
                 return
             if length == UNDEFINED_LENGTH or tag in sequences:
                 self.previous = tag if ordered else self.previous
@@ -261,9 +261,9 @@ class _Walk:
             raise NotUnderstood(f"an item reaches {end - frame.end} bytes beyond the end of its sequence")
         self.frames.append(_Frame(False, end, undefined, frame.implicit, frame.wanted))
 
-    def _leave_item(self, frame: _Frame, at: int, count: int) -> None:
-        if not frame.undefined:
-            raise NotUnderstood(f"an item delimiter stands at byte {at} where no item of undefined length is open")
+    def _leave_item(self, frame: _Frame, tag: int, at: int, count: int) -> None:
+        if tag != ITEM_DELIMITATION or not frame.undefined:
+            raise NotUnderstood(f"{_name(tag)} stands at byte {at} where no such item is open")
         self.at = at + 8
         self._add(frame, count)
         self.frames.pop()

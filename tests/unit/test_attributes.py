@@ -242,7 +242,7 @@ def test_elements_after_the_pixel_data_are_walked_too():
         ("does not belong", short(0x0000, 0x1000, b"UI", b"1.2\0")),
         ("no value representation", short(0x4000, 0x10, b"??", b"")),
         ("no value representation", END),
-        ("where no item", ITEM_END),
+        ("where no such item", ITEM_END),
         ("no delimiter", long(0x4001, 0x10, b"SQ", 0xFFFFFFFF)),
         ("no delimiter", long(0x4001, 0x10, b"SQ", 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)),
         ("where an item belongs", long(0x4001, 0x10, b"SQ", 8) + END),
@@ -256,6 +256,14 @@ def test_elements_after_the_pixel_data_are_walked_too():
 def test_malformed_is_refused_with_its_reason(reason: str, tail: bytes):
     with pytest.raises(NotUnderstood, match=reason):
         read_header(identity() + tail, EXPLICIT)
+
+
+@pytest.mark.parametrize("stray", [ITEM, ITEM_END, END])
+def test_stray_delimiters_are_refused_in_implicit_vr(stray: bytes):
+    ds = an_instance()
+    del ds.PixelData
+    with pytest.raises(NotUnderstood, match="where no such item"):
+        read_header(encode(ds, implicit=True) + stray, IMPLICIT)
 
 
 def test_an_item_does_not_reach_beyond_its_own_length():
