@@ -32,8 +32,9 @@ ONE_SERIES = {
     "FrameOfReferenceUID": "Frame of Reference UID",
     "Rows": "Rows",
     "Columns": "Columns",
-    "PixelSpacing": "Pixel Spacing",
 }
+#: Pixel Spacing of two images of one series, relative: half a pixel over 512 columns.
+PIXEL_SPACING_TOLERANCE = 1e-3
 #: Attributes that a result must have a value for (type 1 of the SEG's and the SR's modules).
 REQUIRED = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber",
@@ -84,6 +85,7 @@ def check_sources(evidence: Mapping[str, Evidence]) -> None:
         for name, one in evidence.items():
             for keyword, meaning in ONE_SERIES.items():
                 _agree(one.datasets, keyword, f"the images of the input '{name}' have more than one {meaning}")
+            _agree_on_spacing(name, one)
             _check_references(name, one)
 
 
@@ -91,6 +93,16 @@ def _agree(datasets: Sequence[Dataset], keyword: str, message: str) -> None:
     values = {str(ds[keyword].value or "") if keyword in ds else "" for ds in datasets}
     if len(values) > 1:
         raise Refused(message)
+
+
+def _agree_on_spacing(name: str, evidence: Evidence) -> None:
+    """Compare Pixel Spacing as numbers: 0.7 and 0.700000 are one."""
+    given = [ds.PixelSpacing for ds in evidence.datasets if ds.get("PixelSpacing")]
+    if 0 < len(given) < len(evidence.datasets):
+        raise Refused(f"some images of the input '{name}' have no Pixel Spacing")
+    spacings = np.array([[float(value) for value in one] for one in given]).reshape(-1, 2)
+    if len(spacings) and np.any(np.ptp(spacings, axis=0) > PIXEL_SPACING_TOLERANCE * spacings.min(axis=0)):
+        raise Refused(f"the images of the input '{name}' have more than one Pixel Spacing")
 
 
 def _check_references(name: str, evidence: Evidence) -> None:

@@ -17,6 +17,7 @@ from pacs_ai.pipeline import Array, Card, Clearance, Findings, Label, Measuremen
 
 COLUMNS = 4
 CELL = 384  # pixels across one slice
+MAX_CELL_HEIGHT = 512
 GAP = 6
 MARGIN = 24
 FILL = 0.32  # opacity of a segment
@@ -171,7 +172,8 @@ def _cell(
     low, high = window
     grey = np.clip((plane[field.rows, field.columns].astype(np.float32) - low) / (high - low), 0, 1) * 255
     height_mm, width_mm = grey.shape[0] * view.spacing[1], grey.shape[1] * view.spacing[2]
-    size = (CELL, max(1, round(CELL * height_mm / width_mm)))
+    scale = min(CELL / width_mm, MAX_CELL_HEIGHT / height_mm)
+    size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
     cell = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     for segment in findings.segments:
         seen = view.of(segment.voxels)[index][field.rows, field.columns]
@@ -215,7 +217,8 @@ def _page(cells: Sequence[Image.Image], findings: Findings, card: Card) -> Image
     page = Image.new("RGB", (width, bottom + 30 * len(lines) + MARGIN), PAPER)
     _banner(page, card)
     for place, cell in enumerate(cells):
-        page.paste(cell, (MARGIN + place % columns * (CELL + GAP), top + place // columns * (height + GAP)))
+        left = MARGIN + place % columns * (CELL + GAP) + (CELL - cell.width) // 2
+        page.paste(cell, (left, top + place // columns * (height + GAP)))
     _write_legend(page, lines, bottom)
     return page
 

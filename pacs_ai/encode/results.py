@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.check import check_findings, check_results, check_sources
@@ -43,6 +44,8 @@ def encode(
         Where the SEG would exceed 2 GiB, or what was encoded is not what was found.
     """
     check_sources(evidence)
+    if not findings.segments and findings.grid not in volumes:
+        findings = replace(findings, grid=next(iter(volumes)))  # nothing lies on a grid, so any input's images serve
     check_findings(findings, work.card, volumes)
     own, volume = evidence[findings.grid], volumes[findings.grid]
     counts = count_voxels(findings.segments)

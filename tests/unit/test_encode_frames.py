@@ -1,0 +1,227 @@
+"""Packed bits, counts and functional groups equal what highdicom and pydicom write."""
+
+from __future__ import annotations
+
+import highdicom
+import numpy as np
+import pytest
+from encode_material import CARD, SMALL, make_evidence, make_findings, make_multiframe, make_volume, make_work
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
+from pacs_ai.encode import explicit
+from pacs_ai.encode.frames import count_voxels, overlap, pack, popcounts
+from pacs_ai.encode.grid import Grid
+from pacs_ai.encode.segmentation import describe, encode_segmentation
+from pacs_ai.errors import NotUnderstood, Permanent, Refused
+from pacs_ai.pipeline import Segment
+from pacs_ai.testing import CORONAL, SAGITTAL, Phantom
+
+OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
+
+
+def written(ds):
+    target = DicomBytesIO()
+    target.is_little_endian, target.is_implicit_VR = True, False
+    write_dataset(target, ds)
+    return target.getvalue()
+
+
+def by_highdicom(segments, evidence, phantom, work):
+    """The SEG as highdicom alone makes it from all sources."""
+    sources = []
+    for ds in evidence.datasets:
+        ds.AccessionNumber = ds.AccessionNumber or ""
+        sources.append(ds)
+    stacked = np.stack([segment.mask for segment in segments], axis=-1).astype(np.uint8)
+    return Segmentation(
+        source_images=sources,
+        pixel_array=stacked,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[describe(segment, number, work) for number, segment in enumerate(segments, 1)],
+        series_instance_uid="1.2.3",
+        series_number=1,
+        sop_instance_uid="1.2.3.4",
+        instance_number=1,
+        manufacturer="m",
+        manufacturer_model_name="m",
+        software_versions="1",
+        device_serial_number="1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("phantom", "labels"),
+    [
+        (SMALL, ("Right lung", "Left lung")),
+        (SMALL, ("Left lung",)),
+        (Phantom(slices=10, rows=32, columns=24), ("Right lung", "Left lung", "Marker front")),
+        (Phantom(slices=14, rows=20, columns=22, orientation=SAGITTAL), ("Right lung", "Left lung")),
+        (Phantom(slices=14, rows=20, columns=22, orientation=CORONAL, order="descending"), ("Right lung",)),
+        (
+            Phantom(slices=20, rows=24, columns=25, orientation=OBLIQUE, spacing=(14, 15, 16)),
+            ("Right lung", "Left lung"),
+        ),
+    ],
+)
+def test_everything_that_describes_frames_is_as_highdicom_makes_it(phantom, labels):
+    evidence, work = make_evidence(phantom), make_work()
+    segments = make_findings(phantom, labels).segments
+    ours = encode_segmentation(segments, evidence, make_volume(phantom), work, count_voxels(segments)).dataset
+    theirs = by_highdicom(segments, evidence, phantom, work)
+    for index in theirs.DimensionIndexSequence:
+        index.DimensionOrganizationUID = ours.DimensionOrganizationSequence[0].DimensionOrganizationUID
+    theirs.DimensionOrganizationSequence = ours.DimensionOrganizationSequence
+    for keyword in (
+        "SourceImageSequence", "ReferencedSeriesSequence", "SegmentSequence", "SegmentationType", "ImageType",
+        "DimensionOrganizationSequence", "DimensionIndexSequence", "DimensionOrganizationType",
+        "SegmentsOverlap", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+        "PixelRepresentation", "PhotometricInterpretation", "SamplesPerPixel", "FrameOfReferenceUID",
+        "PositionReferenceIndicator", "LossyImageCompression", "Modality", "SOPClassUID", "StudyInstanceUID",
+    ):  # fmt: skip
+        assert (keyword in ours) == (keyword in theirs), keyword
+        if keyword in theirs:
+            assert ours[keyword].value == theirs[keyword].value, keyword
+    bits = -(-theirs.NumberOfFrames * theirs.Rows * theirs.Columns // 8)  # highdicom pads with the character "0"
+    assert ours.PixelData[:bits] == theirs.PixelData[:bits]
+    groups = Dataset()
+    groups.PerFrameFunctionalGroupsSequence = theirs.PerFrameFunctionalGroupsSequence
+    assert encode_segmentation(segments, evidence, make_volume(phantom), work, count_voxels(segments)).parts[
+        1
+    ] == written(groups)
+    # Shared groups: the same but for the number of digits of the measured slice spacing
+    for side in (ours, theirs):
+        measures = side.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SpacingBetweenSlices = round(float(measures.SpacingBetweenSlices), 3)
+    assert written(ours.SharedFunctionalGroupsSequence[0]) == written(theirs.SharedFunctionalGroupsSequence[0])
+
+
+@pytest.mark.parametrize("orientation_shared", [True, False])
+def test_a_multiframe_source_is_cited_frame_by_frame(orientation_shared):
+    evidence, segments = make_multiframe(orientation_shared=orientation_shared), make_findings().segments
+    seg = encode_segmentation(segments, evidence, make_volume(), make_work(), count_voxels(segments))
+    single = encode_segmentation(segments, make_evidence(), make_volume(), make_work(), count_voxels(segments))
+    assert seg.dataset.PixelData == single.dataset.PixelData
+    for group, other in zip(
+        seg.dataset.PerFrameFunctionalGroupsSequence, single.dataset.PerFrameFunctionalGroupsSequence, strict=True
+    ):
+        image = group.DerivationImageSequence[0].SourceImageSequence[0]
+        assert image.ReferencedSOPInstanceUID == evidence.datasets[0].SOPInstanceUID
+        frame = evidence.datasets[0].PerFrameFunctionalGroupsSequence[image.ReferencedFrameNumber - 1]
+        assert frame.PlanePositionSequence == group.PlanePositionSequence == other.PlanePositionSequence
+    assert len(seg.dataset.SourceImageSequence) == 1
+
+
+def test_highdicom_reads_back_exactly_the_masks(tmp_path):
+    findings, evidence = make_findings(), make_evidence()
+    encode_segmentation(findings.segments, evidence, make_volume(), make_work(), count_voxels(findings.segments)).write(
+        tmp_path / "seg.dcm"
+    )
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    masks = seg.get_pixels_by_source_instance([ref.sop_instance_uid for ref in evidence.slices])
+    for row, segment in enumerate(findings.segments):
+        assert np.array_equal(masks[..., row].astype(bool), segment.mask)
+    assert seg.get_tracking_ids() == [
+        (description.TrackingID, description.TrackingUID) for description in seg.SegmentSequence
+    ]
+
+
+def test_overlapping_masks_keep_every_voxel():
+    shape = make_volume().voxels.shape
+    one, two = np.zeros(shape, bool), np.zeros(shape, bool)
+    one[2:7, 5:20, 5:20] = True
+    two[4:9, 10:25, 10:25] = True
+    segments = (Segment("Right lung", one), Segment("Left lung", two))
+    counts = count_voxels(segments)
+    assert overlap(segments, counts)
+    seg = encode_segmentation(segments, make_evidence(), make_volume(), make_work(), counts)
+    assert seg.dataset.SegmentsOverlap == "YES"
+    assert popcounts(seg.parts[-1], seg.dataset.NumberOfFrames, 30 * 41).sum() == one.sum() + two.sum()
+    apart = (Segment("Right lung", one), Segment("Left lung", two & ~one))
+    assert not overlap(apart, count_voxels(apart))
+
+
+def test_more_labels_than_are_compared_one_by_one_are_counted_alike():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 105, (6, 20, 21)).astype(np.uint8)
+    segments = [Segment(str(number), labels, number) for number in range(1, 105)]
+    masks = [Segment(str(number), labels == number) for number in range(1, 105)]
+    assert np.array_equal(count_voxels(segments), count_voxels(masks))
+    assert not overlap(segments, count_voxels(segments))
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9), slices=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
+def test_packed_bits_are_the_bits_of_all_frames_in_order(rows, columns, slices, seed):
+    mask = np.random.default_rng(seed).random((slices, rows, columns)) < 0.5
+    segments = [Segment("a", mask), Segment("b", ~mask)]
+    frames = [(row, index) for row in range(2) for index in range(slices)]
+    packed = pack(segments, frames)
+    bits = np.concatenate([mask.ravel(), (~mask).ravel()])
+    assert len(packed) % 2 == 0
+    assert np.array_equal(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: bits.size], bits)
+    expected = np.concatenate([mask.sum(axis=(1, 2)), (~mask).sum(axis=(1, 2))])
+    assert np.array_equal(popcounts(packed, len(frames), rows * columns), expected)
+
+
+def test_a_segmentation_beyond_2_gib_is_refused_before_it_is_packed(monkeypatch):
+    monkeypatch.setattr("pacs_ai.encode.segmentation.MAX_BYTES", 1000)
+    segments = make_findings().segments
+    with pytest.raises(Permanent, match="one DICOM instance can hold 2 GiB"):
+        encode_segmentation(segments, make_evidence(), make_volume(), make_work(), count_voxels(segments))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "words"),
+    [
+        ("ImagePositionPatient", "12 of 12 images have no Image Position"),
+        ("ImageOrientationPatient", "no Image Orientation"),
+        ("PixelSpacing", "no Pixel Spacing"),
+        ("FrameOfReferenceUID", "no Frame of Reference"),
+    ],
+)
+def test_sources_without_geometry_are_refused_in_words(keyword, words):
+    evidence = make_evidence()
+    for ds in evidence.datasets:
+        delattr(ds, keyword)
+    with pytest.raises(Refused, match=words):
+        Grid.of(evidence)
+
+
+def test_the_walker_reads_what_pydicom_writes():
+    ds = make_multiframe().datasets[0]
+    file = written(ds)
+    wanted = frozenset({0x00200032})
+    found = [explicit.text(value) for _, value in explicit.values(file, 0, len(file), wanted)]
+    assert found == list(Grid.of(make_multiframe()).places)
+
+
+@pytest.mark.parametrize("cut", [1, 9])
+def test_the_walker_refuses_what_has_no_end(cut):
+    file = explicit.sequence(0x00081115, explicit.element(0x00081155, b"UI", b"1.2.3"))
+    with pytest.raises(NotUnderstood, match="no end"):
+        list(explicit.values(file[:-cut], 0, len(file) - cut, frozenset({0x00081155})))
+
+
+def test_segment_descriptions_say_what_the_card_says():
+    segment = make_findings().segments[0]
+    item = describe(segment, 1, make_work())
+    label = CARD.label(segment.label)
+    assert item.SegmentAlgorithmType == SegmentAlgorithmTypeValues.AUTOMATIC.value
+    kind = item.SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodeValue, kind.CodingSchemeDesignator) == (label.type.value, label.type.scheme)
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Right"
+    colour = highdicom.color.CIELabColor.from_dicom_value(tuple(item.RecommendedDisplayCIELabValue)).to_rgb()
+    assert np.abs(np.subtract(colour, label.colour)).max() <= 1
+    algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion, algorithm.AlgorithmSource) == (
+        "ct-lung",
+        "1.2",
+        "Example",
+    )
+    assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "122402"
+    assert "torch 2.13.0" in algorithm.AlgorithmParameters

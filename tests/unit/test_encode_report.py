@@ -1,0 +1,305 @@
+"""The report says every value, draws each segment, names what was not found, and cites what was read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from encode_material import (
+    CARD,
+    DENSITY,
+    MARKER,
+    SMALL,
+    make_evidence,
+    make_findings,
+    make_multiframe,
+    make_volume,
+    make_work,
+)
+from highdicom.sr import srread
+from pydicom.uid import Comprehensive3DSRStorage
+
+from pacs_ai.encode.outline import MAX_POINTS, outline
+from pacs_ai.encode.provenance import Predecessor
+from pacs_ai.encode.results import encode
+from pacs_ai.pipeline import (
+    HOUNSFIELD_UNIT,
+    LEFT,
+    MORPHOLOGIC_ABNORMALITY,
+    PERCENT,
+    VOLUME,
+    Card,
+    Code,
+    Findings,
+    Label,
+    Measurement,
+    Segment,
+)
+from pacs_ai.testing import LABELS, phantom_truth
+
+INDEX = Code("C2348143", "UMLS", "Emphysema index")
+
+
+def report(findings, evidence=None, **changes):
+    evidence = make_evidence() if evidence is None else evidence
+    return encode(findings, {"image": evidence}, {"image": make_volume()}, make_work(**changes))[-1].dataset
+
+
+def tree(ds):
+    """Every content item, depth first."""
+    for item in ds.get("ContentSequence", ()):
+        yield item
+        yield from tree(item)
+
+
+def named(ds, meaning):
+    return [item for item in tree(ds) if item.ConceptNameCodeSequence[0].CodeMeaning == meaning]
+
+
+def groups(ds):
+    return named(ds, "Measurement Group")
+
+
+def numbers(group):
+    return {
+        item.ConceptNameCodeSequence[0].CodeMeaning: (
+            float(item.MeasuredValueSequence[0].NumericValue),
+            item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue,
+        )
+        for item in tree(group)
+        if item.ValueType == "NUM"
+    }
+
+
+def test_each_segment_has_a_group_with_its_values_site_and_algorithm():
+    findings = make_findings()
+    ds = report(findings)
+    assert [named(group, "Tracking Identifier")[0].TextValue for group in groups(ds)] == ["Right lung", "Left lung"]
+    for group, segment in zip(groups(ds), findings.segments, strict=True):
+        expected = {
+            one.concept.meaning: (one.value, one.unit.value)
+            for one in findings.measurements
+            if one.label == segment.label
+        }
+        assert numbers(group) == {name: (pytest.approx(v, rel=1e-12), u) for name, (v, u) in expected.items()}
+        assert named(group, "Finding")[0].ConceptCodeSequence[0].CodeMeaning == "Lung"
+        assert named(group, "Finding category")[0].ConceptCodeSequence[0].CodeValue == "123037004"
+        side = named(named(group, "Finding Site")[0], "Laterality")[0].ConceptCodeSequence[0].CodeMeaning
+        assert side == segment.label.split()[0]
+        assert named(group, "Algorithm Version")[0].TextValue == "1.2"
+        assert named(group, "Algorithm Family")[0].ConceptCodeSequence[0].CodeValue == "122402"
+
+
+def test_groups_and_segments_are_tied_by_their_tracking_uids():
+    seg, sr = (
+        one.dataset
+        for one in encode(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work())
+    )
+    assert [(item.TrackingID, item.TrackingUID) for item in seg.SegmentSequence] == [
+        (named(group, "Tracking Identifier")[0].TextValue, named(group, "Tracking Unique Identifier")[0].UID)
+        for group in groups(sr)
+    ]
+    cited = {
+        reference.ReferencedSOPInstanceUID
+        for study in sr.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for reference in series.ReferencedSOPSequence
+    }
+    assert cited == {seg.SOPInstanceUID, *(ds.SOPInstanceUID for ds in make_evidence().datasets)}
+
+
+def test_the_volume_is_counted_where_the_pipeline_gave_none():
+    findings = replace(make_findings(labels=("Left lung",)), measurements=())
+    (group,) = groups(report(findings))
+    expected = float(findings.segments[0].mask.sum()) * make_volume().voxel_ml
+    assert numbers(group) == {"Volume": (pytest.approx(expected, rel=1e-12), "ml")}
+
+
+def test_every_group_is_drawn_on_a_source_image():
+    """A group without image coordinates turns the viewport of some viewers black."""
+    findings = replace(
+        make_findings(labels=("Left lung",)),
+        measurements=(
+            Measurement(DENSITY, -700.0, HOUNSFIELD_UNIT, None),
+            Measurement(VOLUME, 0.0, Code("ml", "UCUM", "ml"), "Marker front"),
+        ),
+    )
+    ds = report(findings)
+    names = [named(group, "Tracking Identifier")[0].TextValue for group in groups(ds)]
+    assert names == ["Left lung", "Marker front", "Whole image"]
+    sources = {str(source.SOPInstanceUID) for source in make_evidence().datasets}
+    for group in groups(ds):
+        (region,) = named(group, "Image Region")
+        assert region.GraphicType == "POLYLINE"
+        (image,) = region.ContentSequence
+        assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID in sources
+        points = np.reshape(region.GraphicData, (-1, 2))
+        assert tuple(points[0]) == tuple(points[-1])
+    assert numbers(groups(ds)[2]) == {"Attenuation Coefficient": (-700.0, "[hnsf'U]")}
+
+
+def test_the_outline_is_that_of_the_largest_cross_section():
+    segment = make_findings(labels=("Left lung",)).segments[0]
+    evidence = make_evidence()
+    largest = int(segment.mask.sum(axis=(1, 2)).argmax())
+    region = named(report(Findings((segment,)), evidence), "Image Region")[0]
+    reference = region.ContentSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == evidence.slices[largest].sop_instance_uid
+    points = np.reshape(region.GraphicData, (-1, 2))
+    rows, columns = np.nonzero(segment.mask[largest])
+    # pixel centres are at +0.5; the contour runs half a pixel outside them
+    assert points.min(axis=0) == pytest.approx([columns.min(), rows.min()])
+    assert points.max(axis=0) == pytest.approx([columns.max() + 1, rows.max() + 1])
+
+
+def test_an_outline_on_a_multiframe_image_names_its_frame():
+    segment = make_findings(labels=("Left lung",)).segments[0]
+    evidence = make_multiframe()
+    region = named(report(Findings((segment,)), evidence), "Image Region")[0]
+    reference = region.ContentSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedFrameNumber == int(segment.mask.sum(axis=(1, 2)).argmax()) + 1
+
+
+def test_one_pixel_has_an_outline_around_its_centre():
+    mask = np.zeros((5, 7), bool)
+    mask[2, 3] = True
+    points = outline(mask)
+    assert np.allclose(points[:-1].mean(axis=0), (3.5, 2.5))
+    assert np.allclose(np.ptp(points, axis=0), (1, 1))
+
+
+def test_holes_and_smaller_parts_are_left_out():
+    mask = np.zeros((40, 40), bool)
+    mask[5:30, 5:30] = True
+    mask[10:20, 10:20] = False
+    mask[35:38, 35:38] = True
+    points = outline(mask)
+    assert points.min() == 5
+    assert points.max() == 30
+    x, y = points[:-1, 0], points[:-1, 1]
+    assert abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2 == pytest.approx(625, abs=1)
+
+
+def test_an_outline_of_noise_still_fits_an_element_of_64_kib():
+    mask = np.zeros((600, 600), bool)
+    mask[:, ::2] = True
+    mask[0] = True
+    points = outline(mask)
+    assert len(points) <= MAX_POINTS
+    assert points.nbytes < 2**16
+    assert tuple(points[0]) == tuple(points[-1])
+
+
+@pytest.mark.parametrize("segments", [(), (Segment("Left lung", np.zeros((12, 30, 41), np.uint8), 1),)])
+def test_nothing_found_is_said_in_words_and_codes(segments):
+    (one,) = encode(Findings(segments), {"image": make_evidence()}, {"image": make_volume()}, make_work())
+    ds = one.dataset
+    assert one.kind == "SR"
+    assert named(ds, "Finding")[0].TextValue == (
+        "Nothing found. 12 images analysed. Looked for and absent: Right lung, Left lung, Marker front."
+    )
+    assert ds.ConceptNameCodeSequence[0].CodeValue != "126000", "viewers show the text of other titles"
+    absent = [
+        item for item in tree(ds) if item.ValueType == "CODE" and item.ConceptCodeSequence[0].CodeMeaning == "Absent"
+    ]
+    assert len(absent) == 3
+
+
+def test_empty_segments_leave_the_segmentation_and_are_named_in_the_report():
+    truth = phantom_truth(SMALL)
+    empty = Segment("Right lung", np.zeros_like(truth.labels), 1)
+    seg, sr = (
+        one.dataset
+        for one in encode(
+            Findings((empty, Segment("Left lung", truth.labels, LABELS["Left lung"]))),
+            {"image": make_evidence()}, {"image": make_volume()}, make_work(),
+        )
+    )  # fmt: skip
+    assert [(item.SegmentNumber, item.SegmentLabel) for item in seg.SegmentSequence] == [(1, "Left lung")]
+    assert named(sr, "Finding")[-1].TextValue == "12 images analysed. Looked for and absent: Right lung, Marker front."
+
+
+def test_the_report_is_complete_unverified_and_says_so():
+    ds = report(make_findings())
+    assert ds.SOPClassUID == Comprehensive3DSRStorage
+    assert (ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag) == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
+    assert named(ds, "Comment")[0].TextValue.startswith("For research only, not for clinical use.")
+    assert ds.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    containers = [ds, *(item for item in tree(ds) if item.ValueType == "CONTAINER")]
+    assert {container.ContinuityOfContent for container in containers} == {"SEPARATE"}
+    assert all(item.ConceptNameCodeSequence for item in tree(ds))
+    assert make_work().device_uid == named(ds, "Device Observer UID")[0].UID
+    assert named(ds, "Device Observer Name")[0].TextValue == "node-1"
+    assert not named(ds, "Person Observer Name")
+    assert named(ds, "Procedure reported")[0].ConceptCodeSequence[0].CodeValue == "25045-6"
+
+
+def test_replaced_reports_are_cited():
+    ds = report(make_findings(), predecessors=(Predecessor("1.2", "1.2.3", Comprehensive3DSRStorage, "1.2.3.4"),))
+    (study,) = ds.PredecessorDocumentsSequence
+    assert study.StudyInstanceUID == "1.2"
+    assert study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3.4"
+    assert "PredecessorDocumentsSequence" not in report(make_findings())
+
+
+def test_sites_and_sides_of_what_is_no_organ():
+    labels = (
+        Label("Nodule", MORPHOLOGIC_ABNORMALITY, Code("27925004", "SCT", "Nodule"), LEFT),
+        Label("Upper lobe", CARD.labels[0].category, CARD.labels[0].type, Code("261183002", "SCT", "Upper")),
+        Label("Heart", CARD.labels[0].category, Code("80891009", "SCT", "Heart")),
+        Label("Marker", MORPHOLOGIC_ABNORMALITY, MARKER),
+    )
+    card = Card(**{**vars(CARD), "labels": labels})
+    truth = phantom_truth(SMALL)
+    found = Findings(tuple(Segment(label.name, truth.labels == n) for n, label in enumerate(labels, 1)))
+    nodule, lobe, heart = groups(report(found, card=card))[:3]
+    assert not named(nodule, "Finding Site")
+    assert named(nodule, "Laterality")[0].ConceptCodeSequence[0].CodeMeaning == "Left"
+    assert named(lobe, "Topographical modifier")[0].ConceptCodeSequence[0].CodeMeaning == "Upper"
+    assert named(heart, "Finding Site")[0].ConceptCodeSequence[0].CodeMeaning == "Heart"
+
+
+def test_methods_derivations_and_odd_values_are_kept():
+    mean = Code("373098007", "SCT", "Mean")
+    values = (0.0, -0.0001234567890123, 123456789.123456789, 1e-30, math.pi)
+    measurements = tuple(
+        Measurement(replace(INDEX, meaning=f"Index {n}"), value, PERCENT, "Left lung", method=INDEX, derivation=mean)
+        for n, value in enumerate(values)
+    )
+    findings = Findings(make_findings(labels=("Left lung",)).segments, measurements)
+    (group,) = groups(report(findings))
+    assert [one for one, _ in numbers(group).values()][1:] == pytest.approx(list(values), rel=1e-9)
+    assert len(named(group, "Derivation")) == len(named(group, "Measurement Method")) == len(values)
+
+
+def test_highdicom_finds_every_group(tmp_path):
+    encode(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work())[1].write(tmp_path / "sr")
+    found = srread(tmp_path / "sr").content.get_volumetric_roi_measurement_groups()
+    assert [group.tracking_identifier for group in found] == ["Right lung", "Left lung"]
+    for group in found:
+        values = {one.name.meaning: one.value for one in group.get_measurements()}
+        expected = {
+            one.concept.meaning: one.value
+            for one in make_findings().measurements
+            if one.label == group.tracking_identifier
+        }
+        assert values == {name: pytest.approx(value) for name, value in expected.items()}
+        assert group.finding_sites[0].laterality.meaning == group.tracking_identifier.split()[0]
+
+
+def test_every_series_that_was_read_is_evidence():
+    flair = make_evidence(type(SMALL)(slices=12, rows=30, columns=41, padded=True))
+    prior = make_evidence(type(SMALL)(slices=12, rows=30, columns=41, anatomy="abdomen"), StudyInstanceUID="1.2.3.99")
+    evidence = {"t1": make_evidence(), "flair": flair, "prior.t1": prior}
+    volumes = dict.fromkeys(evidence, make_volume())
+    findings = replace(make_findings(), grid="t1")
+    ds = encode(findings, evidence, volumes, make_work())[1].dataset
+    (current,), (other,) = ds.CurrentRequestedProcedureEvidenceSequence, ds.PertinentOtherEvidenceSequence
+    assert {series.SeriesInstanceUID for series in current.ReferencedSeriesSequence} > {
+        evidence["t1"].datasets[0].SeriesInstanceUID,
+        flair.datasets[0].SeriesInstanceUID,
+    }
+    assert len(current.ReferencedSeriesSequence) == 3, "t1, flair and the SEG"
+    assert other.StudyInstanceUID == "1.2.3.99"
