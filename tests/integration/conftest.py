@@ -68,6 +68,7 @@ class KeepingPeer:
         """Abort what is open and listen no longer."""
         if self._server is not None:
             self._server.shutdown()
+            self._server.ae.shutdown()
             self._server = None
 
     def path(self, sop_instance_uid: str) -> Path:

@@ -238,6 +238,18 @@ def test_outcomes_come_as_they_happen_and_stopping_early_releases(keeping_peer, 
     assert len(keeping_peer.stored) == 1
 
 
+def test_a_peer_that_stops_and_comes_back_gets_the_rest(keeping_peer, make_instances):
+    instances = make_instances(5)
+    outcomes = scu.send(remote_of(keeping_peer), instances)
+    assert next(outcomes).stored
+    keeping_peer.stop()
+    rest = list(outcomes)
+    assert categories(rest) == [Category.TRANSIENT] * 4
+    keeping_peer.start()
+    assert categories(list(scu.send(remote_of(keeping_peer), instances[1:]))) == [Category.SUCCESS] * 4
+    assert keeping_peer.wait_for(5) == [one.sop_instance_uid for one in instances]
+
+
 def test_nothing_to_send_calls_nobody():
     assert list(scu.send(Remote("NOBODY", "127.0.0.1", 9, "PACS_AI"), [])) == []
 
