@@ -173,7 +173,7 @@ def check_alike(planes: Sequence[Plane]) -> None:
     orientations = np.array([plane.orientation for plane in planes])
     if np.ptp(orientations, axis=0).max() > ORIENTATION_TOLERANCE:
         views = Counter(plane.view for plane in planes)
-        apart = math.degrees(math.acos(min(1.0, float(np.min(np.abs(_cosines(planes)))))))
+        apart = _degrees_apart(planes)
         kinds = ", ".join(f"{count} {view}" for view, count in sorted(views.items()))
         raise Refused(f"the images are not parallel: {kinds}, up to {apart:.1f} degrees apart")
     spacings = np.array([plane.spacing for plane in planes])
@@ -181,8 +181,14 @@ def check_alike(planes: Sequence[Plane]) -> None:
         raise Refused(f"Pixel Spacing varies within the series: {spacings.min():g} to {spacings.max():g} mm")
 
 
-def _cosines(planes: Sequence[Plane]) -> Floats:
-    return np.array([plane.normal for plane in planes]) @ planes[0].normal
+def _degrees_apart(planes: Sequence[Plane]) -> float:
+    """Return the largest angle to the first plane; within one plane, by which its rows or columns are turned."""
+    normals = np.array([plane.normal for plane in planes]) @ planes[0].normal
+    between = math.degrees(math.acos(min(1.0, float(np.abs(normals).min()))))
+    if between > math.degrees(ORIENTATION_TOLERANCE):
+        return between
+    frames = np.array([plane.orientation for plane in planes]).reshape(-1, 2, 3)
+    return math.degrees(math.acos(float(np.clip(np.sum(frames * frames[0], axis=2).min(), -1, 1))))
 
 
 def coincident(planes: Sequence[Plane]) -> tuple[tuple[int, ...], ...]:
@@ -253,10 +259,10 @@ def _check_straight(planes: Sequence[Plane]) -> None:
 
 
 def _slice_spacing(planes: Sequence[Plane], along: Floats) -> tuple[float, tuple[str, ...]]:
-    """Return the even spacing of ascending planes and what was tolerated."""
-    count = len(planes)
-    spacing = float(along[-1] - along[0]) / (count - 1)
-    deviation = float(np.abs(along - along[0] - spacing * np.arange(count)).max())
+    """Return the even spacing of ascending planes (least squares) and what was tolerated."""
+    steps = np.arange(len(planes)) - (len(planes) - 1) / 2
+    spacing = float(steps @ along / (steps @ steps))
+    deviation = float(np.ptp(along - spacing * steps)) / 2
     if deviation > UNEVEN_TOLERANCE * spacing:
         _refuse_uneven(planes, np.diff(along))
     if deviation > max(NOTED_DEVIATION * spacing, SAME_POSITION_MM):
@@ -268,11 +274,12 @@ def _slice_spacing(planes: Sequence[Plane], along: Floats) -> tuple[float, tuple
 def _refuse_uneven(planes: Sequence[Plane], steps: Floats) -> None:
     usual = float(np.median(steps))
     multiples = np.rint(steps / usual)
-    regular = bool(np.all(np.abs(steps / usual - multiples) <= UNEVEN_TOLERANCE)) and bool(np.all(multiples >= 1))
+    whole = np.abs(steps / usual - multiples) <= 2 * UNEVEN_TOLERANCE  # both ends of a step may be off
+    regular = bool(np.all(whole & (multiples >= 1)))
     gaps = np.flatnonzero(multiples > 1)
     if not regular or len(gaps) > max(1, len(steps) // 3):
         raise Refused(
-            f"the slices are unevenly spaced: {steps.min():.2f} to {steps.max():.2f} mm apart, most {usual:.2f} mm"
+            f"the slices are unevenly spaced: {steps.min():.2f} to {steps.max():.2f} mm apart, usually {usual:.2f} mm"
         )
     missing = int(np.sum(multiples[gaps] - 1))
     total = len(planes) + missing

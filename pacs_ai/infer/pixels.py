@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 from rle.utils import decode_frame  # type: ignore[attr-defined]
 
-from pacs_ai.dicom.reading import READING_FAULTS, read_text, read_whole
+from pacs_ai.dicom.reading import read_text, read_whole
 from pacs_ai.errors import Refused
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ MAX_DECODED_BYTES = 8 * 2**30
 MAX_EXPANSION = 1000
 ALWAYS_PLAUSIBLE_BYTES = 64 * 2**20
 #: What decoders raise over damaged frames.
-DECODING_FAULTS = (*READING_FAULTS, RuntimeError, OSError)
+DECODING_FAULTS = (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error)
 
 _WAVELETS = frozenset((*JPEG2000TransferSyntaxes, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K))
 
@@ -185,7 +185,7 @@ def _decode(layout: Layout, frame: bytes | memoryview) -> Stored:
             raise ValueError("the codestream is of another size")
         return _interpret(decode_wavelet(bytes(frame)), layout, int(header["precision"]))
     if syntax == RLELossless:
-        buffer = decode_frame(bytes(frame), layout.rows * layout.columns, layout.bits_allocated)
+        buffer = decode_frame(bytes(frame), layout.rows * layout.columns, layout.bits_allocated, "<")
         return _interpret(np.frombuffer(buffer, layout.dtype.newbyteorder("<")), layout)
     if syntax.is_encapsulated:
         return _interpret(_decode_jpeg(layout, bytes(frame)), layout)
@@ -221,7 +221,9 @@ def _decode_jpeg(layout: Layout, frame: bytes) -> npt.NDArray[Any]:
         gdcm.PixelFormat(1, layout.bits_allocated, layout.bits_stored, layout.high_bit, int(layout.signed))
     )
     image.SetDataElement(element)
-    text = image.GetBuffer()  # None where it fails
+    text = image.GetBuffer()
+    if text is None:
+        raise ValueError("GDCM cannot decode the frame")
     return np.frombuffer(text.encode("utf-8", "surrogateescape"), layout.dtype)
 
 

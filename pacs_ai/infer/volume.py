@@ -340,8 +340,9 @@ def _header(first: _Slice) -> dict[str, str]:
     ds = first.source.ds
     shared = [item for group in read_items(ds, "SharedFunctionalGroupsSequence") for item in _nested(group)]
     places = [ds, *first.frame.attributes, *shared]
-    values = {keyword: (read_text(place, keyword) for place in places) for keyword in HEADER_KEYWORDS}
-    texts = {keyword: next(filter(None, each), "") for keyword, each in values.items()}
+    texts = {
+        keyword: next(filter(None, (read_text(place, keyword) for place in places)), "") for keyword in HEADER_KEYWORDS
+    }
     return {keyword: text for keyword, text in texts.items() if text}
 
 
