@@ -1,17 +1,17 @@
 """Every error of the node; the type is the policy.
 
-    PacsAiError
-    ├── UserError         a command or configuration is wrong; the message says what to do
-    ├── Transient         the same call may go through later: try again with backoff
-    │   ├── OutOfResources    disk full, below the watermark, no memory
-    │   ├── Unavailable       database or peer not reachable, association refused
-    │   └── WorkerLost        the child process that ran the model died or was killed
-    └── Permanent         the same call will never go through: fail at once, with the reason
-        ├── Refused           the input cannot be analysed; the message is shown to the reader
-        ├── Conflict          same SOP Instance UID, different content; a person decides
-        ├── NotUnderstood     bytes that are no DICOM data set
-        ├── Mismatch          data set and SOP class, or command and data set, disagree
-        └── PipelineFault     the pipeline broke its contract, or raised
+PacsAiError
+├── UserError         a command or configuration is wrong; the message says what to do
+├── Transient         the same call may go through later: try again with backoff
+│   ├── OutOfResources    disk full, below the watermark, no memory
+│   ├── Unavailable       database or peer not reachable, association refused
+│   └── WorkerLost        the child process that ran the model died or was killed
+└── Permanent         the same call will never go through: fail at once, with the reason
+├── Refused           the input cannot be analysed; the message is shown to the reader
+├── Conflict          same SOP Instance UID, different content; a person decides
+├── NotUnderstood     bytes that are no DICOM data set
+├── Mismatch          data set and SOP class, or command and data set, disagree
+└── PipelineFault     the pipeline broke its contract, or raised
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class UserError(PacsAiError):
     """A command or the configuration is wrong; the message says what to do."""
 
 
-class Transient(PacsAiError):
+class Transient(PacsAiError):  # noqa: N818 - a policy, and the base of errors
     """The same call may go through later."""
 
 
@@ -41,7 +41,7 @@ class WorkerLost(Transient):
     """The process that ran a model died, hung past its time limit or ran out of memory."""
 
 
-class Permanent(PacsAiError):
+class Permanent(PacsAiError):  # noqa: N818 - a policy, and the base of errors
     """The same call will never go through."""
 
 

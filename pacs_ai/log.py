@@ -19,14 +19,14 @@ def shown(text: object, limit: int = 200) -> str:
 
 
 class _Lines(logging.Formatter):
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)-7s " + process + " %(message)s", "%Y-%m-%dT%H:%M:%S")
 
 
 class _Json(logging.Formatter):
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
         super().__init__(datefmt="%Y-%m-%dT%H:%M:%S")

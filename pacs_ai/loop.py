@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pacs_ai.errors import Transient
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
 
 #: Seconds to rest after a step failed, doubled up to the last.
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)

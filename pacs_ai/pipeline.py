@@ -11,13 +11,15 @@ Raise `pacs_ai.errors.Refused` where the input cannot be analysed: its message i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Array = npt.NDArray[Any]
 
@@ -219,9 +221,6 @@ class Pipeline(Protocol):
 
     def run(self, inputs: Mapping[str, Volume]) -> Findings:
         """Analyse; raise `pacs_ai.errors.Refused` with the reason where that is impossible."""
-
-
-Device = Literal["auto", "cpu"] | str
 
 
 def _sct(value: str, meaning: str) -> Code:

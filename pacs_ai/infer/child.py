@@ -13,15 +13,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pacs_ai import __version__
-from pacs_ai.config import Config
 from pacs_ai.dicom.equality import compare_pixels
-from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.check import check_sources
 from pacs_ai.encode.provenance import Predecessor, Work
 from pacs_ai.encode.results import encode
@@ -31,7 +27,14 @@ from pacs_ai.infer.order import Done, EncodedFile, Order, Ready, Step, Trouble
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.log import configure
 from pacs_ai.models.registry import Registry
-from pacs_ai.pipeline import Findings, Pipeline, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from multiprocessing.connection import Connection
+
+    from pacs_ai.config import Config
+    from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.pipeline import Findings, Pipeline, Volume
 
 _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -114,8 +117,10 @@ class Bench:
         except MemoryError:
             return Trouble("crash", "out of memory", timings)
         except Exception as error:  # noqa: BLE001 - the outermost loop of the process
-            _log.error("job %d: %s", order.job_id, traceback.format_exc())  # noqa: TRY400 - no values of locals
-            return Trouble("failed", f"unexpected {type(error).__name__}; the log of the worker has the traceback", timings)
+            _log.error("job %d: %s", order.job_id, traceback.format_exc())
+            return Trouble(
+                "failed", f"unexpected {type(error).__name__}; the log of the worker has the traceback", timings
+            )
 
     def _analyse(self, order: Order, connection: Connection[Any, Any], timings: dict[str, float]) -> Done:
         for one, other in order.unverified:
@@ -207,7 +212,7 @@ def foreign_code(name: str, doing: str) -> Iterator[None]:
         torch.cuda.empty_cache()
         raise MemoryError(str(error)) from error
     except Exception as error:
-        _log.error("pipeline %s: %s", name, traceback.format_exc())  # noqa: TRY400 - no values of locals
+        _log.error("pipeline %s: %s", name, traceback.format_exc())
         raise PipelineFault(
             f"pipeline {name} broke while {doing}: {type(error).__name__}; the log of the worker has the traceback"
         ) from error

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,8 @@ import numpy.typing as npt
 from pacs_ai.errors import PipelineFault, Refused
 from pacs_ai.pipeline import Card, Findings, Segment, Volume
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 #: The digest of every mask is kept of so many segments at most: it costs a pass over the volume each.
 _MOST_DIGESTS = 16
@@ -26,7 +27,9 @@ def accept(card: Card, volumes: Mapping[str, Volume]) -> None:
     for name, wanted in card.inputs.items():
         volume = volumes[name]
         if volume.modality not in wanted.modality:
-            raise Refused(f"{name} is {volume.modality or 'without Modality'}; {card.title} takes {' or '.join(wanted.modality)}")
+            raise Refused(
+                f"{name} is {volume.modality or 'without Modality'}; {card.title} takes {' or '.join(wanted.modality)}"
+            )
         slices, spacing = volume.voxels.shape[0], volume.spacing[0]
         if slices < wanted.min_slices:
             raise Refused(f"{name} has {slices} slices; {card.title} needs at least {wanted.min_slices}")

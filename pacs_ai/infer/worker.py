@@ -10,23 +10,26 @@ import logging
 import multiprocessing
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pacs_ai.config import Config
 from pacs_ai.errors import Transient, WorkerLost
-from pacs_ai.infer import child
 from pacs_ai.infer.order import Done, EncodedFile, Message, Order, Ready, Reported, Step, Trouble
 from pacs_ai.store import orders, queue, views
-from pacs_ai.store.database import Database
-from pacs_ai.store.files import Files
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
 from pacs_ai.store.queue import Claim, Lost, NewResult
 from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from pacs_ai.config import Config
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.files import Files
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +37,13 @@ _POLL_SECONDS = 0.25
 _SWEEP_SECONDS = 5.0
 #: A child that has not loaded its models by then is ended.
 _START_SECONDS = 600.0
+
+
+def _be_child(pipe: Connection[Any, Any], config: Config, device: str, parent: int) -> None:
+    """Run in the child only: what it imports (torch, highdicom) the parent never does."""
+    from pacs_ai.infer import child
+
+    child.main(pipe, config, device, parent)
 
 
 class Bench:
@@ -45,7 +55,7 @@ class Bench:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=child.main, args=(theirs, config, device, os.getpid()), daemon=True, name=f"infer-child-{device}"
+            target=_be_child, args=(theirs, config, device, os.getpid()), daemon=True, name=f"infer-child-{device}"
         )
         self._process.start()
         theirs.close()
@@ -160,7 +170,7 @@ class Worker:
         try:
             message = bench.receive(0)
         except WorkerLost as error:
-            _log.error("%s while loading models", error)  # noqa: TRY400 - the child's log has the traceback
+            _log.error("%s while loading models", error)
             self._replace(start=False)
             return
         if isinstance(message, Ready):
@@ -184,9 +194,10 @@ class Worker:
                 self._bench = Bench(self._config, self._device)
             answer = self._serve(held, order, self._bench)
         except WorkerLost as error:
+            words = str(error)
+            _log.error("job %d: %s", held.job_id, words)
             self._replace()
-            self._insist(lambda: queue.crashed(self._database, held, str(error)))
-            _log.error("job %d: %s", held.job_id, error)  # noqa: TRY400 - no traceback of ours to show
+            self._insist(lambda: queue.crashed(self._database, held, words))
             return
         if answer is None:  # the node stops, or the job was cancelled: nobody waits for this child's answer
             self._replace(start=not self._stop.is_set())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Bringer:
     is_open: bool
     released: bool
     idle_seconds: float  #: since it last brought some of this series
+    ended_seconds: float  #: since it was seen to have ended; 0 while it is open
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def judge(instances: int, quiet_seconds: float, bringers: Sequence[Bringer], wai
     instances
         Current instances of the series.
     quiet_seconds
-        Since anything of the series arrived or an association that brought some of it ended.
+        Since anything of the series arrived.
     bringers
         The associations that brought some of it.
     waits
@@ -49,9 +53,13 @@ def judge(instances: int, quiet_seconds: float, bringers: Sequence[Bringer], wai
     """
     alone = len(bringers) == 1 and bringers[0].released and not bringers[0].is_open
     if alone and instances >= 2:
-        if quiet_seconds >= waits.released:
-            return Verdict(True, f"one association brought all {instances} instances and released {waits.released:g} s ago")
-        return Verdict(False, "its one association released", waits.released - quiet_seconds)
+        waited = min(quiet_seconds, bringers[0].ended_seconds)
+        if waited >= waits.released:
+            words = (
+                f"one association brought all {instances} instances and released; quiet for {waits.released:g} s since"
+            )
+            return Verdict(True, words)
+        return Verdict(False, "its one association released", waits.released - waited)
     holding = [b for b in bringers if b.is_open and b.idle_seconds < waits.idle_association]
     if quiet_seconds < waits.quiet:
         return Verdict(False, "instances are arriving", waits.quiet - quiet_seconds)

@@ -7,12 +7,10 @@ when the database is opened); writers queue at BEGIN IMMEDIATE.
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import sqlalchemy as sa
@@ -21,6 +19,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pacs_ai.errors import Unavailable, UserError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+__all__ = ["Bell", "Connection", "Database"]
 
 _CHANNEL = "pacs_ai"
 _BUSY_SECONDS = 5.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -12,8 +12,13 @@ from pacs_ai.dicom.identifiers import digest
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobEvent, JobState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.database import Database
 from pacs_ai.store.moves import move
+from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pacs_ai.store.database import Database
 
 _job, _source, _destination = schema.job, schema.job_source, schema.job_destination
 _instance, _result, _delivery, _switch = schema.instance, schema.result, schema.delivery, schema.pipeline_switch
@@ -24,7 +29,6 @@ _HEAD_START = {STAT: 0.0, URGENT: 2700.0, ROUTINE: 3600.0}
 PRIORITY_NAMES = {STAT: "stat", URGENT: "urgent", ROUTINE: "routine"}
 PAUSED = "the pipeline is paused"
 CONFLICT = "a source series is in conflict"
-
 
 
 @dataclass(frozen=True)
@@ -137,9 +141,7 @@ def _key(work: Work, sources: list[list[str]], generation: int) -> str:
     )
 
 
-def _insert(
-    connection: Connection, work: Work, key: str, generation: int, predecessor: int | None, actor: str
-) -> int:
+def _insert(connection: Connection, work: Work, key: str, generation: int, predecessor: int | None, actor: str) -> int:
     at = now()
     job_id = connection.execute(
         sa.insert(_job)
@@ -163,6 +165,7 @@ def _insert(
             owner="",
             beat=0,
             created_at=at,
+            overdue_at=work.overdue_at,
             timings={},
             findings={},
         )
@@ -185,7 +188,6 @@ def _add_destinations(connection: Connection, database: Database, job_id: int, w
                 "host": address.host,
                 "port": address.port,
                 "route": work.route,
-                "overdue_at": work.overdue_at,
             },
         )
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.equality import Sameness, compare
 from pacs_ai.errors import Unavailable
 from pacs_ai.log import shown
 from pacs_ai.states import SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.database import Database
 from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT, withhold_for_conflicts
 from pacs_ai.store.moves import move
-from pacs_ai.store.owners import is_dead
 from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from pacs_ai.dicom.arrival import Arrival
+    from pacs_ai.store.database import Database
 
 _instance, _series, _study = schema.instance, schema.series, schema.study
 _association, _share = schema.association, schema.association_series
@@ -91,9 +92,7 @@ class Index:
 class _Recording:
     """One transaction's work."""
 
-    def __init__(
-        self, connection: Connection, database: Database, path_of: Callable[[str], Path], owner: str
-    ) -> None:
+    def __init__(self, connection: Connection, database: Database, path_of: Callable[[str], Path], owner: str) -> None:
         self._connection = connection
         self._database = database
         self._path_of = path_of
@@ -167,7 +166,7 @@ class _Recording:
         withhold_for_conflicts(self._connection, series_id, actor=self._owner)
 
     def _restore(self, row: dict[str, Any]) -> None:
-        """An instance whose file retention had deleted was sent again: its file is there again."""
+        """Note that an instance whose file retention had deleted was sent again."""
         if row.get("purged_at") is not None:
             self._connection.execute(sa.update(_instance).where(_instance.c.id == row["id"]).values(purged_at=None))
             row["purged_at"] = None
@@ -192,7 +191,7 @@ class _Recording:
             known[row.sop_instance_uid].append(dict(row._mapping))  # noqa: SLF001 - SQLAlchemy's documented name
         return known
 
-    def _series_rows(self, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], Row[Any]]:
+    def _series_rows(self, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], Any]:
         firsts: dict[tuple[str, str], Arrival] = {}
         for arrival in arrivals:
             firsts.setdefault(_key(arrival), arrival)
@@ -204,7 +203,7 @@ class _Recording:
             rows = self._select_series(firsts)
         return rows
 
-    def _select_series(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Row[Any]]:
+    def _select_series(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
         wanted = set(keys)
         query = (
             sa.select(
@@ -313,7 +312,7 @@ class _Recording:
 
 
 def priority_of(arrival: Arrival) -> int:
-    """Return STAT, URGENT or ROUTINE: Requested Procedure Priority (0040,1003), else the C-STORE's own (PS3.7 9.3.1.1)."""
+    """Return STAT, URGENT or ROUTINE: by Requested Procedure Priority (0040,1003), else the C-STORE's own."""
     requested = arrival.header.values.get("RequestedProcedurePriority", "").strip().upper()
     if requested:
         return {"STAT": STAT, "HIGH": URGENT}.get(requested, ROUTINE)
@@ -339,57 +338,3 @@ def _instance_row(arrival: Arrival, series: Row[Any], role: Role) -> dict[str, A
         "received_at": arrival.received_at,
         "purged_at": None,
     }
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one association brought of one series."""
-
-    assoc_id: str
-    arrivals: int
-    is_open: bool
-    released: bool
-
-
-@dataclass(frozen=True)
-class OpenSeries:
-    """A series whose instances are still arriving."""
-
-    id: int
-    study_id: int
-    state: SeriesState
-    instances: int
-    arrivals: int
-    calling_ae_title: str
-    shares: tuple[Share, ...]
-
-
-def open_series(connection: Connection) -> list[OpenSeries]:
-    """Return the series that are receiving or reopened, with what each association brought of them.
-
-    An association of a process that died counts as ended without release.
-    """
-    states = [SeriesState.RECEIVING.value, SeriesState.REOPENED.value]
-    rows = connection.execute(sa.select(_series).where(_series.c.state.in_(states)).order_by(_series.c.id)).all()
-    shares: dict[int, list[Share]] = defaultdict(list)
-    query = (
-        sa.select(_share, _association.c.ended_at, _association.c.released, _association.c.owner)
-        .join(_association, _association.c.id == _share.c.assoc_id)
-        .where(_share.c.series_id.in_([row.id for row in rows]))
-        .order_by(_association.c.opened_at)
-    )
-    for row in connection.execute(query) if rows else ():
-        is_open = row.ended_at is None and not is_dead(row.owner)
-        shares[row.series_id].append(Share(row.assoc_id, row.arrivals, is_open, row.released))
-    return [
-        OpenSeries(
-            id=row.id,
-            study_id=row.study_id,
-            state=SeriesState(row.state),
-            instances=row.instances,
-            arrivals=row.arrivals,
-            calling_ae_title=row.calling_ae_title,
-            shares=tuple(shares[row.id]),
-        )
-        for row in rows
-    ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from pacs_ai.store import schema
 from pacs_ai.store.clock import now
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,7 @@ def of(connection: Connection, subject: str, subject_id: object) -> list[Entry]:
     """Return the moves of one series, job or delivery, oldest first."""
     table = schema.journal
     rows = connection.execute(
-        sa.select(table)
-        .where(table.c.subject == subject, table.c.subject_id == str(subject_id))
-        .order_by(table.c.id)
+        sa.select(table).where(table.c.subject == subject, table.c.subject_id == str(subject_id)).order_by(table.c.id)
     )
     return [
         Entry(row.at, row.subject, row.subject_id, row.event, row.before, row.after, row.reason, row.actor)

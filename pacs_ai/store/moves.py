@@ -32,12 +32,12 @@ def move(
     *,
     actor: str,
     reason: str = "",
-    fence: int | None = None,
+    held: int | None = None,
     **values: Any,
 ) -> State | None:
     """Move one row by the tables of `pacs_ai.states`, with its journal row; returns the new state.
 
-    Returns None, and changes nothing, where `fence` is given and the row's fencing number is another: somebody else
+    Returns None, and changes nothing, where `held` is given and the row's fencing number is another: somebody else
     holds the claim now.
 
     Raises
@@ -48,16 +48,14 @@ def move(
     subject = _subject(event)
     table = _TABLES[subject]
     query = sa.select(table.c.state).where(table.c.id == row_id).with_for_update()
-    if fence is not None:
-        query = query.where(table.c.fence == fence)
+    if held is not None:
+        query = query.where(table.c.fence == held)
     stored = connection.execute(query).scalar_one_or_none()
     if stored is None:
         return None
     before = _state(subject, stored)
     after = next_state(before, event)
-    connection.execute(
-        sa.update(table).where(table.c.id == row_id).values(state=after.value, reason=reason, **values)
-    )
+    connection.execute(sa.update(table).where(table.c.id == row_id).values(state=after.value, reason=reason, **values))
     journal.append(
         connection, subject, row_id, event.value, before=before.value, after=after.value, reason=reason, actor=actor
     )

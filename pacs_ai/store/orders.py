@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
@@ -13,10 +12,22 @@ from pacs_ai.errors import UserError
 from pacs_ai.states import JobEvent, JobState, SeriesEvent, SeriesState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.database import Database
-from pacs_ai.store.enqueue import PAUSED, Address, Source, Work, cancel_deliveries, enqueue_generation, withhold_for_conflicts
+from pacs_ai.store.enqueue import (
+    PAUSED,
+    Address,
+    Source,
+    Work,
+    cancel_deliveries,
+    enqueue_generation,
+    withhold_for_conflicts,
+)
 from pacs_ai.store.moves import move
 from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pacs_ai.store.database import Database
 
 _job, _source, _destination, _switch = schema.job, schema.job_source, schema.job_destination, schema.pipeline_switch
 _instance, _series = schema.instance, schema.series
@@ -27,7 +38,14 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
     with database.write() as connection:
         row = _operators_row(connection, job_id)
         if row.state in {JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD}:
-            move(connection, job_id, JobEvent.CANCELLED, actor=actor, reason="cancelled by an operator", finished_at=now())
+            move(
+                connection,
+                job_id,
+                JobEvent.CANCELLED,
+                actor=actor,
+                reason="cancelled by an operator",
+                finished_at=now(),
+            )
         elif row.state != JobState.DONE:
             raise UserError(f"job {job_id} is {row.state}: there is nothing to cancel")
         cancel_deliveries(connection, job_id, actor=actor, reason="cancelled by an operator")
@@ -86,9 +104,7 @@ def _next_generation(connection: Connection, database: Database, row: Row[Any], 
 def pause(database: Database, pipeline: str, *, actor: str, reason: str = "") -> int:
     """Stop a pipeline: its queued jobs are withheld, running ones end; returns how many were withheld."""
     with database.write() as connection:
-        connection.execute(
-            database.insert_new(_switch), {"pipeline": pipeline, "paused_at": now(), "reason": reason}
-        )
+        connection.execute(database.insert_new(_switch), {"pipeline": pipeline, "paused_at": now(), "reason": reason})
         journal.append(connection, "pipeline", pipeline, "paused", reason=reason, actor=actor)
         return _move_all(connection, pipeline, JobState.QUEUED, JobEvent.WITHHELD, PAUSED, actor)
 
@@ -101,9 +117,7 @@ def resume(database: Database, pipeline: str, *, actor: str) -> int:
         return _move_all(connection, pipeline, JobState.WITHHELD, JobEvent.RELEASED, "waiting for a worker", actor)
 
 
-def _move_all(
-    connection: Connection, pipeline: str, state: JobState, event: JobEvent, reason: str, actor: str
-) -> int:
+def _move_all(connection: Connection, pipeline: str, state: JobState, event: JobEvent, reason: str, actor: str) -> int:
     query = sa.select(_job.c.id).where(_job.c.pipeline == pipeline, _job.c.state == state.value)
     if event is JobEvent.RELEASED:
         query = query.where(_job.c.reason == PAUSED)
@@ -114,7 +128,7 @@ def _move_all(
 
 
 def conflict_found(database: Database, job_id: int, words: str, *, actor: str) -> None:
-    """A worker found that two contents under one SOP Instance UID differ in their pixels."""
+    """Note that a worker found two contents under one SOP Instance UID to differ in their pixels."""
     with database.write() as connection:
         sources = connection.execute(sa.select(_source.c.series_id).where(_source.c.job_id == job_id)).scalars()
         for series_id in list(sources):
@@ -124,9 +138,7 @@ def conflict_found(database: Database, job_id: int, words: str, *, actor: str) -
             ids = list(connection.execute(query).scalars())
             if not ids:
                 continue
-            connection.execute(
-                sa.update(_instance).where(_instance.c.id.in_(ids)).values(role=Role.CONFLICT.value)
-            )
+            connection.execute(sa.update(_instance).where(_instance.c.id.in_(ids)).values(role=Role.CONFLICT.value))
             move(
                 connection,
                 series_id,
@@ -170,6 +182,4 @@ def _drop_others(connection: Connection, conflicting: Sequence[Row[Any]], chosen
                 _instance.c.sop_instance_uid == other.sop_instance_uid, _instance.c.role == Role.CURRENT.value
             )
         )
-        connection.execute(
-            sa.update(_instance).where(_instance.c.id == other.id).values(role=Role.CURRENT.value)
-        )
+        connection.execute(sa.update(_instance).where(_instance.c.id == other.id).values(role=Role.CURRENT.value))

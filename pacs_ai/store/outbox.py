@@ -7,10 +7,9 @@ destination notices.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
@@ -19,9 +18,13 @@ from pacs_ai.errors import UserError
 from pacs_ai.states import DeliveryEvent, DeliveryState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import is_due, now
-from pacs_ai.store.database import Database
 from pacs_ai.store.moves import move
-from pacs_ai.store.owners import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.owners import Watch
 
 _delivery, _result, _destination, _job = schema.delivery, schema.result, schema.destination, schema.job
 
@@ -186,15 +189,13 @@ def _move_held(connection: Connection, held: Round, parcel: Parcel, event: Deliv
 
 
 def accepted(database: Database, held: Round, parcel: Parcel, status: int, reason: str) -> None:
-    """The peer answered Success or Warning."""
+    """Note that the peer answered Success or Warning."""
     with database.write() as connection:
-        _move_held(
-            connection, held, parcel, DeliveryEvent.ACCEPTED, reason=reason, status=status, sent_at=now()
-        )
+        _move_held(connection, held, parcel, DeliveryEvent.ACCEPTED, reason=reason, status=status, sent_at=now())
 
 
 def failed(database: Database, held: Round, parcel: Parcel, status: int | None, reason: str) -> None:
-    """The peer refused it for good."""
+    """Note that the peer refused it for good."""
     with database.write() as connection:
         _move_held(connection, held, parcel, DeliveryEvent.FAILED, reason=reason, status=status)
 
@@ -202,7 +203,7 @@ def failed(database: Database, held: Round, parcel: Parcel, status: int | None, 
 def postponed(
     database: Database, held: Round, parcel: Parcel, status: int | None, reason: str, backoff: Backoff
 ) -> None:
-    """It did not go through now: wait, or give up where it waited too long."""
+    """Note that it did not go through now: it waits, or is given up where it waited too long."""
     with database.write() as connection:
         row = connection.execute(
             sa.select(_delivery.c.created_at, _delivery.c.attempts).where(_delivery.c.id == parcel.delivery_id)
@@ -272,7 +273,9 @@ def sweep(database: Database, watch: Watch, actor: str) -> int:
             if freed.rowcount != 1:
                 continue
             taken += 1
-            _lose_sending(connection, row.peer, "its courier died or stopped answering; sent again under the same UID", actor)
+            _lose_sending(
+                connection, row.peer, "its courier died or stopped answering; sent again under the same UID", actor
+            )
     return taken
 
 
@@ -285,9 +288,7 @@ def abandon(database: Database, held: Round, *, actor: str) -> None:
 
 
 def _lose_sending(connection: Connection, peer: str, words: str, actor: str) -> None:
-    query = sa.select(_delivery.c.id).where(
-        _delivery.c.peer == peer, _delivery.c.state == DeliveryState.SENDING.value
-    )
+    query = sa.select(_delivery.c.id).where(_delivery.c.peer == peer, _delivery.c.state == DeliveryState.SENDING.value)
     for delivery_id in list(connection.execute(query).scalars()):
         move(connection, delivery_id, DeliveryEvent.LOST, actor=actor, reason=words)
 

@@ -19,7 +19,7 @@ BEAT_SECONDS = 5.0
 def _boot() -> str:
     """Twelve characters that are equal for processes that can see each other's pids: boot and pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    namespace = os.readlink("/proc/self/ns/pid")
+    namespace = Path("/proc/self/ns/pid").readlink()
     return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:12]
 
 

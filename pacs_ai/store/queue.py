@@ -1,15 +1,15 @@
 """The jobs: claimed under a fencing number, beaten while they run, finished once.
 
 A claim carries a beat counter that its holder raises; a sweeper takes over when it has seen the counter stand still
-(`pacs_ai.store.owners.Watch`). Finishing checks the fencing number, so a worker that was only asleep cannot write twice.
+(`pacs_ai.store.owners.Watch`). Finishing checks the fencing number, so a worker that was only asleep cannot write
+twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
@@ -17,17 +17,23 @@ from sqlalchemy import Connection, Row
 from pacs_ai.states import JobEvent, JobState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
-from pacs_ai.store.database import Database
 from pacs_ai.store.enqueue import fill_outbox
 from pacs_ai.store.moves import move
-from pacs_ai.store.owners import Watch
 from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.owners import Watch
 
 _job, _source, _instance, _result = schema.job, schema.job_source, schema.instance, schema.result
 
 #: The third crash fails the job: a poison study must not stop the line.
 MOST_CRASHES = 3
 _BACKOFF_SECONDS = 5.0
+
+
 @dataclass(frozen=True)
 class Claim:
     """A job that this process holds."""
@@ -174,11 +180,15 @@ def source_files(connection: Connection, job_id: int) -> list[SourceFile]:
     ]
 
 
-def _move_held(connection: Connection, held: Claim, event: JobEvent, **values: Any) -> None:
+def _require_held(connection: Connection, held: Claim) -> None:
     query = sa.select(_job.c.state).where(_job.c.id == held.job_id, _job.c.fence == held.fence).with_for_update()
     if connection.execute(query).scalar_one_or_none() != JobState.RUNNING:
         raise Lost(f"job {held.job_id} is no longer held by {held.owner}")
-    move(connection, held.job_id, event, actor=held.owner, fence=held.fence, **values)
+
+
+def _move_held(connection: Connection, held: Claim, event: JobEvent, **values: Any) -> None:
+    _require_held(connection, held)
+    move(connection, held.job_id, event, actor=held.owner, held=held.fence, **values)
 
 
 def finish(
@@ -244,6 +254,7 @@ def postpone(database: Database, held: Claim, reason: str) -> None:
 def crashed(database: Database, held: Claim, reason: str) -> None:
     """Queue the job again after its process died; the third time, fail it."""
     with database.write() as connection:
+        _require_held(connection, held)
         _crash(connection, held.job_id, held.fence, held.crashes, reason, held.owner)
 
 
@@ -252,10 +263,17 @@ def _crash(connection: Connection, job_id: int, fence: int, crashes: int, reason
     if count >= MOST_CRASHES:
         words = f"given up after {count} crashes; the last: {reason}"
         move(
-            connection, job_id, JobEvent.FAILED, actor=actor, reason=words, fence=fence, crashes=count, finished_at=now()
+            connection,
+            job_id,
+            JobEvent.FAILED,
+            actor=actor,
+            reason=words,
+            held=fence,
+            crashes=count,
+            finished_at=now(),
         )
     else:
-        move(connection, job_id, JobEvent.LOST, actor=actor, reason=reason, fence=fence, crashes=count, due_at=now())
+        move(connection, job_id, JobEvent.LOST, actor=actor, reason=reason, held=fence, crashes=count, due_at=now())
 
 
 def withhold(database: Database, held: Claim, reason: str) -> None:
@@ -266,9 +284,7 @@ def withhold(database: Database, held: Claim, reason: str) -> None:
 
 def sweep(database: Database, watch: Watch, actor: str) -> int:
     """Take over the jobs of workers that are dead or stand still; returns how many."""
-    query = sa.select(_job.c.id, _job.c.owner, _job.c.fence, _job.c.beat).where(
-        _job.c.state == JobState.RUNNING.value
-    )
+    query = sa.select(_job.c.id, _job.c.owner, _job.c.fence, _job.c.beat).where(_job.c.state == JobState.RUNNING.value)
     with database.read() as connection:
         running = connection.execute(query).all()
     watch.keep("job", {row.id for row in running})

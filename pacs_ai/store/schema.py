@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -23,8 +23,10 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.engine import Dialect
 from sqlalchemy.types import JSON, TypeDecorator
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
 
 
 class Role(StrEnum):
@@ -113,7 +115,7 @@ instance = Table(
     Column("sop_instance_uid", String(64), nullable=False),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax_uid", String(64), nullable=False),
-    Column("sha256", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False, index=True),
     Column("size", BigInteger, nullable=False),
     Column("role", String(16), nullable=False),  # a Role
     Column("revision", Integer, nullable=False),  # of the series, in which it came
@@ -176,6 +178,7 @@ job = Table(
     Column("owner", String(128), nullable=False),
     Column("beat", Integer, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("overdue_at", Instant, nullable=False),
     Column("started_at", Instant),
     Column("finished_at", Instant),
     Column("timings", JSON, nullable=False),  # seconds per step
@@ -201,7 +204,6 @@ job_destination = Table(
     Column("host", Text, nullable=False),
     Column("port", Integer, nullable=False),
     Column("route", String(64), nullable=False),
-    Column("overdue_at", Instant, nullable=False),
 )
 
 pipeline_switch = Table(
@@ -224,7 +226,7 @@ result = Table(
     Column("sop_instance_uid", String(64), nullable=False, unique=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax_uid", String(64), nullable=False),
-    Column("sha256", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False, index=True),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Instant, nullable=False),
 )
@@ -269,7 +271,6 @@ process = Table(
     Column("kind", String(16), nullable=False),
     Column("detail", Text, nullable=False),
     Column("host", Text, nullable=False),
-    Column("boot", String(64), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -15,6 +13,10 @@ from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
 _study, _series, _instance, _job = schema.study, schema.series, schema.instance, schema.job
 _source, _target, _result, _delivery = schema.job_source, schema.job_destination, schema.result, schema.delivery
@@ -162,9 +164,7 @@ def studies(connection: Connection, *, uid: str | None = None, limit: int = 100)
     query = sa.select(_study).order_by(_study.c.id.desc()).limit(limit)
     if uid is not None:
         query = query.where(
-            sa.or_(
-                _study.c.study_instance_uid == uid, _study.c.accession_number == uid, _study.c.patient_id == uid
-            )
+            sa.or_(_study.c.study_instance_uid == uid, _study.c.accession_number == uid, _study.c.patient_id == uid)
         )
     rows = connection.execute(query).all()
     of_study: dict[int, list[SeriesView]] = defaultdict(list)
@@ -266,13 +266,9 @@ def overdue(connection: Connection) -> set[int]:
         _delivery.c.job_id == _job.c.id, _delivery.c.state.notin_([DeliveryState.SENT, DeliveryState.CANCELLED])
     )
     open_states = [JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD, JobState.FAILED]
-    query = (
-        sa.select(_job.c.id)
-        .join(_target, _target.c.job_id == _job.c.id)
-        .where(
-            _target.c.overdue_at < at,
-            sa.or_(_job.c.state.in_(open_states), sa.and_(_job.c.state == JobState.DONE, unsent)),
-        )
+    query = sa.select(_job.c.id).where(
+        _job.c.overdue_at < at,
+        sa.or_(_job.c.state.in_(open_states), sa.and_(_job.c.state == JobState.DONE, unsent)),
     )
     return set(connection.execute(query).scalars())
 
@@ -349,8 +345,9 @@ def delivered_reports(connection: Connection, job_id: int) -> list[ResultView]:
         return []
     sent = set(
         connection.execute(
-            sa.select(_delivery.c.result_id)
-            .where(_delivery.c.job_id == predecessor, _delivery.c.state == DeliveryState.SENT.value)
+            sa.select(_delivery.c.result_id).where(
+                _delivery.c.job_id == predecessor, _delivery.c.state == DeliveryState.SENT.value
+            )
         ).scalars()
     )
     query = sa.select(_result.c.id, _result.c.sop_instance_uid).where(_result.c.job_id == predecessor)
@@ -364,7 +361,7 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for name, table in tables.items():
         query = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
-        found[name] = {state: count for state, count in connection.execute(query).all()}
+        found[name] = dict(connection.execute(query).all())
     query = sa.select(sa.func.count()).select_from(_instance).where(_instance.c.role == Role.CURRENT.value)
     found["instances"] = {"stored": connection.execute(query).scalar_one()}
     return found

@@ -1,0 +1,5 @@
+"""`python -m pacs_ai` is `pacs-ai`."""
+
+from pacs_ai.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Alembic's environment: migrations are run by `pacs_ai.store.migrate`, on its connection."""
