@@ -286,9 +286,9 @@ def _text(data_set: bytes | memoryview, keyword: str, place: Place, character_se
         raise NotUnderstood(f"{keyword} is longer than {MAX_CHARACTERS} bytes")
     raw = bytes(data_set[place.start : place.start + min(place.length, MAX_CHARACTERS)])
     if vr in _NUMBER_FORMATS:
-        one = struct.Struct(order + _NUMBER_FORMATS[vr])
-        whole = raw[: len(raw) // one.size * one.size]
-        return "\\".join(str(number) for (number,) in one.iter_unpack(whole))
+        form = order + _NUMBER_FORMATS[vr]
+        whole = raw[: len(raw) - len(raw) % struct.calcsize(form)]
+        return "\\".join([str(number) for (number,) in struct.iter_unpack(form, whole)])
     text = characters.decode(raw, character_set if vr in _CHARACTER_SET_VRS else "")
     if vr == b"PN":
         text = text.rstrip("= ")  # empty component groups at the end may be left out (PS3.5 6.2.1)

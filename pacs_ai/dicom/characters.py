@@ -7,6 +7,7 @@ looked up here; any other term is read as ISO 8859-1, so that no peer chooses a 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 #: Defined term -> codec, for single values and for the first of several (PS3.3 Tables C.12-2 to C.12-5).
 CODECS = {
@@ -53,6 +54,7 @@ _ESCAPE = re.compile(rb"\x1b(?:\$[()][A-D]|\$[AB]|[()-][A-Za-z])")
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\ufffd")
 
 
+@lru_cache(maxsize=256)
 def codec_of(specific_character_set: str) -> tuple[str, bool]:
     """Return the codec of the first term and whether escape sequences may switch to others (PS3.3 C.12.1.1.2)."""
     first, *further = (term.strip() for term in specific_character_set.split("\\"))
