@@ -117,18 +117,14 @@ class CtLung:
         s, r, c = (volume.spacing[axis] for axis in upright.order)
         coarse = lung_grid.coarsen(voxels, (s, r, c), self._device)
         lungs = lung_shape.find_lungs(coarse)
-        labels = lung_grid.refine(
-            voxels, lungs.labels, coarse.steps, threshold=lung_shape.AIR_HU, device=self._device
-        )
+        labels = lung_grid.refine(voxels, lungs.labels, coarse.steps, threshold=lung_shape.AIR_HU, device=self._device)
         counts = lung_grid.histogram(voxels, labels, 3, self._device)
         segments = np.ascontiguousarray(upright.turn_back(labels))
         sides = ((_RIGHT_LUNG.name, 1), (_LEFT_LUNG.name, 2))
         return Findings(
             segments=tuple(Segment(name, segments, number) for name, number in sides),
             measurements=tuple(
-                measurement
-                for name, number in sides
-                for measurement in _measure(name, counts[number], volume.voxel_ml)
+                measurement for name, number in sides for measurement in _measure(name, counts[number], volume.voxel_ml)
             ),
         )
 

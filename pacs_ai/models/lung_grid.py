@@ -145,9 +145,7 @@ def _block_sizes(shape: tuple[int, ...], steps: Steps, device: str) -> torch.Ten
     return sizes[0][:, None, None] * sizes[1][None, :, None] * sizes[2][None, None, :]
 
 
-def refine(  # noqa: PLR0913
-    voxels: Array, coarse: Array, steps: Steps, *, threshold: int, device: str
-) -> Array:
+def refine(voxels: Array, coarse: Array, steps: Steps, *, threshold: int, device: str) -> Array:
     """Draw the coarse labels' borders at full resolution.
 
     Parameters

@@ -32,14 +32,16 @@ _LUMEN_STEPS_HU = range(20, 141, 20)
 _TRACHEA_MM2 = (25.0, 900.0)
 _TRACHEA_LENGTH_MM = 20.0
 _AIRWAYS_ML = 180.0
-_BLURRED_HU = -650
+_BLURRED_HU = -800
 _GAS_HU = -960
-_GAS_SHARE = 0.1
-_BOWEL_ML = 0.5
+_GAS_SHARE = 0.2
+_BOWEL_ML = 0.3
 _VESSEL_MM2 = 400.0
 _SMALLEST_LUNG_ML = 100.0
 _LARGEST_LUNGS_ML = 12_000.0
 _LARGEST_CUT = 0.25
+_CUT_LUNG_MM2 = 2000.0
+_CUT_LUNG_HU = -930
 _SMALLER_LUNG = 0.1
 #: (HU, erosions): how to take two touching lungs apart, the gentlest way first.
 _SPLITS = ((-650, 0), (-750, 0), (-500, 1), (-650, 1), (-750, 1), (-500, 2), (-750, 2), (-500, 3), (-500, 4), (-500, 6))
@@ -48,6 +50,8 @@ _CROSS = ndimage.generate_binary_structure(3, 1)
 _CUBE = ndimage.generate_binary_structure(3, 3)
 _IN_SLICE = _CROSS.copy()
 _IN_SLICE[0] = _IN_SLICE[2] = False
+_ALONG = _CROSS & ~_IN_SLICE
+_ALONG[1, 1, 1] = True
 _FACES = ("feet", "head", "front", "back", "right", "left")
 
 
@@ -76,13 +80,13 @@ def find_lungs(coarse: Coarse) -> Lungs:
         Where the series does not show a whole chest with two lungs; the message says what is missing.
     """
     air = coarse.hu < AIR_HU
-    inside = air & _enclosed(coarse)
-    inside &= ~_outside(coarse.hu, inside, coarse.spacing)
+    outside, cut = _at_edge(coarse.hu, air, coarse.spacing)
+    inside = air & ~outside & _enclosed(coarse)
     airways = _airways(coarse, inside)
     removed = ndimage.binary_dilation(airways, _CROSS if coarse.spacing[0] < 3 else _IN_SLICE)
     right, left = (_without_bowel(coarse, lung) for lung in _two_lungs(coarse, inside & ~removed))
     _check_volumes(coarse, right, left)
-    _check_cut(coarse, right | left)
+    _check_cut(right | left, cut)
     labels = np.zeros(coarse.hu.shape, np.uint8)
     other_air = air & ~(right | left)
     for lung, number in ((right, RIGHT), (left, LEFT)):
@@ -100,7 +104,6 @@ def _enclosed(coarse: Coarse) -> Array:
     if not count:
         raise Refused("no body was found in this series: it holds no tissue of the density of a patient")
     body = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    body = ndimage.binary_dilation(body, _CROSS) & solid  # thin chest walls, which the opening has worn away
     between = np.ones_like(body)
     for axis in (1, 2):
         before = np.logical_or.accumulate(body, axis=axis)
@@ -112,17 +115,18 @@ def _enclosed(coarse: Coarse) -> Array:
     return np.asarray(between)
 
 
-def _outside(hu: Array, air: Array, spacing: tuple[float, float, float]) -> Array:
-    """Return the air that reaches the image's edge, or its padding, within a slice; a lung that does so stays."""
+def _at_edge(hu: Array, air: Array, spacing: tuple[float, float, float]) -> tuple[Array, Array]:
+    """Return the air that reaches the image's edge, or its padding, within a slice: that outside, and cut lung."""
     labels, count = ndimage.label(air, _IN_SLICE)
-    edge = ndimage.binary_dilation(hu == PADDING_MARK, _IN_SLICE) if (hu == PADDING_MARK).any() else np.zeros_like(air)
+    padding = hu == PADDING_MARK
+    edge = ndimage.binary_dilation(padding, _IN_SLICE) if padding.any() else padding
     edge[:, [0, -1], :] = edge[:, :, [0, -1]] = True
     touching = np.bincount(labels[edge], minlength=count + 1) > 0
     touching[0] = False
     area = np.bincount(labels.ravel(), minlength=count + 1)
     density = np.bincount(labels.ravel(), weights=hu.ravel(), minlength=count + 1) / np.maximum(area, 1)
-    lung = (area * spacing[1] * spacing[2] > 2000) & (density > -930)
-    return np.asarray((touching & ~lung)[labels])
+    lung = (area * spacing[1] * spacing[2] > _CUT_LUNG_MM2) & (density > _CUT_LUNG_HU)
+    return np.asarray((touching & ~lung)[labels]), np.asarray((touching & lung)[labels])
 
 
 def _airways(coarse: Coarse, inside: Array) -> Array:
@@ -159,11 +163,10 @@ def _around(mask: Array, spacing: tuple[float, float, float], margins_mm: tuple[
 def _trachea(coarse: Coarse, inside: Array) -> Array:
     """Return the longest stack, from slice to slice, of roundish lumens near the middle of the body."""
     labels, count = ndimage.label(inside & (coarse.hu < _LUMEN_HU), _IN_SLICE)
-    columns = np.flatnonzero(inside.any(axis=(0, 1)))
-    if not count or not columns.size:
+    if not count:
         raise Refused("no lungs were found: this series is no CT of the chest")
-    middle = (columns[0] + columns[-1]) / 2
-    reach = (columns[-1] - columns[0]) / 5
+    rows_of_air, columns_of_air = (_extent(inside.sum(axis=axes)) for axes in ((0, 2), (0, 1)))
+    middle, reach = sum(columns_of_air) / 2, (columns_of_air[1] - columns_of_air[0]) / 5
     pixel = coarse.spacing[1] * coarse.spacing[2]
     area = np.bincount(labels.ravel(), minlength=count + 1) * pixel
     boxes = ndimage.find_objects(labels)
@@ -173,6 +176,7 @@ def _trachea(coarse: Coarse, inside: Array) -> Array:
         rows, cols = boxes[number - 1][1:]
         round_enough = area[number] > 0.5 * (rows.stop - rows.start) * (cols.stop - cols.start) * pixel
         central = abs((cols.start + cols.stop - 1) / 2 - middle) < reach
+        central &= rows_of_air[0] < rows.start and rows.stop <= rows_of_air[1]
         if not (_TRACHEA_MM2[0] < area[number] < _TRACHEA_MM2[1] and round_enough and central):
             continue
         plane = boxes[number - 1][0].start
@@ -188,6 +192,12 @@ def _trachea(coarse: Coarse, inside: Array) -> Array:
         stack.append(number)
         number = int(above[number])
     return np.isin(labels, stack)
+
+
+def _extent(profile: Array) -> tuple[int, int]:
+    """Return the first and the last place where a profile reaches a twentieth of its maximum."""
+    places = np.flatnonzero(profile >= profile.max() / 20)
+    return int(places[0]), int(places[-1])
 
 
 def _two_lungs(coarse: Coarse, air: Array) -> tuple[Array, Array]:
@@ -246,7 +256,7 @@ def _split(hu: Array, joined: Array) -> tuple[Array, Array]:
             first, other = np.zeros_like(joined), np.zeros_like(joined)
             first[window], other[window] = parts == largest, parts == second
             return first, other
-    raise Refused("only one lung was found, or two that cannot be told apart")
+    raise Refused("no two lungs could be told apart: one is missing, holds no air, or lies outside the image")
 
 
 def _check_volumes(coarse: Coarse, right: Array, left: Array) -> None:
@@ -258,10 +268,11 @@ def _check_volumes(coarse: Coarse, right: Array, left: Array) -> None:
         )
 
 
-def _check_cut(coarse: Coarse, lungs: Array) -> None:
+def _check_cut(lungs: Array, cut: Array) -> None:
     """Refuse lungs that an edge of the image cuts in more than a quarter of their largest section across it.
 
-    Less is allowed: the tips of the costophrenic recesses are often left out, and hold little.
+    Less is allowed: the tips of the costophrenic recesses are often left out, and hold little. Within a slice less is
+    allowed: a hundredth of the lungs' volume.
     """
     for axis in range(3):
         sections = lungs.sum(axis=tuple(a for a in range(3) if a != axis))
@@ -273,9 +284,8 @@ def _check_cut(coarse: Coarse, lungs: Array) -> None:
                     f"({share:.0%} of their largest cross-section lies on its last plane): it does not show the whole "
                     "chest"
                 )
-    at_padding = ndimage.binary_dilation(coarse.hu == PADDING_MARK, _IN_SLICE) & lungs
-    if at_padding.sum() * coarse.voxel_ml > 0.01 * lungs.sum() * coarse.voxel_ml:
-        raise Refused("the lungs reach beyond the circle of reconstruction: the series does not show the whole chest")
+    if np.sum(cut & ndimage.binary_dilation(lungs, _ALONG, iterations=2)) > 0.01 * lungs.sum():
+        raise Refused("the lungs reach beyond the image's edge or its circle: it does not show the whole chest")
 
 
 def _draw(labels: Array, lung: Array, number: int, coarse: Coarse) -> None:

@@ -152,13 +152,13 @@ def _parenchyma(x: Array, y: Array, z: Array) -> Array:
 
 def _table_shell(x: Array, y: Array, z: Array) -> Array:
     del z
-    sag = y - 8e-4 * x**2
+    sag = y + 8e-4 * x**2
     return np.asarray((sag > 122) & (sag < 148) & (np.abs(x) < 165))
 
 
 def _table_foam(x: Array, y: Array, z: Array) -> Array:
     del z
-    sag = y - 8e-4 * x**2
+    sag = y + 8e-4 * x**2
     return np.asarray((sag > 126) & (sag < 144) & (np.abs(x) < 161))
 
 
@@ -171,7 +171,7 @@ def _make(
     return Shape(solid[0], solid[1], density, LABELS[label] if label else 0, within)
 
 
-_TABLE_BOX = ((-170.0, 170.0), (115.0, 180.0), (-1e4, 1e4))
+_TABLE_BOX = ((-170.0, 170.0), (95.0, 180.0), (-1e4, 1e4))
 _FRAME = (
     Shape(_table_shell, _TABLE_BOX, -150, LABELS["Table"]),
     Shape(_table_foam, _TABLE_BOX, -880, LABELS["Table"]),
