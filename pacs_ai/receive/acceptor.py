@@ -1,25 +1,26 @@
 """Run associations on pynetdicom over sockets that bound what a peer may do to this node.
 
 pynetdicom by itself waits for ever for the rest of a PDU, believes any length, queues requests without end, and closes
-idle associations by the wall clock (RELIABILITY 3.1). `PatientSocket` bounds all four, and sleeps instead of polling
-while the peer has the word. An acceptor of our own may replace this module; `scp` would not change.
+idle associations by the wall clock. `PatientSocket` bounds all four, and sleeps instead of polling while the peer has
+the word. An acceptor of our own may replace this module; `scp` would not change.
 """
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import select
 import socket
 import time
 from collections.abc import Callable  # noqa: TC003 - dataclass field
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom import AE, _config
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs_ai.receive.dimse import Dimse, Serve
 from pacs_ai.receive.guard import HEADER, abort
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
     from pynetdicom.presentation import PresentationContext
 
-#: Longest command set; the longest that the Standard needs is below 1 KiB.
-MAX_COMMAND_BYTES = 16384
 #: Longest PDU other than P-DATA-TF.
 _MAX_OTHER_BYTES = 65536
-#: While the peer has the word, the reactor looks after itself this often, in seconds.
-_REST_SECONDS = 0.02
+_P_DATA_TF = 0x04
+#: While the peer has the word the reading thread sleeps, and looks after itself so often, in seconds.
+_REST_SECONDS = 0.25
+#: The same while an association begins or ends.
+_SHORT_REST_SECONDS = 0.02
 _UNLIMITED = 1 << 30
 
 
@@ -46,7 +48,7 @@ class Bounds:
     pdu_bytes
         Advertised Maximum Length: a longer P-DATA-TF is a protocol error (PS3.8 D.1).
     instance_bytes
-        Of a longer data set the rest is read and thrown away (`Overflow`).
+        A longer data set is read and thrown away.
     network_seconds
         Silence that ends an association; also the longest pause inside a PDU or while sending one.
     bytes_per_second
@@ -57,14 +59,6 @@ class Bounds:
     instance_bytes: int = 4 << 30
     network_seconds: float = 60.0
     bytes_per_second: int = 8192
-
-
-class Overflow(BytesIO):
-    """Takes the place of a data set that became too long: forgets what is written."""
-
-    def write(self, piece: Any) -> int:
-        """Pretend to have written."""
-        return len(piece)
 
 
 class PatientSocket(AssociationSocket):  # type: ignore[misc]
@@ -84,7 +78,6 @@ class PatientSocket(AssociationSocket):  # type: ignore[misc]
         super().__init__(assoc, client_socket=client_socket)
         client_socket.settimeout(bounds.network_seconds)
         client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.select_timeout = _REST_SECONDS
         self._bounds = bounds
         self._request = request
         self._kind = 0
@@ -107,8 +100,9 @@ class PatientSocket(AssociationSocket):  # type: ignore[misc]
             return True
         if self.assoc.dimse.msg_queue.qsize():
             return False  # one request at a time: the next one waits in the peer's TCP window
-        may_rest = self.assoc.dimse.message is not None or not self._owes_answer
-        if self._poll.poll(self.select_timeout * 1000 if may_rest else 0):
+        may_rest = self.assoc.dimse.is_amid_message or not self._owes_answer
+        rest = (_REST_SECONDS if self.assoc.is_established else _SHORT_REST_SECONDS) if may_rest else 0.0
+        if self._poll.poll(rest * 1000):
             return True
         patience = self._bounds.network_seconds * (1 if may_rest else 2)
         if time.monotonic() - self._last_active > patience:
@@ -159,7 +153,7 @@ class PatientSocket(AssociationSocket):  # type: ignore[misc]
 
     def _is_busy(self) -> bool:
         dimse = self.assoc.dimse
-        return self._owes_answer or dimse.message is not None or bool(dimse.msg_queue.qsize())
+        return self._owes_answer or dimse.is_amid_message or bool(dimse.msg_queue.qsize())
 
     def _receive(self, nr_bytes: int) -> bytearray:
         assert self.socket is not None
@@ -183,15 +177,22 @@ class PatientSocket(AssociationSocket):  # type: ignore[misc]
         return received
 
     def _check_length(self, nr_bytes: int) -> None:
-        """Refuse a PDU that is too long before reading it; make a data set that grows too long overflow."""
-        is_data = self._kind == 0x04
-        message = self.assoc.dimse.message if is_data else None
-        too_long = nr_bytes > (self._bounds.pdu_bytes if is_data else _MAX_OTHER_BYTES)
-        if too_long or (message is not None and message.encoded_command_set.tell() > MAX_COMMAND_BYTES):
+        """Refuse a PDU that is too long before reading it."""
+        if nr_bytes > (self._bounds.pdu_bytes if self._kind == _P_DATA_TF else _MAX_OTHER_BYTES):
             self.cut(6)
-            raise OSError("a PDU or a command set is longer than was agreed")
-        if message is not None and message.data_set.tell() + nr_bytes > self._bounds.instance_bytes:
-            message.data_set = Overflow()
+            raise OSError("a PDU is longer than was agreed")
+
+
+class _WakingQueue(queue.Queue[Any]):
+    """What comes for the association's own thread: also wakes it, should it sleep in `Dimse.get_msg`."""
+
+    def __init__(self, wakes: queue.Queue[Any]) -> None:
+        super().__init__()
+        self._wakes = wakes
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._wakes.put((None, None))
 
 
 class _SharedContexts(list["PresentationContext"]):
@@ -215,6 +216,8 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         assoc.dul.event_queue.get_nowait()  # pynetdicom's own socket announced itself; ours does so again
         assoc.dul.socket = PatientSocket(assoc, self.request, self._associate_rq, self.server.bounds)
         assoc.dul.daemon = True
+        assoc.dimse = Dimse(assoc, self.server.serve, self.server.bounds.instance_bytes)
+        assoc.dul.to_user_queue = _WakingQueue(assoc.dimse.msg_queue)
         self.server.started(assoc)
         assoc.start()
 
@@ -232,6 +235,8 @@ class Acceptor(AssociationServer):  # type: ignore[misc]
         Accepted, in order of preference.
     bounds
         What each association may cost.
+    serve
+        Answers a C-STORE, in the thread that reads the association; must not raise.
     handlers
         (event, function) pairs for pynetdicom.
     started
@@ -248,6 +253,7 @@ class Acceptor(AssociationServer):  # type: ignore[misc]
         ae_title: str,
         contexts: Sequence[PresentationContext],
         bounds: Bounds,
+        serve: Serve,
         handlers: Sequence[tuple[Any, Callable[..., Any]]],
         started: Callable[[Association], None],
         *,
@@ -255,6 +261,7 @@ class Acceptor(AssociationServer):  # type: ignore[misc]
     ) -> None:
         _config.LOG_HANDLER_LEVEL = "none"  # documented; its handlers format every PDU, and log peers' text as it came
         self.bounds = bounds
+        self.serve = serve
         self.started = started
         self._reuse_port = reuse_port
         ae = AE(ae_title=ae_title)

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pydicom import Dataset
 from pynetdicom import evt
 
 from pacs_ai.dicom import status
 from pacs_ai.dicom.arrival import AssociationInfo
 from pacs_ai.dicom.attributes import is_uid
 from pacs_ai.dicom.contexts import DEFAULT_TRANSFER_SYNTAXES, acceptor_contexts
-from pacs_ai.errors import Mismatch, NotUnderstood, PacsAiError, Permanent, Transient, UserError
+from pacs_ai.errors import Mismatch, NotUnderstood, PacsAiError, Transient, UserError
 from pacs_ai.log import shown
 from pacs_ai.receive import guard
-from pacs_ai.receive.acceptor import Acceptor, Bounds, Overflow, PatientSocket
+from pacs_ai.receive.acceptor import Acceptor, Bounds, PatientSocket
+from pacs_ai.receive.dimse import Answer, StoreRequest
 from pacs_ai.receive.ingest import Ingest, ReceivedInstance
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ LOGGER = logging.getLogger(__name__)
 #: An association that was quiet for so long is not waited for when the node stops.
 _QUIET_SECONDS = 1.0
 #: Type of error -> status and Error Comment (0000,0902): LO, so at most 64 characters, and never a peer's text.
-_ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
-    (Transient, status.OUT_OF_RESOURCES, "cannot store now; try again later"),
-    (Mismatch, status.DATA_SET_MISMATCH, "command and data set name different SOP classes or instances"),
-    (NotUnderstood, status.CANNOT_UNDERSTAND, "not a whole and sound DICOM data set"),
-    (Permanent, status.CANNOT_UNDERSTAND, "cannot be stored"),
+_ANSWERS: tuple[tuple[type[Exception], Answer], ...] = (
+    (Transient, Answer(status.OUT_OF_RESOURCES, "cannot store now; try again later")),
+    (Mismatch, Answer(status.DATA_SET_MISMATCH, "command and data set name different SOP classes or instances")),
+    (NotUnderstood, Answer(status.CANNOT_UNDERSTAND, "not a whole and sound DICOM data set")),
+    (PacsAiError, Answer(status.CANNOT_UNDERSTAND, "cannot be stored")),
 )
 
 
@@ -205,14 +205,14 @@ class Receiver:
     def _bind(self) -> Acceptor:
         listen = self._listen
         contexts = acceptor_contexts(listen.transfer_syntaxes, listen.further_sop_classes)
-        handlers = ((evt.EVT_C_STORE, self._on_store), (evt.EVT_RELEASED, self._on_released))
         try:
             return Acceptor(
                 (listen.bind, listen.port),
                 listen.ae_titles[0],
                 contexts,
                 listen.bounds,
-                handlers,
+                self._serve,
+                [(evt.EVT_RELEASED, self._on_released)],
                 self._on_started,
                 reuse_port=listen.reuse_port,
             )
@@ -320,53 +320,45 @@ class Receiver:
             assoc.join(seconds)
         self._look_after()
 
-    def _on_store(self, event: evt.Event) -> int | Dataset:
+    def _serve(self, assoc: Association, request: StoreRequest) -> Answer:
         """Answer one C-STORE; the outermost place where whatever goes wrong becomes a status (PS3.4 B.2.3)."""
-        running = self._running[event.assoc]
+        running = self._running[assoc]
         try:
-            answer = self._store(event, running.info)
+            answer = self._store(request, running.info)
         except PacsAiError as error:
-            code, comment = next((code, words) for kind, code, words in _ANSWERS if isinstance(error, kind))
-            answer = _failure(code, comment)
+            answer = next(answer for kind, answer in _ANSWERS if isinstance(error, kind))
             LOGGER.warning("instance from %s not stored: %s", running.info.calling_ae_title, shown(error))
         except Exception as error:  # noqa: BLE001 - outermost: never Success after a fault
-            answer = _failure(status.PROCESSING_FAILURE, "internal error; see the node's log")
+            answer = Answer(status.PROCESSING_FAILURE, "internal error; see the node's log")
             names = (running.info.calling_ae_title, type(error).__name__, guard.where(error))
             LOGGER.error("instance from %s not stored: %s in %s", *names)  # noqa: TRY400 - its text may hold PHI
-        running.instances += answer == status.SUCCESS
-        running.failures += answer != status.SUCCESS
+        if answer.status == status.SUCCESS:
+            running.instances += 1
+        else:
+            running.failures += 1
         return answer
 
-    def _store(self, event: evt.Event, info: AssociationInfo) -> int | Dataset:
-        request = event.request
-        if isinstance(request.DataSet, Overflow):
-            return _failure(status.OUT_OF_RESOURCES, "longer than this node accepts")
-        if request.AffectedSOPClassUID != event.context.abstract_syntax:
-            return _failure(status.DATA_SET_MISMATCH, "SOP class is not that of the presentation context")
-        if not is_uid(request.AffectedSOPInstanceUID):
-            return _failure(status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is no UID")
+    def _store(self, request: StoreRequest, info: AssociationInfo) -> Answer:
+        if request.data_set is None:
+            return Answer(status.OUT_OF_RESOURCES, "longer than this node accepts")
+        if request.sop_class_uid != request.abstract_syntax:
+            return Answer(status.DATA_SET_MISMATCH, "SOP class is not that of the presentation context")
+        if not is_uid(request.sop_instance_uid):
+            return Answer(status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is no UID")
         if not self._listen.has_free_space():
             LOGGER.warning("instance from %s not stored: free space is below the watermark", info.calling_ae_title)
-            return _failure(status.OUT_OF_RESOURCES, "free disk space is below the watermark")
+            return Answer(status.OUT_OF_RESOURCES, "free disk space is below the watermark")
         self._ingest.store(
             ReceivedInstance(
-                data_set=request.DataSet.getvalue(),
-                sop_class_uid=str(request.AffectedSOPClassUID),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                transfer_syntax_uid=str(event.context.transfer_syntax),
+                data_set=request.data_set,
+                sop_class_uid=request.sop_class_uid,
+                sop_instance_uid=request.sop_instance_uid,
+                transfer_syntax_uid=request.transfer_syntax,
                 calling_ae_title=info.calling_ae_title,
                 called_ae_title=info.called_ae_title,
                 address=info.address,
                 assoc_id=info.assoc_id,
-                priority=request.Priority,
+                priority=request.priority,
             )
         )
-        return status.SUCCESS
-
-
-def _failure(code: int, comment: str) -> Dataset:
-    """Return a status with its Error Comment (0000,0902)."""
-    answer = Dataset()
-    answer.Status = code
-    answer.ErrorComment = comment
-    return answer
+        return Answer(status.SUCCESS)

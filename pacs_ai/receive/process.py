@@ -1,0 +1,102 @@
+"""A receive process: the listener with the durable ingest behind it, set up from the configuration."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pacs_ai.dicom import contexts
+from pacs_ai.errors import Transient, UserError
+from pacs_ai.receive.acceptor import Bounds
+from pacs_ai.receive.guard import Limits
+from pacs_ai.receive.ingest import DurableIngest
+from pacs_ai.receive.scp import Listen, Receiver
+from pacs_ai.store import processes
+from pacs_ai.store.files import Files
+from pacs_ai.store.index import Index
+from pacs_ai.store.life import entered
+from pacs_ai.store.owners import BEAT_SECONDS
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+
+    from pacs_ai.config import Config
+
+
+def run(config: Config, stop: threading.Event) -> None:
+    """Listen until `stop` is set."""
+    with entered(config, "receive", f"port {config.receive.port}") as (database, owner):
+        files = Files(config.store.folder / "files")
+        index = Index(database, files.path, owner)
+        ingest = DurableIngest(files, index.record, note_ended=index.association_ended)
+        receiver = Receiver(listen(config, files), ingest)
+        receiver.start()
+        try:
+            while not stop.wait(BEAT_SECONDS):
+                with suppress(Transient):
+                    processes.seen(database, owner)
+        finally:
+            receiver.stop(config.receive.grace_seconds)
+            ingest.close()
+
+
+def listen(config: Config, files: Files) -> Listen:
+    """Return the listener's settings."""
+    receive = config.receive
+    return Listen(
+        bind=receive.bind,
+        port=receive.port,
+        ae_titles=receive.ae_titles,
+        callers=_callers(config) if receive.accept == "peers" else None,
+        transfer_syntaxes=contexts.transfer_syntaxes(receive.transfer_syntaxes),
+        further_sop_classes=receive.further_sop_classes,
+        bounds=Bounds(
+            pdu_bytes=receive.max_pdu_bytes,
+            instance_bytes=int(receive.max_instance_gb * 1e9),
+            network_seconds=receive.network_seconds,
+        ),
+        waiting=Limits(request_seconds=receive.association_request_seconds),
+        maximum_associations=receive.max_associations,
+        reuse_port=receive.processes > 1,
+        has_free_space=FreeSpace(config, files),
+    )
+
+
+class FreeSpace:
+    """Tells whether there is room above the watermark; asks the file system twice a second at most."""
+
+    def __init__(self, config: Config, files: Files) -> None:
+        self._files = files
+        self._bytes = config.store.min_free_gb * 1e9
+        self._share = config.store.min_free_percent / 100
+        self._asked = 0.0
+        self._answer = True
+
+    def __call__(self) -> bool:
+        """Tell whether an instance may be stored."""
+        now = time.monotonic()
+        if now - self._asked >= 0.5:
+            self._asked = now
+            self._answer = self._files.free_bytes() >= self._bytes and self._files.free_fraction() >= self._share
+        return self._answer
+
+
+def _callers(config: Config) -> Mapping[str, frozenset[str]]:
+    """Return calling AE title -> addresses, host names resolved; several peers may share a title."""
+    allowed: dict[str, frozenset[str]] = {}
+    for peer in config.peer:
+        found = set(peer.addresses)
+        try:
+            ipaddress.ip_address(peer.host)
+            found.add(peer.host)
+        except ValueError:
+            try:
+                found |= {str(entry[4][0]) for entry in socket.getaddrinfo(peer.host, None)}
+            except OSError as error:
+                raise UserError(f"peer {peer.name}: host {peer.host} cannot be resolved: {error.strerror}") from error
+        allowed[peer.ae_title] = allowed.get(peer.ae_title, frozenset()) | found
+    return allowed
