@@ -85,7 +85,7 @@ def encoded_slices(kind: Kind, senders: int, each: int, scratch: Path) -> list[l
 
 def phantom_paths(scratch: Path) -> list[Path]:
     """Write phantom slices, where the real data are not beside this checkout."""
-    from pacs_ai.testing.phantom import Phantom, write_phantom
+    from pacs_ai.testing import Phantom, write_phantom
 
     return write_phantom(scratch / "phantom", Phantom())
 
