@@ -191,11 +191,6 @@ def _rescale(ds: Dataset, item: Dataset) -> tuple[float, float]:
     return slope, intercept
 
 
-def is_localizer(ds: Dataset) -> bool:
-    """Tell whether Image Type value 3 or later says LOCALIZER (PS3.3 C.8.2.1.1.1, C.8.3.1.1.1)."""
-    return "LOCALIZER" in read_text(ds, "ImageType").upper().split("\\")[2:]
-
-
 def count_stacks(source: Source) -> int:
     """Return how many stacks (Stack ID (0020,9056)) the frames of an enhanced image name, at least 1."""
     names = {read_text(item, "StackID") for frame in source.frames for item in frame.attributes}

@@ -11,10 +11,12 @@ from pydicom.datadict import dictionary_description
 
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.dicom.geometry import SAME_POSITION_MM, check_alike, coincident, stack
+from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.dicom.reading import read_items, read_text
 from pacs_ai.errors import Refused
 from pacs_ai.infer.pixels import MAX_DECODED_BYTES, decode
-from pacs_ai.infer.source import Frame, Received, Source, count_stacks, is_localizer, open_sources, receive_all
+from pacs_ai.infer.series import check_series, differing
+from pacs_ai.infer.source import Frame, Received, Source, count_stacks, open_sources, receive_all
 from pacs_ai.pipeline import Array, Volume
 
 if TYPE_CHECKING:
@@ -22,18 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydicom import Dataset
-
-#: Attributes that all images of a series have in common: a result copies its patient and study from them.
-COMMON_KEYWORDS = (
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "SOPClassUID",
-)
 
 #: What pipelines may judge by: `Volume.header` holds these, as text, where the series has them.
 HEADER_KEYWORDS = (
@@ -72,22 +62,6 @@ HEADER_KEYWORDS = (
     "StudyDescription",
     "Units",
     "XRayTubeCurrent",
-)
-
-#: Why several images may lie at one position: what to call it, and the attributes that differ then.
-DIMENSIONS = (
-    ("several diffusion weightings", ("DiffusionBValue", "DiffusionGradientOrientation")),
-    ("several echoes", ("EchoTime", "EffectiveEchoTime", "EchoNumbers")),
-    (
-        "several time points",
-        ("TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "FrameReferenceTime"),
-    ),
-    ("several inversion times", ("InversionTime",)),
-    ("several tube voltages", ("KVP",)),
-    ("several reconstruction kernels", ("ConvolutionKernel",)),
-    ("several kinds of image", ("ImageType", "FrameType", "ComplexImageComponent")),
-    ("several acquisitions", ("AcquisitionNumber",)),
-    ("several time points", ("AcquisitionDateTime", "FrameAcquisitionDateTime", "AcquisitionTime", "ContentTime")),
 )
 
 #: Fewest images in which a Frame of Reference UID of its own in each is taken for an error of the sender.
@@ -162,9 +136,7 @@ def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = N
 
 
 def _load(received: Sequence[Received]) -> LoadedVolume:
-    images, left_out = _without_localizers(received)
-    completed = _complete_identity(images)
-    _check_common(images)
+    images, told = check_series(received)
     sources = open_sources(images)
     _check_one_image_matrix(sources)
     slices, merged = _one_per_position(_slices(sources))
@@ -173,45 +145,8 @@ def _load(received: Sequence[Received]) -> LoadedVolume:
     joined = _join_frames_of_reference(slices)
     ds = slices[0].source.ds
     volume = Volume(_voxels(slices), grid.affine, read_text(ds, "Modality"), _header(slices[0]))
-    notes = (*left_out, *completed, *joined, *merged, *grid.notes, *_lossy(ds))
+    notes = (*told, *joined, *merged, *grid.notes, *_lossy(ds))
     return LoadedVolume(volume, _evidence(slices), notes)
-
-
-def _without_localizers(received: Sequence[Received]) -> tuple[tuple[Received, ...], tuple[str, ...]]:
-    if not received:
-        raise Refused("the series holds no image")
-    images = tuple(each for each in received if not is_localizer(each.ds))
-    if not images:
-        raise Refused("the series holds localizers (scout images) only")
-    count = len(received) - len(images)
-    return images, (f"{count} of {len(received)} images are localizers and were left out",) if count else ()
-
-
-def _complete_identity(images: Sequence[Received]) -> tuple[str, ...]:
-    """Take a missing SOP Class UID from the file's meta information; refuse instances that cannot be referred to."""
-    count = 0
-    for each in images:
-        if not each.sop_instance_uid:
-            raise Refused("an image has no SOP Instance UID, so no result can refer to it")
-        sop_class_uid = read_text(each.ds, "SOPClassUID")
-        if not sop_class_uid:
-            each.ds.SOPClassUID = read_text(each.ds.file_meta, "MediaStorageSOPClassUID")
-            count += 1
-    if not count:
-        return ()
-    return (f"{count} of {len(images)} images have no SOP Class UID; the one in the file header was used",)
-
-
-def _check_common(images: Sequence[Received]) -> None:
-    for keyword in COMMON_KEYWORDS:
-        values = {read_text(each.ds, keyword) for each in images}
-        if len(values) > 1:
-            raise Refused(
-                f"{dictionary_description(keyword)} is not the same in all images: {len(values)} different values "
-                f"in {len(images)} images"
-            )
-        if values == {""} and keyword in ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "SOPClassUID"):
-            raise Refused(f"{dictionary_description(keyword)} is missing")
 
 
 def _check_one_image_matrix(sources: Sequence[Source]) -> None:
@@ -221,7 +156,9 @@ def _check_one_image_matrix(sources: Sequence[Source]) -> None:
         raise Refused(f"the images are not of one size: {named} pixels")
     enhanced = [each for each in sources if each.frames[0].number is not None]
     if enhanced and len(sources) > 1:
-        raise Refused(f"the series holds {len(sources)} multi-frame images; only one can be one volume")
+        raise Refused(
+            f"the series holds {len(sources)} images, {len(enhanced)} of them multi-frame; only one alone is one volume"
+        )
     if enhanced and (stacks := count_stacks(enhanced[0])) > 1:
         raise Refused(f"the multi-frame image holds {stacks} stacks; only one can be one volume")
     if sum(each.layout.frame_bytes * each.layout.frames for each in sources) > MAX_DECODED_BYTES:
@@ -265,7 +202,7 @@ def _why_crowded(groups: Sequence[Sequence[_Slice]], crowd: Sequence[_Slice]) ->
     """Say in words what the series is when different images lie at one position."""
     crowded = sum(len(group) > 1 for group in groups)
     place = crowd[0].frame.plane.place
-    found = _differing([each.frame.attributes for each in crowd])
+    found = differing([each.frame.attributes for each in crowd])
     cause = f": {found[0]} (they differ in {dictionary_description(found[1])})" if found else ""
     if len(groups) == 1:
         return f"all {len(crowd)} images lie at one position, {place}{cause}; this is no volume"
@@ -274,24 +211,21 @@ def _why_crowded(groups: Sequence[Sequence[_Slice]], crowd: Sequence[_Slice]) ->
     return f"different images lie at the same positions, {crowded} of {len(groups)}, the first at {place}{cause}"
 
 
-def _differing(attributes: Sequence[Sequence[Dataset]]) -> tuple[str, str] | None:
-    for name, keywords in DIMENSIONS:
-        for keyword in keywords:
-            if len({"".join(read_text(ds, keyword) for ds in each) for each in attributes}) > 1:
-                return name, keyword
-    return None
-
-
 def _join_frames_of_reference(slices: Sequence[_Slice]) -> tuple[str, ...]:
-    """Refuse several frames of reference; one of its own in every image of an even stack is the sender's error.
+    """Refuse several frames of reference; none, or one of its own in every image of an even stack, is handled.
 
-    De-identification that draws a new UID per image makes such series. The evidence then bears the first slice's.
+    De-identification makes such series. A result needs one (type 1 in PS3.3 C.7.4.1), so the evidence then bears one:
+    the first slice's, or one that is derived from the Series Instance UID.
     """
     datasets = [each.source.ds for each in slices]
     values = {read_text(ds, "FrameOfReferenceUID") for ds in datasets}
+    if values == {""}:
+        derived = derive_uid("frame of reference", read_text(datasets[0], "SeriesInstanceUID"))
+        for ds in datasets:
+            ds.FrameOfReferenceUID = derived
+        return ("the images have no Frame of Reference UID; one was derived from their series",)
     if len(values) == 1:
-        missing = values == {""}
-        return ("the images have no Frame of Reference UID",) if missing else ()
+        return ()
     if len(values) < max(len(datasets), MIN_SCATTERED_FRAMES_OF_REFERENCE):
         raise Refused(
             f"the {len(datasets)} images have {len(values)} frames of reference, so their positions cannot be compared"

@@ -288,6 +288,14 @@ def test_a_frame_of_reference_of_its_own_in_every_slice_is_joined_and_told(tmp_p
     assert "that of the first slice was used for all" in loaded.notes[0]
 
 
+def test_a_missing_frame_of_reference_is_derived_and_told(tmp_path):
+    datasets = [slice_(k, FrameOfReferenceUID=None) for k in range(3)]
+    first, again = (load_volume(write(tmp_path, order)) for order in (datasets, datasets[::-1]))
+    uids = {ds.FrameOfReferenceUID for loaded in (first, again) for ds in loaded.evidence.datasets}
+    assert len(uids) == 1
+    assert first.notes == ("the images have no Frame of Reference UID; one was derived from their series",)
+
+
 def test_a_single_slice_takes_its_thickness(tmp_path):
     loaded = load_volume(write(tmp_path, [slice_(0)]))
     assert loaded.volume.spacing[0] == 3
@@ -552,6 +560,9 @@ def test_enhanced_images_that_are_no_single_stack_are_refused_by_what_they_are(t
     stacks.PerFrameFunctionalGroupsSequence[3].FrameContentSequence[0].StackID = "2"
     assert refusal(write(tmp_path, [stacks])) == "the multi-frame image holds 2 stacks; only one can be one volume"
     two = [enhanced(), enhanced(SOPInstanceUID="1.2.8")]
-    assert refusal(write(tmp_path, two)) == "the series holds 2 multi-frame images; only one can be one volume"
+    assert (
+        refusal(write(tmp_path, two))
+        == "the series holds 2 images, 2 of them multi-frame; only one alone is one volume"
+    )
     lying = enhanced(NumberOfFrames=4)
     assert refusal(write(tmp_path, [lying])) == "the image has 4 frames, 5 of them described"
