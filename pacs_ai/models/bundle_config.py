@@ -39,6 +39,7 @@ KNOWN_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (r"monai\.\S+ \S+: Current default value of argument", FutureWarning),  # MONAI on its own defaults
     ("there are more than 1 component have name", UserWarning),  # the first is taken, as in MONAI's own run
     ("inverse has been called but no invertible transforms", UserWarning),  # Invertd after intensities only
+    ("Detected pickle protocol", UserWarning),  # weights that are refused right after
     ("`torch.jit.load` is deprecated", DeprecationWarning),
 )
 

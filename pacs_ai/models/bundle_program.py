@@ -64,21 +64,28 @@ def explained(name: str, doing: str) -> Iterator[None]:
     try:
         with without_known_warnings():
             yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfResources(_memory_advice(name, doing)) from error
-    except BROKEN as error:
-        if any(words in str(error).lower() for words in NO_MEMORY):
+    except (MemoryError, *BROKEN) as error:
+        causes = list(_causes(error))
+        if any(_is_memory(cause) for cause in causes):
             raise OutOfResources(_memory_advice(name, doing)) from error
-        raise PipelineFault(f"{name} broke while {doing}: {_reason(error)}") from error
+        first = causes[-1]
+        said = f"{type(error).__name__}: {error}"
+        because = "" if first is error else f" ({type(first).__name__}: {first})"
+        raise PipelineFault(f"{name} broke while {doing}: {said}{because}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """Say what happened and, where MONAI's parser wrapped it, what came first."""
-    first = error
-    while first.__cause__ is not None:
-        first = first.__cause__
-    said = f"{type(error).__name__}: {error}"
-    return said if first is error else f"{said} ({type(first).__name__}: {first})"
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it wraps: MONAI's parser and transforms wrap what goes wrong in them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+    )
 
 
 def _memory_advice(name: str, doing: str) -> str:
