@@ -35,7 +35,8 @@ def accept(card: Card, volumes: Mapping[str, Volume]) -> None:
             raise Refused(f"{name} has {slices} slices; {card.title} needs at least {wanted.min_slices}")
         if wanted.max_slice_spacing_mm is not None and spacing > wanted.max_slice_spacing_mm + 1e-3:
             raise Refused(
-                f"{name} has slices {spacing:.2f} mm apart; {card.title} takes at most {wanted.max_slice_spacing_mm:g} mm"
+                f"{name} has slices {spacing:.2f} mm apart; "
+                f"{card.title} takes at most {wanted.max_slice_spacing_mm:g} mm"
             )
         if not np.isfinite(volume.voxels).all() if volume.voxels.dtype.kind == "f" else False:
             raise Refused(f"{name} has voxels that are no numbers")

@@ -1,0 +1,25 @@
+"""The deliver process: steps the courier until it is stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pacs_ai import loop
+from pacs_ai.deliver.courier import Courier
+from pacs_ai.store.files import Files
+from pacs_ai.store.life import entered, rest
+
+if TYPE_CHECKING:
+    import threading
+
+    from pacs_ai.config import Config
+
+
+def run(config: Config, stop: threading.Event) -> None:
+    """Deliver until `stop` is set."""
+    with entered(config, "deliver") as (database, owner):
+        courier = Courier(config, database, Files(config.store.folder / "files"), owner)
+        bell = database.bell()
+        loop.run(courier.step, rest(bell, database, owner, stop), stop)
+        courier.join(config.receive.grace_seconds)
+        bell.close()
