@@ -200,10 +200,10 @@ class MonaiBundle:
     """
 
     def __init__(self, spec: BundleSpec) -> None:
-        metadata = read_metadata(spec)
-        self.card: Card = card_of(spec, metadata)
         self._spec = spec
-        self._labels = _labels(spec, metadata)
+        self._metadata = read_metadata(spec)
+        self.card: Card = card_of(spec, self._metadata)
+        self._labels = _labels(spec, self._metadata)
         self._program: Program | None = None
 
     def prepare(self, device: str) -> None:
@@ -219,7 +219,7 @@ class MonaiBundle:
         verify(self._spec.folder, self._spec.files)
         from pacs_ai.models.bundle_program import Program
 
-        self._program = Program(self._spec, device)
+        self._program = Program(self._spec, self._metadata, device)
 
     def run(self, inputs: Mapping[str, Volume]) -> Findings:
         """Segment one set of series.

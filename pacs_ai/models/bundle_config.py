@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,9 @@ from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from pacs_ai.errors import PipelineFault
-from pacs_ai.models.bundle import METADATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import ModuleType
 
     from pacs_ai.models.bundle import BundleSpec
@@ -106,6 +106,8 @@ class Configuration:
     ----------
     spec
         Folder, file, overrides.
+    metadata
+        Content of ``configs/metadata.json``, to which expressions may refer.
     device
         "cpu", "cuda:0": takes the place of every device that the bundle chooses by itself.
 
@@ -117,12 +119,12 @@ class Configuration:
         Whether that LoadImaged would add the channel axis.
     """
 
-    def __init__(self, spec: BundleSpec, device: str) -> None:
+    def __init__(self, spec: BundleSpec, metadata: Mapping[str, Any], device: str) -> None:
         self.spec = spec
         self.folder = spec.folder.resolve()
         self.parser = ConfigParser()
         self.parser.read_config(self.folder / self._file())
-        self.parser.read_meta(self.folder / METADATA)
+        self.parser.read_meta(deepcopy(dict(metadata)))
         self.parser.parse()  # resolves macros, executes nothing
         self.parser["bundle_root"] = str(self.folder)
         self._set_device(device)

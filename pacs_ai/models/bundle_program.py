@@ -102,6 +102,8 @@ class Program:
     ----------
     spec
         The bundle; the caller has verified its digests.
+    metadata
+        Content of ``configs/metadata.json``.
     device
         "cpu", "cuda:0".
 
@@ -113,14 +115,14 @@ class Program:
         No memory for it.
     """
 
-    def __init__(self, spec: BundleSpec, device: str) -> None:
+    def __init__(self, spec: BundleSpec, metadata: Mapping[str, Any], device: str) -> None:
         self.spec = spec
         self.name = spec.folder.name
         self.folder = spec.folder.resolve()
         self.device = torch.device(device)
         self._modules: dict[str, ModuleType] = {}
         with explained(self.name, "being built"), own_modules(self.folder, self._modules):
-            self._configuration = Configuration(spec, device)
+            self._configuration = Configuration(spec, metadata, device)
             self._amp = self._mixed_precision()
             self._network = self._load_network()
             inferer, after = self._configuration.part("inferer"), self._configuration.postprocessing
@@ -220,8 +222,9 @@ class Program:
         Counted are the network's output and its activation (float32) and, where the bundle brings all channels back
         to the source grid before it takes the largest, that grid's channels as read (float32) and resampled (float64).
         """
-        limit = self.spec.memory_limit_gb
-        free = limit * GIB if limit is not None else _free_memory() if self.device.type == "cpu" else None
+        free = _free_memory() if self.device.type == "cpu" else None
+        if self.spec.memory_limit_gb is not None:
+            free = self.spec.memory_limit_gb * GIB
         channels = self._channels()
         steps = [type(step).__name__ for step in getattr(self._postprocessing, "transforms", ())]
         outside = "Invertd" in steps and "AsDiscreted" in steps[steps.index("Invertd") :]

@@ -64,6 +64,12 @@ def reoriented(voxels: Array, affine: Array, like: Array | str) -> tuple[Array, 
     return orientations.apply_orientation(voxels, turn), turned
 
 
+def _between(affine: Array, target: Array) -> tuple[Array, Array]:
+    """Return matrix (3, 3) and shift (3,) from the indices of the grid `target` to those of the grid `affine`."""
+    matrix = np.linalg.inv(affine) @ target
+    return matrix[:3, :3], matrix[:3, 3]
+
+
 def nearest(voxels: Array, affine: Array, shape: tuple[int, ...], target: Array) -> Array:
     """Resample labels by the nearest voxel onto another grid; 0 outside of the source.
 
@@ -74,18 +80,18 @@ def nearest(voxels: Array, affine: Array, shape: tuple[int, ...], target: Array)
     affine, target
         (4, 4), index -> mm, both in the same patient coordinates; `target` with `shape` is the new grid.
     """
-    matrix = np.linalg.inv(affine) @ target
+    turn, shift = _between(affine, target)
     # "grid-constant": a voxel reaches half its size beyond its centre, so the outermost ones are not lost
     return np.asarray(
-        scipy.ndimage.affine_transform(voxels, matrix, output_shape=shape, order=0, mode="grid-constant", cval=0)
+        scipy.ndimage.affine_transform(voxels, turn, shift, output_shape=shape, order=0, mode="grid-constant", cval=0)
     )
 
 
 def linear(voxels: Array, affine: Array, shape: tuple[int, ...], target: Array) -> Array:
     """Resample intensities linearly onto another grid, float32; the source's smallest value outside of it."""
     source = np.asarray(voxels, dtype=np.float32)
-    matrix = np.linalg.inv(affine) @ target
-    values = scipy.ndimage.affine_transform(source, matrix, output_shape=shape, order=1, mode="nearest")
+    turn, shift = _between(affine, target)
+    values = scipy.ndimage.affine_transform(source, turn, shift, output_shape=shape, order=1, mode="nearest")
     inside = nearest(np.ones(source.shape, np.uint8), affine, shape, target)
     return np.where(inside == 1, values, source.min())
 
