@@ -12,6 +12,7 @@ from pydicom import Dataset, config, dcmread
 from pydicom.datadict import tag_for_keyword
 
 from pacs_ai.dicom.evidence import Evidence
+from pacs_ai.dicom.reading import read_text
 from pacs_ai.encode.encoded import Encoded
 from pacs_ai.encode.explicit import elements, items, text, values
 from pacs_ai.encode.frames import count_voxels, popcounts
@@ -90,8 +91,7 @@ def check_sources(evidence: Mapping[str, Evidence]) -> None:
 
 
 def _agree(datasets: Sequence[Dataset], keyword: str, message: str) -> None:
-    values = {str(ds[keyword].value or "") if keyword in ds else "" for ds in datasets}
-    if len(values) > 1:
+    if len({read_text(ds, keyword) for ds in datasets}) > 1:
         raise Refused(message)
 
 

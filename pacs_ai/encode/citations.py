@@ -9,7 +9,8 @@ from pydicom import Dataset
 
 from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.encoded import Encoded
-from pacs_ai.encode.provenance import Work, request_items
+from pacs_ai.encode.identity import request_items
+from pacs_ai.encode.provenance import Work
 
 
 def cite(report: Dataset, evidence: Mapping[str, Evidence], source: Dataset, segmentation: Encoded | None) -> None:

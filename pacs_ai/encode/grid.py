@@ -12,6 +12,7 @@ from highdicom.spatial import get_normal_vector, get_volume_positions
 from pydicom import Dataset
 
 from pacs_ai.dicom.evidence import Evidence, FrameReference
+from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.errors import Refused
 
 KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
@@ -48,13 +49,11 @@ class Grid:
         Raises
         ------
         Refused
-            Where an image lacks its position, or the first one its orientation, pixel spacing or frame of reference.
+            Where an image lacks its position, or the first one its orientation or pixel spacing.
         """
         by_uid = {str(ds.SOPInstanceUID): ds for ds in evidence.datasets}
         found = [_frame_geometry(by_uid[ref.sop_instance_uid], ref.frame_number) for ref in evidence.slices]
         _require(found)
-        if not evidence.datasets[0].get("FrameOfReferenceUID"):
-            raise Refused("the images of this series have no Frame of Reference UID, so nothing can be drawn over them")
         return cls(
             slices=evidence.slices,
             places=tuple("\\".join(str(value) for value in one["ImagePositionPatient"]) for one in found),
@@ -96,6 +95,15 @@ class Grid:
         return spacing is not None and bool(spacing > 0)
 
 
+def frame_of_reference(source: Dataset) -> str:
+    """Return the Frame of Reference UID of a source; one that derives from its series where it has none.
+
+    De-identified series have lost it, and a SEG cannot be without (PS3.3 A.51.3): its frames and their source frames
+    share one by definition.
+    """
+    return str(source.get("FrameOfReferenceUID") or derive_uid("frame of reference", str(source.SeriesInstanceUID)))
+
+
 def _require(found: list[dict[str, Any]]) -> None:
     for keyword, name in (
         ("ImageOrientationPatient", "Image Orientation (Patient)"),
@@ -117,8 +125,9 @@ def _frame_geometry(ds: Dataset, frame_number: int | None) -> dict[str, Any]:
     per frame (C.7.6.16).
     """
     groups = [ds]
-    if frame_number is not None and "SharedFunctionalGroupsSequence" in ds:
-        holders = (ds.SharedFunctionalGroupsSequence[0], ds.PerFrameFunctionalGroupsSequence[frame_number - 1])
+    if frame_number is not None and "PerFrameFunctionalGroupsSequence" in ds:
+        shared = ds.get("SharedFunctionalGroupsSequence") or []
+        holders = [*shared[:1], ds.PerFrameFunctionalGroupsSequence[frame_number - 1]]
         groups = [holder[macro].value[0] for holder in holders for macro in MACROS if holder.get(macro)]
     return {
         keyword: group[keyword].value

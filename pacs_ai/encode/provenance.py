@@ -1,21 +1,19 @@
-"""Whose study it is and who made the result: identity copied from the source, equipment and times from the job."""
+"""Who made a result, with what and when: stated from the job, stamped on every object beside the identity."""
 
 from __future__ import annotations
 
-import copy
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.sr import CodedConcept
-from pydicom import DataElement, Dataset, config
+from pydicom import Dataset, config
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid, digest
+from pacs_ai.encode.identity import copy_identity, own_copy
 from pacs_ai.pipeline import Card, Clearance, Code
 
 #: Who made the equipment, and its model name (PS3.3 C.7.5.1).
@@ -29,34 +27,6 @@ ARTIFICIAL_INTELLIGENCE = CodedConcept("122402", "DCM", "Artificial Intelligence
 PROCESSING_EQUIPMENT = CodedConcept("109102", "DCM", "Processing Equipment")
 ACQUISITION_EQUIPMENT = CodedConcept("109101", "DCM", "Acquisition Equipment")
 
-#: Type 2 attributes of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): empty where the source has none.
-REQUIRED_IDENTITY = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
-    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
-)  # fmt: skip
-#: Further attributes of Patient, General Study, Patient Study and SOP Common; absent where the source has none.
-OPTIONAL_IDENTITY = (
-    "StudyInstanceUID", "TimezoneOffsetFromUTC", "SpecificCharacterSet",
-    "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "OtherPatientIDsSequence",
-    "OtherPatientNames", "PatientBirthTime", "EthnicGroup", "PatientComments", "QualityControlSubject",
-    "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription", "PatientBreedCodeSequence",
-    "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
-    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
-    "StudyDescription", "ProcedureCodeSequence", "IssuerOfAccessionNumberSequence", "PhysiciansOfRecord",
-    "ReferringPhysicianIdentificationSequence", "NameOfPhysiciansReadingStudy", "ConsultingPhysicianName",
-    "PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "IssuerOfAdmissionIDSequence",
-)  # fmt: skip
-#: Clinical Trial Subject and Study (PS3.3 C.7.1.3, C.7.2.3): copied only where the type 1 attributes have a value.
-CLINICAL_TRIAL_REQUIRED = ("ClinicalTrialSponsorName", "ClinicalTrialProtocolID")
-CLINICAL_TRIAL = (
-    *CLINICAL_TRIAL_REQUIRED, "ClinicalTrialProtocolName", "IssuerOfClinicalTrialProtocolID",
-    "ClinicalTrialSiteID", "IssuerOfClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
-    "IssuerOfClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "IssuerOfClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID", "IssuerOfClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
-)  # fmt: skip
-CLINICAL_TRIAL_EMPTY_ALLOWED = frozenset(
-    {"ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialTimePointID"},
-)
 EQUIPMENT = (
     "Manufacturer", "InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName",
     "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "SpatialResolution", "DateOfLastCalibration",
@@ -191,11 +161,6 @@ def algorithm(work: Work) -> AlgorithmIdentificationSequence:
     return sequence
 
 
-def primary(evidence: Mapping[str, Evidence], grid: str) -> Dataset:
-    """Return the source data set that identity is copied from: the first of the series that the segments lie on."""
-    return evidence[grid].datasets[0]
-
-
 def stamp(result: Dataset, source: Dataset, work: Work, ordinal: int) -> None:
     """Give a result its identity, series, times, equipment and file meta information, in place.
 
@@ -211,7 +176,7 @@ def stamp(result: Dataset, source: Dataset, work: Work, ordinal: int) -> None:
         0 for the first series of the job, 1 for the second: added to `Work.series_number`.
     """
     with config.disable_value_validation():  # the source's values stay as they are, right or wrong
-        _copy_identity(result, source)
+        copy_identity(result, source)
     _set_times(result, work, _zone(source, work))
     result.SeriesNumber = work.series_number + ordinal
     result.SeriesDescription = work.series_description
@@ -222,42 +187,6 @@ def stamp(result: Dataset, source: Dataset, work: Work, ordinal: int) -> None:
     result.SoftwareVersions = work.software_versions
     result.ContributingEquipmentSequence = [*_acquisition_equipment(source), _processing_equipment(work)]
     result.file_meta = _file_meta(result)
-
-
-def _copy_identity(result: Dataset, source: Dataset) -> None:
-    trial = all(source.get(keyword) for keyword in CLINICAL_TRIAL_REQUIRED)
-    for keyword in (*REQUIRED_IDENTITY, *OPTIONAL_IDENTITY, *CLINICAL_TRIAL):
-        if keyword in result:
-            delattr(result, keyword)
-        if keyword in source and (trial or keyword not in CLINICAL_TRIAL):
-            element = own_copy(source[keyword])
-            if element.value or keyword in CLINICAL_TRIAL_EMPTY_ALLOWED:
-                result.add(element)
-        if keyword in REQUIRED_IDENTITY and keyword not in result:
-            setattr(result, keyword, None)
-
-
-def own_copy(given: DataElement) -> DataElement:
-    """Return a deep copy fit to be written into a result.
-
-    Sequences and items have defined lengths, as all that this package writes; coded items without a code, which some
-    sources carry, are left out (PS3.3 Table 8.8-1 requires one).
-    """
-    element = copy.deepcopy(given)
-    if element.VR != "SQ":
-        return element
-    element.is_undefined_length = False
-    element.value = [item for item in element.value if _says_something(item, element.keyword)]
-    for item in element.value:
-        item.is_undefined_length_sequence_item = False
-        for nested in item:
-            item[nested.tag] = own_copy(nested)
-    return element
-
-
-def _says_something(item: Dataset, keyword: str) -> bool:
-    coded = any(item.get(value) for value in ("CodeValue", "LongCodeValue", "URNCodeValue"))
-    return (coded and bool(item.get("CodeMeaning"))) if keyword.endswith("CodeSequence") else len(item) > 0
 
 
 def _zone(source: Dataset, work: Work) -> tzinfo | None:
@@ -310,10 +239,3 @@ def _file_meta(result: Dataset) -> FileMetaDataset:
     meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta
-
-
-def request_items(source: Dataset) -> list[Dataset]:
-    """Return copies of the source's Request Attributes Sequence (0040,0275): the order that the study fulfils."""
-    if "RequestAttributesSequence" not in source:
-        return []
-    return list(own_copy(source["RequestAttributesSequence"]).value)

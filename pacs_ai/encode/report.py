@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +35,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.citations import add_order, add_predecessors, cite
 from pacs_ai.encode.encoded import Encoded, encoded
-from pacs_ai.encode.frames import plane
-from pacs_ai.encode.outline import outline, whole_frame
+from pacs_ai.encode.groups import Group, absent_labels, groups_of
 from pacs_ai.encode.provenance import (
     ARTIFICIAL_INTELLIGENCE,
     DISCLAIMER,
@@ -50,17 +48,7 @@ from pacs_ai.encode.provenance import (
     stamp,
     tracking,
 )
-from pacs_ai.pipeline import (
-    ANATOMICAL_STRUCTURE,
-    MILLILITRE,
-    VOLUME,
-    Clearance,
-    Findings,
-    Label,
-    Measurement,
-    Segment,
-    Volume,
-)
+from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, Clearance, Findings, Label, Measurement, Volume
 
 #: Title of a measurement report (CID 7021). Viewers draw its regions, and some fail on a group without a region.
 MEASUREMENT_REPORT = CodedConcept("126000", "DCM", "Imaging Measurement Report")
@@ -72,19 +60,7 @@ ABSENT = CodedConcept("2667000", "SCT", "Absent")
 #: CID 244; other modifiers of a label are topographical.
 LATERALITIES = frozenset({"7771000", "24028007", "51440002", "66459002"})
 ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
-WHOLE_IMAGE = "Whole image"
 LONG_TEXT = 1024
-
-
-@dataclass(frozen=True)
-class Group:
-    """What one measurement group says: of which label, of which region on which received frame, which values."""
-
-    name: str
-    label: Label | None
-    region: npt.NDArray[np.float32]
-    source: FrameReference
-    measurements: tuple[Measurement, ...]
 
 
 def encode_report(
@@ -111,11 +87,11 @@ def encode_report(
         The SEG that it cites, None where no segment has a voxel.
     """
     own = evidence[findings.grid]
-    groups = tuple(_groups(findings, counts, own, volumes[findings.grid], work))
+    groups = tuple(groups_of(findings, counts, own, volumes[findings.grid], work.card))
     source = own.datasets[0]
     report = Comprehensive3DSR(
         evidence=[_instance(source, reference) for reference in _cited(own, groups)],
-        content=_root(groups, _absent(findings, counts, work), evidence, work),
+        content=_root(groups, absent_labels(findings, counts, work.card), evidence, work),
         series_instance_uid=work.uid("SR", "series"),
         series_number=work.series_number + 1,
         sop_instance_uid=work.uid("SR", "instance", 1),
@@ -130,51 +106,6 @@ def encode_report(
     add_predecessors(report, work)
     stamp(report, source, work, 1)
     return encoded("SR", report)
-
-
-def _groups(
-    findings: Findings, counts: npt.NDArray[np.int64], own: Evidence, volume: Volume, work: Work
-) -> Iterator[Group]:
-    """Yield a group per segment with voxels, then per label that has values only, then for the whole image.
-
-    Groups without a region of their own get the frame of the middle slice, because a measurement group without image
-    coordinates turns the viewport of some viewers black.
-    """
-    drawn = set()
-    for segment, row in zip(findings.segments, counts, strict=True):
-        if row.any():
-            drawn.add(segment.label)
-            index = int(row.argmax())
-            values = _with_volume(_values(findings, segment.label), segment, int(row.sum()), volume)
-            label = work.card.label(segment.label)
-            yield Group(label.name, label, outline(plane(segment, index)), own.slices[index], values)
-    middle = own.slices[len(own.slices) // 2]
-    frame = whole_frame(volume.voxels.shape[1], volume.voxels.shape[2])
-    for label in work.card.labels:
-        values = _values(findings, label.name)
-        if values and label.name not in drawn:
-            yield Group(label.name, label, frame, middle, values)
-    if values := _values(findings, None):
-        yield Group(WHOLE_IMAGE, None, frame, middle, values)
-
-
-def _values(findings: Findings, label: str | None) -> tuple[Measurement, ...]:
-    return tuple(measurement for measurement in findings.measurements if measurement.label == label)
-
-
-def _with_volume(
-    values: tuple[Measurement, ...], segment: Segment, voxels: int, volume: Volume
-) -> tuple[Measurement, ...]:
-    """Return the values, led by the volume from the voxel count where the pipeline gave none."""
-    if any((value.concept.value, value.concept.scheme) == (VOLUME.value, VOLUME.scheme) for value in values):
-        return values
-    return (Measurement(VOLUME, voxels * volume.voxel_ml, MILLILITRE, segment.label), *values)
-
-
-def _absent(findings: Findings, counts: npt.NDArray[np.int64], work: Work) -> tuple[Label, ...]:
-    """Return the labels of the card that no voxel bears."""
-    found = {segment.label for segment, row in zip(findings.segments, counts, strict=True) if row.any()}
-    return tuple(label for label in work.card.labels if label.name not in found)
 
 
 def _root(

@@ -18,7 +18,8 @@ from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.encoded import Encoded, encoded
 from pacs_ai.encode.explicit import element_head, item
 from pacs_ai.encode.frames import derivation_image, functional_groups, overlap, pack
-from pacs_ai.encode.grid import Grid
+from pacs_ai.encode.grid import Grid, frame_of_reference
+from pacs_ai.encode.identity import own_copy, request_items
 from pacs_ai.encode.provenance import (
     LONG_STRING,
     MANUFACTURER,
@@ -27,8 +28,6 @@ from pacs_ai.encode.provenance import (
     algorithm,
     clean,
     concept,
-    own_copy,
-    request_items,
     stamp,
     tracking,
 )
@@ -129,7 +128,7 @@ def _stand_in(evidence: Evidence, grid: Grid, volume: Volume) -> Dataset:
     image.SOPInstanceUID = grid.slices[0].sop_instance_uid
     image.StudyInstanceUID = source.StudyInstanceUID
     image.SeriesInstanceUID = source.SeriesInstanceUID
-    image.FrameOfReferenceUID = source.FrameOfReferenceUID
+    image.FrameOfReferenceUID = frame_of_reference(source)
     image.PositionReferenceIndicator = source.get("PositionReferenceIndicator") or None
     image.Modality = source.Modality
     image.Rows, image.Columns = volume.voxels.shape[1:]

@@ -10,6 +10,8 @@ from io import BytesIO
 import pytest
 from encode_material import CARD, make_evidence, make_findings, make_volume, make_work
 from pydicom import Dataset, config, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from pacs_ai.encode.provenance import clean
 from pacs_ai.encode.results import encode
@@ -187,6 +189,26 @@ def test_a_lossy_history_and_the_body_part_go_with_the_segmentation():
     assert (seg.LossyImageCompression, seg.LossyImageCompressionRatio) == ("01", 10)
     assert seg.BodyPartExamined == "CHEST"
     assert results()["SEG"].LossyImageCompression == "00"
+
+
+def with_raw(keyword, vr, value):
+    """Sources in which one attribute has bytes that pydicom cannot parse."""
+    evidence = make_evidence()
+    tag = Tag(keyword)
+    for ds in evidence.datasets:
+        ds[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    return evidence
+
+
+@pytest.mark.parametrize(("keyword", "vr", "value"), [("PatientWeight", "DS", b"heavy "), ("PatientAge", "AS", b"0Y")])
+def test_wrong_values_of_what_identifies_nobody_are_left_out(keyword, vr, value):
+    for ds in results(with_raw(keyword, vr, value)).values():
+        assert keyword not in ds
+
+
+def test_a_wrong_birth_date_stays_as_it_is():
+    for ds in results(with_raw("PatientBirthDate", "DA", b"1950")).values():
+        assert ds.get_item("PatientBirthDate").value == b"1950"
 
 
 @pytest.mark.parametrize(
