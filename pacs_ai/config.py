@@ -174,10 +174,22 @@ class Pipeline(Section):
     """A few words for Series Description; empty: the bundle's name."""
     procedure: Triplet | None = None
     """Procedure reported in the SR (CID 100 where possible)."""
+    manufacturer: str = ""
+    """Who makes the model; empty: the bundle's authors."""
     clearance: Literal["RESEARCH", "PRODUCT"] = "RESEARCH"
     """Content Qualification of the results. RESEARCH adds "not for clinical use"."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Configuration ids of the bundle to set, as `monai.bundle run --id value` would: `{"inferer#overlap" = 0.25}`."""
+    config: str = ""
+    """Inference configuration within the bundle; empty: `configs/inference.json`, `.yaml` or `.yml`."""
+    weights: str = ""
+    """Weights within the bundle; empty: what its CheckpointLoader names, else `models/model.pt` or `models/model.ts`."""
+    orientation: Annotated[str, Field(pattern=r"^([LR][PA][SI]|)$")] = ""
+    """Axis codes (`LPS`) to which volumes are turned first, for a bundle without an Orientation of its own."""
+    mixed_precision: bool | None = None
+    """torch.autocast on CUDA; empty: as the bundle's evaluator says, on where it says nothing."""
+    memory_limit_gb: Annotated[float, Field(gt=0)] | None = None
+    """A series whose arrays would need more memory is not analysed; empty: what is free, on the CPU."""
     seed_weights: int | None = None
     """For trials without weights: seed of random weights. Results are noise and say so."""
 
@@ -185,8 +197,11 @@ class Pipeline(Section):
     def _one_kind(self) -> Pipeline:
         if self.bundle is not None and self.use:
             raise ValueError("give either `use` or `bundle`, not both")
-        if self.bundle is None and (self.files or self.labels or self.seed_weights is not None):
-            raise ValueError("`files`, `labels` and `seed_weights` belong to a `bundle`")
+        given = sorted(self.model_fields_set - {"name", "use", "settings", "timeout_seconds"})
+        if self.bundle is None and given:
+            raise ValueError(f"{', '.join(given)} belong(s) to a `bundle`")
+        if self.bundle is not None and self.settings:
+            raise ValueError("`settings` belong to a plugin; a bundle has `overrides`")
         return self
 
 

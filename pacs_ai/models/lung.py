@@ -6,12 +6,14 @@ Importing this module is cheap; torch and scipy come with the first `CtLung.prep
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pacs_ai.errors import Refused
+from pacs_ai.models.digest import digest_of, sha256
 from pacs_ai.pipeline import (
     ANATOMICAL_STRUCTURE,
     HOUNSFIELD_UNIT,
@@ -50,6 +52,10 @@ _RIGHT_LUNG = Label("Right lung", ANATOMICAL_STRUCTURE, _LUNG, RIGHT, (64, 160, 
 _LEFT_LUNG = Label("Left lung", ANATOMICAL_STRUCTURE, _LUNG, LEFT, (255, 160, 64))
 
 
+#: What the algorithm consists of: a change in any of them is another model.
+_SOURCES = ("lung.py", "lung_grid.py", "lung_shape.py")
+
+
 class CtLung:
     """Right and left lung by density and shape.
 
@@ -81,6 +87,7 @@ class CtLung:
             "Outlines the lungs in a CT of the whole chest and measures volume, mean density and emphysema index. "
             "For research; not for diagnosis."
         ),
+        model_digest=digest_of({name: sha256(Path(__file__).with_name(name)) for name in _SOURCES}),
     )
 
     def __init__(self) -> None:

@@ -50,7 +50,13 @@ def bundle_spec(section: config.Pipeline) -> BundleSpec:
         },
         title=section.title,
         procedure=Code(*section.procedure) if section.procedure else None,
+        manufacturer=section.manufacturer,
         clearance=Clearance(section.clearance),
+        config=section.config,
+        weights=section.weights,
+        orientation=section.orientation,
+        mixed_precision=section.mixed_precision,
+        memory_limit_gb=section.memory_limit_gb,
         overrides=section.overrides,
         seed_weights=section.seed_weights,
     )
