@@ -1,8 +1,9 @@
 """Take one received instance: prove it, write it durably, record it, and only then let it be answered Success.
 
 `Ingest` is the whole seam between a listening side and the rest of the node. `DurableIngest` keeps the order that
-makes Success mean durable: header, file synced and named, directory synced, row committed, return. Instances that
-wait at the same moment share one directory sync and one transaction (group commit).
+makes Success mean durable: header, file synced and named, directory synced, row committed, return. Files are synced by
+the threads that bring them, side by side, so that the file system's journal joins them; rows that wait at the same
+moment share one transaction (group commit).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pacs_ai.dicom.arrival import AssociationInfo
-    from pacs_ai.store.files import Files, StoredFile
+    from pacs_ai.store.files import Files
 
 LOGGER = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class DurableIngest:
             raise Mismatch("command and data set name different SOP classes or SOP instances")
         meta = file_meta(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
         stored = self._files.write((meta, instance.data_set))
+        self._files.sync([stored])
         arrival = Arrival(
             header=header,
             sha256=stored.sha256,
@@ -144,7 +146,7 @@ class DurableIngest:
             priority=instance.priority,
             received_at=received_at,
         )
-        waiting = _Waiting(arrival, stored)
+        waiting = _Waiting(arrival)
         self._waiting.put(waiting)
         waiting.result()
 
@@ -172,7 +174,6 @@ class DurableIngest:
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         """Commit a batch; where one instance breaks it, commit each alone, so that only that one fails."""
         try:
-            self._files.sync(waiting.stored for waiting in batch)
             self._record([waiting.arrival for waiting in batch])
         except Transient as error:
             _settle(batch, error)
@@ -190,9 +191,8 @@ class DurableIngest:
 class _Waiting:
     """One arrival whose sender waits for the answer."""
 
-    def __init__(self, arrival: Arrival, stored: StoredFile) -> None:
+    def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
-        self.stored = stored
         self.error: Exception | None = None
         self._settled = threading.Lock()
         self._settled.acquire()
