@@ -1,0 +1,7 @@
+"""A newcomer's first run: a real node, a small PACS and a sample chest CT on this machine alone, and proof it worked."""
+
+from __future__ import annotations
+
+from pacs_ai.demo.show import run
+
+__all__ = ["run"]
