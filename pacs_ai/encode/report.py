@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pacs_ai.dicom.evidence import Evidence, FrameReference
+from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.citations import add_order, add_predecessors, cite
 from pacs_ai.encode.encoded import Encoded, encoded
 from pacs_ai.encode.groups import Group, absent_labels, groups_of
@@ -89,9 +89,10 @@ def encode_report(
     own = evidence[findings.grid]
     groups = tuple(groups_of(findings, counts, own, volumes[findings.grid], work.card))
     source = own.datasets[0]
+    root = _heading(MEASUREMENT_REPORT if groups else TEXT_REPORT, work)
     report = Comprehensive3DSR(
-        evidence=[_instance(source, reference) for reference in _cited(own, groups)],
-        content=_root(groups, absent_labels(findings, counts, work.card), evidence, work),
+        evidence=[_instance(source)],
+        content=root,
         series_instance_uid=work.uid("SR", "series"),
         series_number=work.series_number + 1,
         sop_instance_uid=work.uid("SR", "instance", 1),
@@ -100,6 +101,9 @@ def encode_report(
         is_complete=True,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    # Only now: highdicom copies and searches all content that it is given, 20 ms per group.
+    report.ContentSequence = root.ContentSequence
+    report.ContentSequence.extend(_body(groups, absent_labels(findings, counts, work.card), evidence, work))
     _separate(report)
     cite(report, evidence, source, segmentation)
     add_order(report, source)
@@ -108,11 +112,9 @@ def encode_report(
     return encoded("SR", report)
 
 
-def _root(
-    groups: Sequence[Group], absent: Sequence[Label], evidence: Mapping[str, Evidence], work: Work
-) -> ContainerContentItem:
-    """Return the content tree (PS3.16 TID 1500)."""
-    root = ContainerContentItem(name=MEASUREMENT_REPORT if groups else TEXT_REPORT, template_id="1500")
+def _heading(title: CodedConcept, work: Work) -> ContainerContentItem:
+    """Return the root of the content tree (PS3.16 TID 1500) up to the measurements."""
+    root = ContainerContentItem(name=title, template_id="1500")
     root.ContentSequence = ContentSequence()
     root.ContentSequence.extend(LanguageOfContentItemAndDescendants(ENGLISH))
     root.ContentSequence.extend(_observation_context(work))
@@ -124,14 +126,20 @@ def _root(
         )
     )
     root.ContentSequence.append(_text(codes.DCM.Comment, _statement(work)))
+    return root
+
+
+def _body(
+    groups: Sequence[Group], absent: Sequence[Label], evidence: Mapping[str, Evidence], work: Work
+) -> Iterator[ContainerContentItem]:
+    """Yield the measurements, then what was looked for and not found."""
     if groups:
         measurements = _container(codes.DCM.ImagingMeasurements)
         for group in groups:
             measurements.ContentSequence.extend(_measurement_group(group, work))
-        root.ContentSequence.append(measurements)
+        yield measurements
     if absent or not groups:
-        root.ContentSequence.append(_qualitative_evaluations(groups, absent, evidence))
-    return root
+        yield _qualitative_evaluations(groups, absent, evidence)
 
 
 def _statement(work: Work) -> str:
@@ -272,15 +280,11 @@ def _separate(ds: Dataset) -> None:
         _separate(child)
 
 
-def _cited(own: Evidence, groups: Sequence[Group]) -> list[FrameReference]:
-    return [group.source for group in groups] or [own.slices[0]]
-
-
-def _instance(source: Dataset, reference: FrameReference) -> Dataset:
+def _instance(source: Dataset) -> Dataset:
     """Return what highdicom asks of evidence; identity is stamped on later."""
     instance = Dataset()
-    instance.SOPClassUID = reference.sop_class_uid
-    instance.SOPInstanceUID = reference.sop_instance_uid
+    instance.SOPClassUID = source.SOPClassUID
+    instance.SOPInstanceUID = source.SOPInstanceUID
     instance.StudyInstanceUID = source.StudyInstanceUID
     instance.SeriesInstanceUID = source.SeriesInstanceUID
     for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
