@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import TYPE_CHECKING
 
-from pacs_ai.config import Config
 from pacs_ai.deliver.scu import Outcome, Outgoing, Remote, send
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Transient
 from pacs_ai.store import outbox
-from pacs_ai.store.database import Database
-from pacs_ai.store.files import Files
 from pacs_ai.store.outbox import Backoff, Parcel, Round
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
+
+if TYPE_CHECKING:
+    from pacs_ai.config import Config
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.files import Files
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +58,10 @@ class Courier:
             due = [peer for peer in outbox.due_peers(connection) if peer not in self._rounds]
         started = 0
         for peer in due:
-            held = outbox.claim(self._database, peer, self._owner)
-            if held is not None:
-                thread = threading.Thread(target=self._run, args=(held,), name=f"to-{peer}", daemon=True)
-                self._rounds[peer] = (thread, held)
+            taken = outbox.claim(self._database, peer, self._owner)
+            if taken is not None:
+                thread = threading.Thread(target=self._run, args=(taken,), name=f"to-{peer}", daemon=True)
+                self._rounds[peer] = (thread, taken)
                 thread.start()
                 started += 1
         return started > 0
@@ -127,8 +130,8 @@ class Courier:
             host=held.host,
             port=held.port,
             calling_ae_title=self._config.calling_ae_title,
-            connect_timeout=connect,
-            acse_timeout=answer,
-            dimse_timeout=answer,
-            network_timeout=answer,
+            connect_seconds=connect,
+            acse_seconds=answer,
+            dimse_seconds=answer,
+            network_seconds=answer,
         )
