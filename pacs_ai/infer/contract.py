@@ -7,13 +7,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pacs_ai.encode.frames import count_voxels
 from pacs_ai.errors import PipelineFault, Refused
 from pacs_ai.pipeline import Card, Findings, Segment, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 #: The digest of every mask is kept of so many segments at most: it costs a pass over the volume each.
 _MOST_DIGESTS = 16
@@ -67,7 +67,7 @@ def check(card: Card, volumes: Mapping[str, Volume], findings: Findings) -> None
 def summary(findings: Findings, volumes: Mapping[str, Volume], notes: tuple[str, ...]) -> dict[str, Any]:
     """Return what of the findings is kept in the job's row."""
     grid = volumes.get(findings.grid)
-    counts = voxel_counts(findings.segments)
+    counts = count_voxels(findings.segments).sum(axis=1).tolist()
     many = len(findings.segments) > _MOST_DIGESTS
     return {
         "segments": [
@@ -91,22 +91,6 @@ def summary(findings: Findings, volumes: Mapping[str, Volume], notes: tuple[str,
         ],
         "notes": list(notes),
     }
-
-
-def voxel_counts(segments: Sequence[Segment]) -> list[int]:
-    """Return each segment's number of voxels; a shared label map is counted once."""
-    maps: dict[int, npt.NDArray[np.intp]] = {}
-    counts = []
-    for segment in segments:
-        voxels = segment.voxels
-        if voxels.dtype == np.bool_:
-            counts.append(int(np.count_nonzero(voxels)))
-            continue
-        if id(voxels) not in maps:
-            maps[id(voxels)] = np.bincount(voxels.ravel(), minlength=segment.number + 1)
-        table = maps[id(voxels)]
-        counts.append(int(table[segment.number]) if segment.number < table.size else 0)
-    return counts
 
 
 def mask_digest(segment: Segment) -> str:
