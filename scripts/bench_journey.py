@@ -1,8 +1,8 @@
 """Measure the journey of one CT series: from its last instance to the results in the PACS, split into its parts.
 
-The whole node runs as `pacs-ai run` does, with SQLite on this machine's disk; the PACS is pynetdicom's SCP in a process of
-its own, which writes what it gets. A 300-slice phantom of 512 x 512 is sent by the node's own SCU; each round is another
-study. Times come from the node's rows (one machine, one clock); the first round also loads what is loaded once.
+The whole node runs as `pacs-ai run` does, with SQLite on this machine's disk; the PACS is pynetdicom's SCP in a process
+of its own, which writes what it gets. A 300-slice phantom of 512 x 512 is sent by the node's own SCU; each round is
+another study. Times come from the node's rows (one machine, one clock); the first round also loads what is loaded once.
 """
 
 from __future__ import annotations

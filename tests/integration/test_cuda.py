@@ -10,11 +10,12 @@ import pytest
 from pacs_ai.models.bundle import BundleSpec, MonaiBundle
 from pacs_ai.models.digest import digests
 from pacs_ai.models.lung import CtLung
-from pacs_ai.pipeline import Volume
 from pacs_ai.testing import Phantom, phantom_truth
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pacs_ai.pipeline import Volume
 
 pytestmark = pytest.mark.gpu
 
@@ -28,7 +29,7 @@ def _needs_a_gpu():
 
 
 def test_auto_takes_the_gpu():
-    from pacs_ai.infer.child import resolve_device
+    from pacs_ai.infer.device import resolve_device
 
     assert resolve_device("auto").startswith("cuda")
 
@@ -69,7 +70,7 @@ def labels_of(folder: Path, volume: Volume, device: str) -> np.ndarray:
 def test_exhausted_gpu_memory_is_a_crash_that_is_tried_again():
     import torch
 
-    from pacs_ai.infer.child import foreign_code
+    from pacs_ai.infer.analysis import foreign_code
 
     free, _ = torch.cuda.mem_get_info()
     with pytest.raises(MemoryError), foreign_code("greedy", "running"):
