@@ -6,8 +6,8 @@
 SCP with an empty handler (out of the box, and with this node's PDU size), this node (file synced, directory synced,
 row committed before each Success), dcmtk's storescp and Orthanc. Senders hold their messages ready in memory and speak
 the upper layer themselves, so that they cost next to nothing; TCP_NODELAY is on at every end. The time runs from the
-first byte of the first C-STORE to the last response; negotiating is not counted. Each figure is the median of the
-rounds, and the servers take turns within a round, so that a slow spell of the machine hits them all.
+first byte of the first C-STORE to the last response; negotiating and a warm-up are not counted. Each figure is the
+median of the rounds, and the servers take turns within a round, so that a slow spell of the machine hits them all.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PDU_BYTES = 131072
 SUCCESS = b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00"
 DEADLINE_SECONDS = 120.0
+#: Instances of each sender that are sent before the time runs.
+WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -138,15 +140,20 @@ def send(port: int, called: str, syntax: str, slices: Sequence[tuple[str, bytes]
         assert accept[0] == 2, f"not accepted: {accept.hex()}"
         limit = struct.unpack_from(">L", accept, accept.index(b"\x51\x00\x00\x04", 74) + 4)[0] or PDU_BYTES
         messages = [c_store_rq(uid, data_set, min(limit, PDU_BYTES)) for uid, data_set in slices]
+        store(connection, messages[:WARM_UP])
         start.wait(DEADLINE_SECONDS)
         began = time.monotonic()
-        for message in messages:
-            connection.sendall(message)
-            response = answer(connection)
-            assert SUCCESS in response, f"not stored: {response.hex()}"
+        store(connection, messages[WARM_UP:])
         done.put((began, time.monotonic()))
         connection.sendall(struct.pack(">BxLL", 5, 4, 0))
         answer(connection)
+
+
+def store(connection: socket.socket, messages: Sequence[bytes]) -> None:
+    for message in messages:
+        connection.sendall(message)
+        response = answer(connection)
+        assert SUCCESS in response, f"not stored: {response.hex()}"
 
 
 def measure(port: int, called: str, kind: Kind, slices: Sequence[Sequence[tuple[str, bytes]]]) -> float:
@@ -163,7 +170,7 @@ def measure(port: int, called: str, kind: Kind, slices: Sequence[Sequence[tuple[
         sender.join(DEADLINE_SECONDS)
         assert sender.exitcode == 0, "a sender failed"
     times: list[tuple[float, float]] = [done.get(timeout=5) for _ in senders]
-    count = sum(len(mine) for mine in slices)
+    count = sum(len(mine) - WARM_UP for mine in slices)
     return count / (max(end for _, end in times) - min(began for began, _ in times))
 
 
@@ -271,12 +278,8 @@ def running(server: Server, scratch: Path) -> Iterator[int]:
     folder = Path(tempfile.mkdtemp(dir=scratch))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
-    process = subprocess.Popen(
-        server.command(port, folder),
-        env={**os.environ, "TCP_NODELAY": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command, environment = server.command(port, folder), {**os.environ, "TCP_NODELAY": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(port, process)
         yield port
@@ -305,7 +308,7 @@ def receive(arguments: argparse.Namespace) -> None:
         scratch = Path(name)
         for kind in KINDS:
             for senders in arguments.senders:
-                slices = encoded_slices(kind, senders, arguments.instances // senders, scratch)
+                slices = encoded_slices(kind, senders, arguments.instances // senders + WARM_UP, scratch)
                 rates: dict[str, list[float]] = {server.name: [] for server in servers}
                 for _ in range(arguments.rounds):
                     for server in servers:
