@@ -1,4 +1,4 @@
-"""A newcomer's first run: a real node, a small PACS and a sample chest CT on this machine alone, and proof it worked."""
+"""A newcomer's first run: a real node, a small PACS and a sample chest CT on one machine, and proof that it worked."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -47,7 +47,7 @@ class Board:
         self.console = console
         self.rows = {title: Row(title) for title in titles}
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Self:
         """Begin to show."""
         return self
 
@@ -57,19 +57,19 @@ class Board:
         """Show the last state."""
 
     def begin(self, title: str, total: int = 0, words: str = "") -> None:
-        """A step begins; nothing happens where it has begun already."""
+        """Begin a step; nothing happens where it has begun already."""
         row = self.rows[title]
         if row.state == "waiting":
             row.state, row.total, row.words, row.began = "running", total, words, time.monotonic()
             self.began(row)
 
     def advance(self, title: str, done: int) -> None:
-        """So many of the step's total are done."""
+        """Note how many of the step's total are done."""
         self.rows[title].done = done
         self.tick()
 
     def end(self, title: str, words: str = "", seconds: float | None = None) -> None:
-        """A step is done; nothing happens where it is done already.
+        """End a step that went well; nothing happens where it has ended already.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class Board:
         self._close(title, "done", words, seconds)
 
     def fail(self, title: str, words: str) -> None:
-        """A step went wrong."""
+        """End a step that went wrong."""
         self._close(title, "failed", words, None)
 
     def _close(self, title: str, state: str, words: str, seconds: float | None) -> None:
@@ -144,7 +144,7 @@ class LiveBoard(Board):
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Self:
         """Begin to show."""
         self._live.__enter__()
         return self

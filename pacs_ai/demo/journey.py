@@ -126,6 +126,9 @@ def show(now: Snapshot, board: Board) -> None:
             board.begin(title, words="reading the series" if max(stages) == 0 else "")
     if min(stages) < len(_IN_WORK):
         return
+    if all(job.state is not JobState.DONE for job in now.jobs):
+        board.fail("inferring", f"job {now.jobs[0].state}")
+        return
     for title, keys in (("inferring", ("loading", "inferring")), ("encoding", ("encoding",))):
         seconds = sum(job.timings.get(key, 0.0) for job in now.jobs for key in keys)
         board.end(title, _timed(now.jobs, keys), seconds)

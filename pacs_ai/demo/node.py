@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pacs_ai import config
 from pacs_ai.deliver import scu
@@ -66,7 +66,7 @@ _FINAL_JOBS = {
 _FINAL_DELIVERIES = {DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.CANCELLED}
 
 
-class NodeFailed(PacsAiError):
+class NodeFailed(PacsAiError):  # noqa: N818 - what happened, as the other errors of the node
     """The demo's node ended, or nothing moves in it; the message holds the last lines of its log."""
 
 
@@ -133,7 +133,7 @@ class DemoNode:
         self._process: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
 
-    def __enter__(self) -> DemoNode:
+    def __enter__(self) -> Self:
         """Start the node; it takes studies once `answers` is true."""
         command = [sys.executable, "-m", "pacs_ai", "--config", str(self.configuration), "run"]
         with self.log.open("wb") as log:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pydicom.uid import UID
 from pynetdicom import AE, evt
@@ -36,7 +36,7 @@ class DemoPacs:
         self._lock = threading.Lock()
         self._ae = AE(AE_TITLE)
 
-    def __enter__(self) -> DemoPacs:
+    def __enter__(self) -> Self:
         """Listen; `port` is known from now on."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._ae.supported_contexts = contexts.acceptor_contexts()

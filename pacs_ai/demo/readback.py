@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from pydicom import dcmread
 
 from pacs_ai.pipeline import Code, Measurement, Segment
@@ -89,7 +90,7 @@ def _source(groups: Dataset) -> tuple[str, int | None]:
     return str(source.ReferencedSOPInstanceUID), None if frame is None else int(frame)
 
 
-def _frame(pixels: np.ndarray[tuple[int], np.dtype[np.uint8]], first: int, bits: int) -> np.ndarray:  # type: ignore[type-arg]
+def _frame(pixels: npt.NDArray[np.uint8], first: int, bits: int) -> npt.NDArray[np.bool_]:
     """Return the bits of one frame, first pixel in the lowest bit; frames follow without padding (PS3.5 8.1.1)."""
     span = pixels[first // 8 : -(-(first + bits) // 8)]
     return np.unpackbits(span, bitorder="little")[first % 8 : first % 8 + bits].view(np.bool_)

@@ -123,7 +123,9 @@ def _folder(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"another demo works in {out}; wait for it, or name another folder with --out") from None
+                raise UserError(
+                    f"another demo works in {out}; wait for it, or name another folder with --out"
+                ) from None
             for name in ("node", "pacs"):
                 shutil.rmtree(out / name, ignore_errors=True)
             for picture in out.glob("montage*.png"):
@@ -225,20 +227,29 @@ def _tell(console: Console, seen: Snapshot, outcomes: Mapping[int, Outcome], sen
     failed = any(job.state not in {JobState.DONE, JobState.REFUSED} for job in seen.jobs)
     proved = bool(outcomes) and not failed and all(check.holds for one in outcomes.values() for check in one.checks)
     if proved and sent.truth_ml is None:
-        console.print("The results arrived and are the pipeline's. Whether it is right nobody has said: look at the picture.")
+        console.print(
+            "The results arrived and are the pipeline's. Whether it is right nobody has said: look at the picture."
+        )
     return proved
 
 
 def _tell_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.values:
-        table = Table("Measured value", "of", "", "unit", title="Read from the SR in the demo PACS", title_justify="left")
+        table = Table(
+            "Measured value", "of", "", "unit", title="Read from the SR in the demo PACS", title_justify="left"
+        )
         table.columns[2].justify = "right"
         for one in outcome.values:
             unit = {"[hnsf'U]": "HU", "ml": "mL"}.get(one.unit.value, one.unit.value)
-            table.add_row(one.concept.meaning, one.label or "the whole image", f"{one.value:.1f}", unit)
+            table.add_row(_meaning(one), one.label or "the whole image", f"{one.value:.1f}", unit)
         console.print(table)
     for check in outcome.checks:
         console.print("[green]✔[/]" if check.holds else "[red]✘[/]", end=" ")
         console.print(check.words, markup=False, highlight=False, soft_wrap=True)
     for path in (*outcome.files, *([outcome.picture] if outcome.picture else [])):
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _meaning(measured: Measurement) -> str:
+    derived = f" ({measured.derivation.meaning.lower()})" if measured.derivation else ""
+    return measured.concept.meaning + derived

@@ -1,0 +1,68 @@
+# The commands of this repository; `make` alone lists them.
+#   PYTHON       interpreter for .venv                        (python3)
+#   PIP_OPTIONS  more options for pip install, for instance    ()
+#                --extra-index-url <the CPU wheel index named on pytorch.org's install page>
+#   STUDY        a DICOM folder of your own for `make demo`   (a synthetic chest CT)
+#   OUT          where `make demo` leaves its results         (demo-out)
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+STUDY ?=
+OUT ?= demo-out
+TESTS ?= tests
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -W error --durations=15
+
+export PYTHON PIP_OPTIONS
+
+.PHONY: help setup demo test check lint types layers fmt nightly bench docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+	@sed -n 's/^#   /  /p' $(MAKEFILE_LIST)
+
+setup: .venv/.installed  ## make .venv and install pacs_ai into it
+
+demo: .venv/.installed  ## send a chest CT through a node on this machine, and prove the results
+	@$(BIN)/pacs-ai demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)")
+
+test: .venv/.installed-dev  ## run the tests
+	$(PYTEST) -m "not nightly" $(TESTS)
+
+check: lint types layers test  ## everything that must pass before a commit
+
+lint: .venv/.installed-dev  ## style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/.installed-dev  ## types
+	$(BIN)/mypy
+
+layers: .venv/.installed-dev  ## which part may import which
+	$(BIN)/lint-imports
+
+fmt: .venv/.installed-dev  ## format the sources
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+nightly: .venv/.installed-dev  ## run the long tests as well
+	$(PYTEST) -m "" --timeout=3600 $(TESTS)
+
+bench: .venv/.installed-dev  ## measure receiving and the whole journey
+	$(BIN)/python scripts/bench.py receive
+	$(BIN)/python scripts/bench.py journey
+
+docs: .venv/.installed-dev  ## check that the documentation agrees with the code
+	$(PYTEST) tests/unit/test_docs.py
+
+clean:  ## remove everything that make made
+	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml constraints.txt
+	@MAKE_GOAL=demo scripts/setup.sh run
+
+.venv/.installed-dev: pyproject.toml constraints.txt
+	@MAKE_GOAL=test scripts/setup.sh dev
