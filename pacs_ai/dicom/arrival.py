@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from pacs_ai.dicom.attributes import Header
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pacs_ai.dicom.attributes import Header
 
 
 @dataclass(frozen=True)

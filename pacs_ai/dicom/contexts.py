@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pydicom import uid
 from pynetdicom import AllStoragePresentationContexts, build_context, register_uid
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
 from pacs_ai.dicom.attributes import is_uid
 from pacs_ai.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pynetdicom.presentation import PresentationContext
 
 #: Every SOP class of the Storage Service Class (PS3.4 B.5) that pynetdicom knows.
 STORAGE_SOP_CLASSES: tuple[str, ...] = tuple(

@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -19,18 +18,24 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from pacs_ai.dicom import contexts, status
-from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
 from pacs_ai.errors import Conflict, OutOfResources, Unavailable
 from pacs_ai.receive.acceptor import Bounds
 from pacs_ai.receive.ingest import DurableIngest, file_meta
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from pynetdicom.association import Association
+
+    from pacs_ai.dicom.arrival import Arrival
 
 DCMTK = {**os.environ, "TCP_NODELAY": "1"}
 

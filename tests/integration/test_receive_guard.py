@@ -6,21 +6,25 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 
-from pacs_ai.dicom.arrival import Arrival
-from pacs_ai.receive import guard
+from pacs_ai.receive import dimse, guard
 from pacs_ai.receive.acceptor import Bounds
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from pacs_ai.dicom.arrival import Arrival
 
 ABORT, REJECT, ACCEPT = 0x07, 0x03, 0x02
 
@@ -369,3 +373,57 @@ def test_a_port_that_is_taken_is_said_in_words(make_receiver):
     taken = make_receiver()
     with pytest.raises(UserError, match=r"port \d+: another program has it"):
         make_receiver(port=taken.port)
+
+
+def test_a_command_amid_a_data_set_is_aborted(make_receiver, connect, arrivals):
+    receiver = make_receiver()
+    connection = associate(receiver, connect)
+    connection.sendall(pdv(store_command(), 3) + pdv(bytes(100), 0) + pdv(store_command(), 3))
+    assert answer(connection)[-2:] == bytes((2, 6))
+    until(lambda: receiver.associations == 0)
+    assert arrivals == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pdv(b"", 0),
+        pdv(b"data before any command", 2),
+        pdv(b"\x08\0\0\0\x02\0\0\0ab", 3),
+        pdv(store_command()[:-3], 3),
+        pdv(store_command(), 3, context_id=9) + pdv(b"12", 2, context_id=9),
+    ],
+    ids=["empty", "data first", "another group", "truncated", "unknown context"],
+)
+def test_broken_messages_are_aborted(make_receiver, connect, broken):
+    receiver = make_receiver()
+    connection = associate(receiver, connect)
+    connection.sendall(broken)
+    assert answer(connection)[0] == ABORT
+    until(lambda: receiver.associations == 0)
+    assert echo_seconds(receiver) < 1.0
+
+
+def test_one_byte_fragments_are_put_together(make_receiver, connect):
+    connection = associate(make_receiver(), connect)
+    command = store_command()
+    message = b"".join(pdv(command[n : n + 1], 3 if n == len(command) - 1 else 1) for n in range(len(command)))
+    connection.sendall(message + pdv(b"\x08", 0) + pdv(b"\0", 2))
+    response = answer(connection)
+    assert struct.unpack_from("<HHLH", response, response.index(struct.pack("<HH", 0, 0x0900)))[3] == 0xC000
+
+
+def test_responses_fit_what_the_peer_can_take():
+    command = bytes(range(100))
+    whole = dimse.fragments(command, 3, 0)
+    assert whole == struct.pack(">BxLLBB", 4, 106, 102, 3, 3) + command
+    found, rest = b"", dimse.fragments(command, 3, 16)
+    while rest:
+        _, length, inner, context_id, control = struct.unpack_from(">BxLLBB", rest)
+        assert length <= 16
+        assert (inner, context_id) == (length - 4, 3)
+        found, rest = found + rest[12 : 6 + length], rest[6 + length :]
+        assert control == (3 if not rest else 1)
+    assert found == command
+    with pytest.raises(dimse.ProtocolFault):
+        dimse.fragments(command, 3, 6)
