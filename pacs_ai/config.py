@@ -92,6 +92,8 @@ class Receive(Section):
     """UIDs of storage SOP classes to accept beside the Standard's: private ones, or newer than this release."""
     max_associations: Annotated[int, Field(ge=1)] = 200
     """Associations at one time; a further one is rejected (local limit exceeded)."""
+    max_associations_per_peer: Annotated[int, Field(ge=1)] = 32
+    """Associations of one calling AE title at one time."""
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1_048_576)] = 131_072
     """Longest P-DATA-TF that peers may send, in bytes."""
     max_instance_gb: Annotated[float, Field(gt=0)] = 4.0
@@ -183,7 +185,7 @@ class Pipeline(Section):
     config: str = ""
     """Inference configuration within the bundle; empty: `configs/inference.json`, `.yaml` or `.yml`."""
     weights: str = ""
-    """Weights within the bundle; empty: what its CheckpointLoader names, else `models/model.pt` or `models/model.ts`."""
+    """Weights within the bundle; empty: what its CheckpointLoader names, else `models/model.pt`, `models/model.ts`."""
     orientation: Annotated[str, Field(pattern=r"^([LR][PA][SI]|)$")] = ""
     """Axis codes (`LPS`) to which volumes are turned first, for a bundle without an Orientation of its own."""
     mixed_precision: bool | None = None

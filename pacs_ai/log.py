@@ -53,5 +53,8 @@ def configure(process: str, level: str = "info", form: Literal["text", "json"] =
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("pacs_ai").setLevel(level.upper())
-    # pynetdicom prints peers' text, and at DEBUG whole data sets
+    # pynetdicom and pydicom print peers' text, at DEBUG whole data sets; Python's warnings quote it
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    logging.captureWarnings(capture=True)
+    logging.getLogger("py.warnings").setLevel(logging.CRITICAL)

@@ -1,6 +1,9 @@
 """Measure the node: how fast it receives durably, beside what else there is on the same machine in the same run.
 
     scripts/bench.py receive
+    scripts/bench.py journey
+
+`journey` is described in bench_journey.py beside this file.
 
 `receive` sends 512 x 512 slices, uncompressed and as JPEG-LS, from one and from four senders at once to: pynetdicom's
 SCP with an empty handler (out of the box, and with this node's PDU size), this node (file synced, directory synced,
@@ -31,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bench_journey
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
 from rich.console import Console
@@ -350,6 +354,9 @@ def main() -> None:
     receiving.add_argument("--senders", type=int, nargs="+", default=[1, 4])
     receiving.add_argument("--folder", type=Path, help="on the disk to measure; default the system's folder")
     receiving.set_defaults(run=receive)
+    bench_journey.add_arguments(
+        commands.add_parser("journey", help="from the last instance to the results in the PACS")
+    )
     serving = commands.add_parser("serve", help="run one receiver (called by `receive`)")
     serving.add_argument("kind", choices=("stock", "node"))
     serving.add_argument("--port", type=int, required=True)

@@ -61,6 +61,7 @@ def listen(config: Config, files: Files) -> Listen:
         ),
         waiting=Limits(request_seconds=receive.association_request_seconds),
         maximum_associations=receive.max_associations,
+        maximum_associations_per_peer=receive.max_associations_per_peer,
         reuse_port=receive.processes > 1,
         has_free_space=FreeSpace(config, files),
     )
