@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+Policy = Literal["refused", "failed", "transient", "crash", "conflict"]
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -104,7 +106,7 @@ class Done:
 class Trouble:
     """The job did not end with results; what the policy is and why, in words."""
 
-    policy: Literal["refused", "failed", "transient", "crash", "conflict"]
+    policy: Policy
     words: str
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -34,10 +34,10 @@ _instance, _series = schema.instance, schema.series
 
 
 def cancel(database: Database, job_id: int, *, actor: str) -> None:
-    """End a job and what of it has not been sent; UserError where it is final already."""
+    """End a job and what of it has not been sent, or set a failed one aside; UserError where nothing is left to end."""
     with database.write() as connection:
         row = _operators_row(connection, job_id)
-        if row.state in {JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD}:
+        if row.state in {JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD, JobState.FAILED}:
             move(
                 connection,
                 job_id,

@@ -159,6 +159,11 @@ def _series_views(connection: Connection, condition: sa.ColumnElement[bool]) -> 
     ]
 
 
+def series_in(connection: Connection, state: SeriesState) -> list[SeriesView]:
+    """Return every series in a state, in the order in which they came."""
+    return _series_views(connection, _series.c.state == state.value)
+
+
 def studies(connection: Connection, *, uid: str | None = None, limit: int = 100) -> list[StudyView]:
     """Return studies with their series, the newest first; all whose UID, Accession Number or Patient ID is `uid`."""
     query = sa.select(_study).order_by(_study.c.id.desc()).limit(limit)

@@ -1,0 +1,219 @@
+"""Look at the node's stations: what is there, in which state, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pacs_ai.cli import words
+from pacs_ai.cli.session import Session, pass_session
+from pacs_ai.cli.words import as_json, example
+from pacs_ai.states import DeliveryState, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from pacs_ai.store.views import DeliveryView, JobView, StudyView
+
+_limit = click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show so many, the newest first."
+)
+_COLOURS = {
+    "running": "cyan", "sending": "cyan", "receiving": "cyan", "queued": "blue", "waiting": "blue",
+    "done": "green", "sent": "green", "complete": "green",
+    "failed": "red", "conflict": "red", "refused": "yellow", "withheld": "yellow",
+}  # fmt: skip
+
+
+@click.command(epilog=example("pacs-ai status", "pacs-ai status --json"))
+@as_json
+@pass_session
+def status(session: Session, *, as_json: bool) -> None:
+    """Show at a glance how the node does, and what needs a person.
+
+    Exit code 0: all is well. 1: something needs a person; it stands first, with what to do about it.
+    """
+    from pacs_ai.cli import glance
+
+    look = glance.take(session)
+    if as_json:
+        words.print_json(look.as_table())
+    else:
+        glance.show(look, words.console())
+    click.get_current_context().exit(words.TROUBLE if look.troubles else 0)
+
+
+@click.command(epilog=example("pacs-ai studies", "pacs-ai studies ACC-2024-0815"))
+@click.argument("key", required=False, metavar="[STUDY UID | ACCESSION NUMBER | PATIENT ID]")
+@_limit
+@as_json
+@pass_session
+def studies(session: Session, key: str | None, limit: int, *, as_json: bool) -> None:
+    """List received studies with their series: state, reason, revision, instances.
+
+    Shows Patient ID and Accession Number, never a name: keep the output inside the hospital.
+    """
+    from pacs_ai.store import views
+
+    with session.reading() as connection:
+        found = views.studies(connection, uid=key, limit=limit)
+    if as_json:
+        words.print_json(found)
+    elif not found:
+        click.echo(f"no study has {key} as its UID, Accession Number or Patient ID" if key else "no study was received")
+    else:
+        out = words.console()
+        for study in found:
+            _show_study(out, study)
+
+
+@click.command(epilog=example("pacs-ai jobs --state failed", "pacs-ai jobs 17"))
+@click.argument("job_id", required=False, type=int, metavar="[JOB]")
+@click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only jobs in this state.")
+@click.option("--study", metavar="UID", help="Only jobs of this study.")
+@_limit
+@as_json
+@pass_session
+def jobs(
+    session: Session, job_id: int | None, state: str | None, study: str | None, limit: int, *, as_json: bool
+) -> None:
+    """List jobs, or show one in full.
+
+    A job is the work of one pipeline on one study's series. With its number: where it comes from, how long each step
+    took, what was found, where the results went, and its journal.
+    """
+    from pacs_ai.store import views
+
+    if job_id is not None:
+        from pacs_ai.cli import dossier
+
+        dossier.show(session, job_id, as_json=as_json)
+        return
+    states = [JobState(state)] if state else None
+    with session.reading() as connection:
+        found = views.jobs(connection, states=states, study_instance_uid=study, limit=limit)
+    if as_json:
+        words.print_json(found)
+    elif not found:
+        click.echo("there is no such job" if state or study else "there are no jobs yet")
+    else:
+        words.console().print(_job_table(found))
+
+
+@click.command(epilog=example("pacs-ai deliveries --peer main-pacs --state failed"))
+@click.option("--peer", metavar="NAME", help="Only those to this peer.")
+@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
+@click.option("--job", "job_id", type=int, metavar="JOB", help="Only results of this job.")
+@_limit
+@as_json
+@pass_session
+def deliveries(
+    session: Session, peer: str | None, state: str | None, job_id: int | None, limit: int, *, as_json: bool
+) -> None:
+    """List results on their way to the PACS: state, tries, and the peer's answer."""
+    from pacs_ai.store import views
+
+    states = [DeliveryState(state)] if state else None
+    with session.reading() as connection:
+        found = views.deliveries(connection, job_id=job_id, peer=peer, states=states, limit=limit)
+    if as_json:
+        words.print_json(found)
+    elif not found:
+        click.echo("there is no such delivery" if peer or state or job_id else "nothing was delivered yet")
+    else:
+        words.console().print(delivery_table(found))
+
+
+def coloured(state: str) -> object:
+    """Return the state's name in its colour."""
+    from rich.text import Text
+
+    return Text(state, style=_COLOURS.get(state, ""))
+
+
+def _show_study(out: Console, study: StudyView) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    facts = [
+        f"patient {study.patient_id or '-'}",
+        f"accession {study.accession_number or '-'}",
+        study.description or "no description",
+        f"received {words.at(study.first_received_at)}",
+    ]
+    out.print(Text(f"study {study.study_instance_uid}", style="bold"))
+    out.print(Text("  " + "  ·  ".join(facts)))
+    drawn = words.table("series", "no.", "what", "instances", "revision", "state", "reason")
+    words.rows(
+        drawn,
+        (
+            (
+                view.series_instance_uid,
+                view.header.get("SeriesNumber", "-"),
+                _what(view.modality, view.header.get("SeriesDescription", ""), own=view.own_result),
+                view.instances,
+                view.revision,
+                coloured(view.state),
+                view.reason,
+            )
+            for view in study.series
+        ),
+    )
+    out.print(Padding(drawn, (0, 0, 1, 2)))
+
+
+def _what(modality: str, description: str, *, own: bool) -> str:
+    return " ".join(filter(None, (modality or "-", description, "(own result)" if own else "")))
+
+
+def _job_table(found: Sequence[JobView]) -> object:
+    drawn = words.table("job", "state", "pipeline", "study", "made", "took", "to", "reason")
+    return words.rows(
+        drawn,
+        (
+            (
+                job.id,
+                coloured(job.state),
+                f"{job.pipeline} {job.pipeline_version}" + (f" (run {job.generation + 1})" if job.generation else ""),
+                job.study_instance_uid,
+                words.at(job.created_at),
+                took(job),
+                ", ".join(job.destinations) or "nobody",
+                ("overdue; " if job.overdue else "") + job.reason,
+            )
+            for job in found
+        ),
+    )
+
+
+def took(job: JobView) -> str:
+    """Return how long the job ran, or has run."""
+    if job.started_at is None:
+        return "-"
+    if job.finished_at is None:
+        return words.lasting(words.since(job.started_at)) if job.state is JobState.RUNNING else "-"
+    return words.lasting((job.finished_at - job.started_at).total_seconds())
+
+
+def delivery_table(found: Sequence[DeliveryView]) -> object:
+    """Return deliveries as a table."""
+    drawn = words.table("delivery", "job", "what", "to", "state", "tries", "when", "answer")
+    return words.rows(
+        drawn,
+        (
+            (
+                one.id,
+                one.job_id,
+                one.kind,
+                one.peer,
+                coloured(one.state),
+                one.attempts,
+                f"sent {words.at(one.sent_at)}" if one.sent_at else f"due {words.at(one.due_at)}",
+                one.reason,
+            )
+            for one in found
+        ),
+    )

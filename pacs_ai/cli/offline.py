@@ -1,0 +1,205 @@
+"""Run one pipeline on a folder, without a node: the same code that the node's workers run."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pacs_ai.cli import words
+from pacs_ai.cli.session import Session, pass_session
+from pacs_ai.cli.words import TROUBLE, Plain, as_json, example
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pacs_ai.infer.analysis import Analysis
+    from pacs_ai.pipeline import Card, Pipeline
+
+REPORT = "findings.json"
+MONTAGE = "montage.png"
+_DOING = {"loading": "loading the series", "inferring": "running the model", "encoding": "encoding SEG and SR"}
+
+
+@click.command(
+    epilog=example("pacs-ai infer ct-lung /data/chest-ct -o result", "pacs-ai infer brats /data/mr-study -o result"),
+)
+@click.argument("pipeline")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results."
+)
+@click.option("--device", help="cpu, cuda:0 or auto. Default: the first of [infer] devices.")
+@click.option("--series", "series_uid", metavar="UID", help="Which series, where the folder holds several.")
+@as_json
+@pass_session
+def infer(
+    session: Session,
+    pipeline: str,
+    folder: Path,
+    out: Path,
+    device: str | None,
+    series_uid: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Run PIPELINE on one series in FOLDER, without a node, and write SEG, SR, a picture and the values into OUT.
+
+    A pipeline with several inputs takes them from subfolders named like the inputs; where there are none, by the
+    conditions of the route that runs the pipeline.
+    """
+    from pacs_ai import log
+    from pacs_ai.cli.choosing import choose
+    from pacs_ai.models.registry import Registry
+
+    config = session.config
+    log.configure("infer", "error", config.log.format)
+    registry = Registry(config.pipeline)
+    card = registry.card(pipeline)
+    inputs = choose(folder, pipeline, card, config.route, series_uid)
+    order = _Order.of(pipeline, registry, inputs, out, config.node.name, config.deliver.series_number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries talk to their developers; what matters is checked and said
+        try:
+            analysis, timings = _analyse(order, registry.create(pipeline), device or config.infer.devices[0])
+        except MemoryError:
+            raise Plain("out of memory: use a machine with more, or another --device", TROUBLE) from None
+    report = _write(order, card, analysis, timings)
+    if as_json:
+        words.print_json(report)
+    else:
+        _show(order, card, report)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be done."""
+
+    pipeline: str
+    model_digest: str
+    settings_digest: str
+    inputs: Mapping[str, Sequence[tuple[Path, str]]]
+    job_key: str
+    created_at: datetime
+    out: Path
+    node: str
+    series_number: int
+
+    @classmethod
+    def of(
+        cls,
+        pipeline: str,
+        registry: Any,
+        inputs: Mapping[str, Mapping[str, tuple[Path, str]]],
+        out: Path,
+        node: str,
+        series_number: int,
+    ) -> _Order:
+        """Derive the job's key from the instances' digests: the same series gives the same UIDs again."""
+        from pacs_ai.dicom.identifiers import digest
+
+        version, model = registry.card(pipeline).version, registry.model_digest(pipeline)
+        settings = registry.settings_digest(pipeline)
+        sources = [[name, sorted([uid, sha] for uid, (_, sha) in files.items())] for name, files in inputs.items()]
+        key = digest("offline", pipeline, version, model, settings, sorted(sources))
+        paths = {name: tuple(files.values()) for name, files in inputs.items()}
+        out.mkdir(parents=True, exist_ok=True)
+        return cls(pipeline, model, settings, paths, key, _first_made(out, key), out, node, series_number)
+
+
+def _first_made(out: Path, job_key: str) -> datetime:
+    """Return when this very work was first done into this folder, so that its files come out the same; else now."""
+    try:
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        if report["job_key"] == job_key:
+            return datetime.fromisoformat(report["created_at"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        pass  # no such report, or another program's
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _analyse(order: _Order, pipeline: Pipeline, wanted: str) -> tuple[Analysis, dict[str, float]]:
+    from pacs_ai import __version__
+    from pacs_ai.cli import progress
+    from pacs_ai.encode.provenance import Work
+    from pacs_ai.infer.analysis import Steps, analyse, foreign_code
+    from pacs_ai.infer.device import parameters, resolve_device
+
+    device = resolve_device(wanted)
+    timings: dict[str, float] = {}
+
+    def prepared() -> Pipeline:
+        with foreign_code(order.pipeline, "preparing"):
+            pipeline.prepare(device)
+        return pipeline
+
+    def work(card: Card) -> Work:
+        return Work(
+            job_key=order.job_key,
+            generation=0,
+            created_at=order.created_at,
+            card=card,
+            model_digest=order.model_digest,
+            settings_digest=order.settings_digest,
+            parameters=parameters(device),
+            node_name=order.node,
+            software_version=__version__,
+            series_number=order.series_number,
+        )
+
+    with progress.steps() as begin:
+        steps = Steps(lambda name: begin(_DOING[name]), timings)
+        return analyse(order.pipeline, prepared, order.inputs, work, steps), timings
+
+
+def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, float]) -> dict[str, Any]:
+    """Write every file into the folder and return the report, which lies there too."""
+    from pacs_ai.encode.montage import montage
+    from pacs_ai.infer import contract
+
+    files = []
+    for kind in ("SEG", "SR"):
+        (order.out / f"{kind}.dcm").unlink(missing_ok=True)  # of an earlier run, which may have found more
+    for encoded in analysis.encoded:
+        encoded.write(order.out / f"{encoded.kind}.dcm")
+        files.append(
+            {"kind": encoded.kind, "file": f"{encoded.kind}.dcm", "sop_instance_uid": encoded.sop_instance_uid}
+        )
+    volumes, findings = analysis.material.volumes, analysis.findings
+    shown = volumes.get(findings.grid) or next(iter(volumes.values()))
+    montage(shown, findings, card, order.out / MONTAGE)
+    report = {
+        "job_key": order.job_key,
+        "created_at": order.created_at.isoformat(),
+        "pipeline": {"name": card.name, "version": card.version, "title": card.title},
+        "clearance": card.clearance.value,
+        "inputs": {name: len(paths) for name, paths in order.inputs.items()},
+        "timings": timings,
+        "files": [*files, {"kind": "picture", "file": MONTAGE}],
+        **contract.summary(findings, volumes, analysis.material.notes),
+    }
+    (order.out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _show(order: _Order, card: Card, report: Mapping[str, Any]) -> None:
+    from pacs_ai.cli.dossier import measured
+
+    out = words.console()
+    counts = ", ".join(f"{name} of {words.many(count, 'instance')}" for name, count in report["inputs"].items())
+    steps = ", ".join(f"{name} {words.lasting(seconds)}" for name, seconds in report["timings"].items())
+    out.print(f"{card.title} ({card.name} {card.version}) on {counts}", style="bold", markup=False)
+    out.print(f"  {steps}\n", markup=False)
+    out.print(measured(report))
+    for note in report["notes"]:
+        out.print(f"  note: {note}", markup=False)
+    out.print()
+    for one in (*report["files"], {"kind": "values", "file": REPORT}):
+        out.print(f"  {one['kind']:<8}{order.out / one['file']}", markup=False)
+    if card.clearance.value == "RESEARCH":
+        out.print("  AI, not verified, not for clinical use", style="yellow")

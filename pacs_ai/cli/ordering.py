@@ -1,0 +1,136 @@
+"""What an operator orders: run again, cancel, pause, resume, decide a conflict. Each order is journalled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from pacs_ai.cli import words
+from pacs_ai.cli.session import Session, pass_session
+from pacs_ai.cli.words import example
+from pacs_ai.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@click.command(epilog=example("pacs-ai retry 17", "pacs-ai retry --delivery 31 --delivery 32"))
+@click.argument("job_ids", nargs=-1, type=int, metavar="[JOB]...")
+@click.option("--delivery", "delivery_ids", multiple=True, type=int, metavar="ID", help="Send this delivery again.")
+@pass_session
+def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int]) -> None:
+    """Run jobs again, or send deliveries again.
+
+    A failed, refused or cancelled job is queued again. A job that is done is run anew: its results get UIDs of their
+    own and name the earlier report as their predecessor. A failed or cancelled delivery is sent at once.
+    """
+    from pacs_ai.store import orders, outbox
+
+    if not job_ids and not delivery_ids:
+        raise click.UsageError("name jobs, or deliveries with --delivery; `pacs-ai jobs --state failed` lists them")
+    with session.database() as database:
+
+        def run_again(job_id: int) -> str:
+            again = orders.retry(database, job_id, actor=session.actor)
+            return f"job {job_id} is queued again" if again == job_id else f"job {job_id} is run anew as job {again}"
+
+        def send_again(delivery_id: int) -> str:
+            outbox.retry(database, [delivery_id], actor=session.actor)
+            return f"delivery {delivery_id} is sent again"
+
+        _each(job_ids, run_again)
+        _each(delivery_ids, send_again)
+
+
+@click.command(epilog=example("pacs-ai cancel 17 18"))
+@click.argument("job_ids", nargs=-1, type=int, required=True, metavar="JOB...")
+@pass_session
+def cancel(session: Session, job_ids: Sequence[int]) -> None:
+    """End jobs, and what of their results has not been sent.
+
+    A job that waits, runs or is withheld is ended; of one that is done, the deliveries that are not through; one that
+    failed is set aside, so that `status` no longer asks for it.
+    """
+    from pacs_ai.store import orders
+
+    with session.database() as database:
+
+        def end(job_id: int) -> str:
+            orders.cancel(database, job_id, actor=session.actor)
+            return f"job {job_id}: cancelled what was not sent"
+
+        _each(job_ids, end)
+
+
+@click.command(epilog=example('pacs-ai pause ct-lung --reason "new version on Monday"'))
+@click.argument("pipeline")
+@click.option("--reason", default="", help="For the journal.")
+@pass_session
+def pause(session: Session, pipeline: str, reason: str) -> None:
+    """Stop a pipeline: its jobs are withheld until `resume`; what runs is finished, what was done is delivered."""
+    from pacs_ai.store import orders
+
+    _check_known(session, pipeline)
+    with session.database() as database:
+        count = orders.pause(database, pipeline, actor=session.actor, reason=reason)
+    click.echo(f"{pipeline} is paused; {words.many(count, 'job')} withheld")
+
+
+@click.command(epilog=example("pacs-ai resume ct-lung"))
+@click.argument("pipeline")
+@pass_session
+def resume(session: Session, pipeline: str) -> None:
+    """Let a paused pipeline go on."""
+    from pacs_ai.store import orders, views
+
+    with session.database() as database:
+        with database.read() as connection:
+            paused = views.paused(connection)
+        if pipeline not in paused:
+            names = ", ".join(sorted(paused)) or "none is"
+            raise UserError(f"pipeline {pipeline} is not paused (paused: {names})")
+        count = orders.resume(database, pipeline, actor=session.actor)
+    click.echo(f"{pipeline} goes on; {words.many(count, 'job')} released")
+
+
+@click.command(epilog=example("pacs-ai resolve 1.2.826.0.1.3680043.8.498.1 --keep latest"))
+@click.argument("series_uid")
+@click.option(
+    "--keep",
+    type=click.Choice(["first", "latest"]),
+    required=True,
+    help="Which content is analysed where two came under one SOP Instance UID. The other stays on disk.",
+)
+@pass_session
+def resolve(session: Session, series_uid: str, keep: Literal["first", "latest"]) -> None:
+    """Decide a conflict: two different contents came under one SOP Instance UID.
+
+    Until then the jobs of that series are withheld. `pacs-ai status` lists series in conflict.
+    """
+    from pacs_ai.store import orders
+
+    with session.database() as database:
+        count = orders.resolve(database, series_uid, keep=keep, actor=session.actor)
+    click.echo(f"the {keep} content of {words.many(count, 'instance')} is kept; the series is analysed")
+
+
+def _each(numbers: Sequence[int], order: Callable[[int], str]) -> None:
+    """Carry out one order after the other and say what came of each; one that is wrong does not stop the others."""
+    wrong = []
+    for number in dict.fromkeys(numbers):
+        try:
+            click.echo(order(number))
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def _check_known(session: Session, pipeline: str) -> None:
+    from pacs_ai.models.registry import Registry
+
+    registry = Registry(session.config.pipeline)
+    known = {*registry.names(), *registry.broken}
+    if pipeline not in known:
+        raise UserError(f"there is no pipeline {pipeline}; there are {', '.join(sorted(known)) or 'none'}")

@@ -1,0 +1,44 @@
+"""Progress on standard error: a bar where a person looks on, nothing where a program does."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pacs_ai.cli import words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def counted(doing: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield what is called after each of `total` things; the bar goes when all are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = words.console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Yield what is called as each step begins; the step stands there with the time that it takes."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = words.console(stderr=True)
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+
+        def begin(name: str) -> None:
+            finish()
+            bar.add_task(name, total=1)
+
+        def finish() -> None:
+            for task in bar.tasks:
+                bar.update(task.id, completed=1)
+
+        yield begin
+        finish()

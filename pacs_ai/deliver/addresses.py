@@ -1,0 +1,24 @@
+"""Whom a configured peer's name means: its AE title, address and time limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pacs_ai.deliver.association import Remote
+
+if TYPE_CHECKING:
+    from pacs_ai.config import Config, Peer
+
+
+def remote(config: Config, peer: Peer) -> Remote:
+    """Return how the node calls the peer."""
+    return Remote(
+        ae_title=peer.ae_title,
+        host=peer.host,
+        port=peer.port,
+        calling_ae_title=config.calling_ae_title,
+        connect_seconds=peer.connect_seconds,
+        acse_seconds=peer.answer_seconds,
+        dimse_seconds=peer.answer_seconds,
+        network_seconds=peer.answer_seconds,
+    )

@@ -1,0 +1,108 @@
+"""Whether the node can be called, and whether its peers take what it sends."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+from pacs_ai.deliver import addresses, scu
+from pacs_ai.deliver.association import Remote
+from pacs_ai.doctor.findings import Finding, Level
+from pacs_ai.errors import PacsAiError, Unavailable
+from pacs_ai.store import probe, processes, version
+from pacs_ai.store.database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pacs_ai.config import Config, Peer
+
+PORT, PEER = "port", "peer"
+_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+#: What the node sends: SOP Class UID -> what it is called here.
+RESULTS = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.88.34": "SR (Comprehensive 3D)",
+}
+_SECONDS = 5.0
+
+
+def examine_port(config: Config) -> Finding:
+    """Tell whether the port is free, or who has it."""
+    receive = config.receive
+    name = f"{receive.bind} port {receive.port}"
+    with socket.socket(socket.AF_INET6 if ":" in receive.bind else socket.AF_INET) as taker:
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taker.bind((receive.bind, receive.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return _taken(config, name)
+            words = error.strerror or str(error)
+            advice = "set a receive.port above 1023" if error.errno == errno.EACCES else "correct receive.bind"
+            return Finding(Level.FAULT, PORT, name, words, advice)
+    if _runs_here(config):
+        return Finding(Level.FAULT, PORT, name, "the node runs, but does not listen on it", "restart the node")
+    return Finding(Level.OK, PORT, name, "is free; the node does not run")
+
+
+def _taken(config: Config, name: str) -> Finding:
+    """Call whoever listens: our own node answers to our own AE title."""
+    receive = config.receive
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(receive.bind, receive.bind)  # noqa: S104 - compared, not bound
+    caller = config.peer[0].ae_title if receive.accept == "peers" and config.peer else config.calling_ae_title
+    answer = scu.echo(Remote(receive.ae_titles[0], host, receive.port, caller, *(3 * (_SECONDS,))))
+    if not _runs_here(config):
+        words = "another program has it" + (", which answers to DICOM" if answer.ms is not None else "")
+        return Finding(Level.FAULT, PORT, name, words, "stop that program, or set another receive.port")
+    if answer.ms is not None:
+        return Finding(Level.OK, PORT, name, f"the node runs and answers C-ECHO in {answer.ms:.0f} ms")
+    if receive.accept == "peers":
+        return Finding(Level.OK, PORT, name, "the node runs; it answers its peers only, so it was not called from here")
+    return Finding(Level.FAULT, PORT, name, f"the node runs, but: {answer.words}", "see its log")
+
+
+def _runs_here(config: Config) -> bool:
+    """Tell whether a receive process of this configuration's node runs on this host."""
+    if not probe.is_made(config.database_url):
+        return False
+    database = Database(config.database_url)
+    try:
+        version.check(database)
+        with database.read() as connection:
+            running = processes.running(connection)
+    except PacsAiError:
+        return False
+    finally:
+        database.close()
+    return any(each.kind == "receive" and each.host == socket.gethostname() for each in running)
+
+
+def examine_peer(config: Config, peer: Peer) -> Iterator[Finding]:
+    """Call a peer, and ask what it would take; nothing is sent."""
+    remote = addresses.remote(config, peer)
+    gets_results = any(peer.name in route.deliver_to for route in config.route)
+    answer = scu.echo(remote)
+    if answer.ms is None:
+        advice = (
+            f"is {remote} right, is it up, does its firewall let this host in, does it know {remote.calling_ae_title}?"
+        )
+        level = Level.FAULT if gets_results else Level.WARNING
+        yield Finding(level, PEER, peer.name, answer.words, advice)
+        return
+    yield Finding(Level.OK, PEER, peer.name, f"{remote} answers C-ECHO in {answer.ms:.0f} ms")
+    if not gets_results:
+        return
+    try:
+        taken = scu.accepted_contexts(remote, [(uid, _EXPLICIT_VR_LITTLE_ENDIAN) for uid in RESULTS])
+    except Unavailable as error:
+        yield Finding(Level.FAULT, PEER, peer.name, str(error), "its log says why it refuses associations that store")
+        return
+    for context in taken:
+        what = RESULTS[context.sop_class_uid]
+        if context.accepted:
+            yield Finding(Level.OK, PEER, peer.name, f"takes {what} in Explicit VR Little Endian")
+        else:
+            advice = f"have its administrator enable {what} for {remote.calling_ae_title}"
+            yield Finding(Level.FAULT, PEER, peer.name, f"does not take {what}: {context.words}", advice)

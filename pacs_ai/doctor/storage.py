@@ -1,0 +1,126 @@
+"""Whether data are safe where they are put: folder, room, file system, speed of a synced write, database."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pacs_ai.doctor.findings import Finding, Level
+from pacs_ai.errors import PacsAiError
+from pacs_ai.store import probe, version
+from pacs_ai.store.database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pacs_ai.config import Config
+
+FOLDER, DATABASE = "data folder", "database"
+#: A synced write that takes longer makes receiving slow: some instances a second and sender.
+SLOW_SYNC_MS = 50.0
+_IN_MEMORY = {"tmpfs", "ramfs"}
+_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "glusterfs", "fuse.glusterfs"}
+
+
+def examine_folder(config: Config) -> Iterator[Finding]:
+    """Look at the data folder; nothing is left in it."""
+    folder = config.store.folder.resolve()
+    name = str(folder)
+    standing = _standing(folder)
+    if not os.access(standing, os.W_OK | os.X_OK):
+        yield _fault(FOLDER, name, f"{standing} cannot be written by this user", "chown it to the user of the node")
+        return
+    if standing != folder:
+        yield Finding(Level.OK, FOLDER, name, f"is not there yet; it can be made in {standing}")
+    elif stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        mode = f"{stat.S_IMODE(folder.stat().st_mode):04o}"
+        yield _warning(FOLDER, name, f"others can look into it (mode {mode})", f"chmod 0700 {folder}")
+    else:
+        yield Finding(Level.OK, FOLDER, name, "is there, this user's alone")
+    yield _mount(standing)
+    yield from _room(config, standing)
+    yield _speed(standing)
+    if standing == folder:
+        yield from _one_file_system(folder)
+
+
+def examine_database(config: Config) -> Iterator[Finding]:
+    """Look at the database, if there is one; the node need not run."""
+    url = config.database_url
+    if not probe.is_made(url):
+        yield Finding(Level.OK, DATABASE, "SQLite", "is not there yet; the node makes it when it first starts")
+        return
+    database = Database(url)
+    name = version.database_name(database)
+    try:
+        sound, words = probe.durability(database)
+        version.check(database)
+    except PacsAiError as error:
+        yield _fault(DATABASE, name, str(error), "correct store.database, or start the database server")
+        return
+    finally:
+        database.close()
+    if sound:
+        yield Finding(Level.OK, DATABASE, name, f"{words}; schema {version.SCHEMA}")
+    else:
+        yield _fault(DATABASE, name, words, "a commit may be lost by a power failure: switch synchronous commits on")
+
+
+def _standing(folder: Path) -> Path:
+    """Return the folder, or where it will be made."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _mount(folder: Path) -> Finding:
+    mount = probe.mount_of(folder)
+    words = f"{mount.kind} at {mount.place}"
+    if mount.kind in _IN_MEMORY:
+        return _warning(FOLDER, "file system", f"{words} lies in memory: all is lost at a restart", "use a disk")
+    if mount.kind in _REMOTE:
+        return _warning(
+            FOLDER, "file system", f"{words} lies on another machine", "SQLite and syncing need a local disk; use one"
+        )
+    return Finding(Level.OK, FOLDER, "file system", words)
+
+
+def _room(config: Config, folder: Path) -> Iterator[Finding]:
+    state, store = os.statvfs(folder), config.store
+    free = state.f_bavail * state.f_frsize / 1e9
+    share = 100 * state.f_bavail / state.f_blocks if state.f_blocks else 0.0
+    words = f"{free:.1f} GB free ({share:.0f} %); nothing is received below {store.min_free_gb:g} GB"
+    words += f" or {store.min_free_percent:g} %"
+    if free < store.min_free_gb or share < store.min_free_percent:
+        yield _fault(FOLDER, "room", words, "make room, or lower store.min_free_gb and store.min_free_percent")
+    elif free < 2 * store.min_free_gb or share < 2 * store.min_free_percent:
+        yield _warning(FOLDER, "room", words, "make room soon, or lower [retention]")
+    else:
+        yield Finding(Level.OK, FOLDER, "room", words)
+
+
+def _speed(folder: Path) -> Finding:
+    ms = probe.sync_milliseconds(folder)
+    words = f"a write of 64 kB is on the disk after {ms:.1f} ms"
+    if ms > SLOW_SYNC_MS:
+        return _warning(FOLDER, "speed", words, f"receiving is slow above {SLOW_SYNC_MS:g} ms: use an SSD")
+    return Finding(Level.OK, FOLDER, "speed", words)
+
+
+def _one_file_system(folder: Path) -> Iterator[Finding]:
+    """Files are renamed from one folder to the next, which is atomic within one file system only."""
+    device = folder.stat().st_dev
+    apart = [each.name for each in folder.iterdir() if each.is_dir() and each.stat().st_dev != device]
+    if apart:
+        words = f"{', '.join(sorted(apart))} lies on a file system of its own"
+        yield _fault(FOLDER, "mounts", words, "mount the whole data folder, not a part of it")
+
+
+def _fault(area: str, subject: str, words: str, advice: str) -> Finding:
+    return Finding(Level.FAULT, area, subject, words, advice)
+
+
+def _warning(area: str, subject: str, words: str, advice: str) -> Finding:
+    return Finding(Level.WARNING, area, subject, words, advice)

@@ -1,0 +1,39 @@
+"""The device that models run on: an NVIDIA GPU where there is one, else the CPU."""
+
+from __future__ import annotations
+
+from pacs_ai.errors import Permanent
+
+
+def resolve_device(wanted: str) -> str:
+    """Return "cuda:0" for "auto" where there is an NVIDIA GPU, else "cpu"; Permanent where a named one is missing."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise Permanent(f"{wanted} is no device: devices are cpu, cuda:0, cuda:1, ... or auto") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Permanent(
+            f"infer.devices names {wanted}, but torch {torch.__version__} finds {torch.cuda.device_count()} NVIDIA GPUs"
+        )
+    return wanted
+
+
+def describe(device: str) -> str:
+    """Return a resolved device in words, with torch's version."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return f"CPU with {torch.get_num_threads()} threads, torch {torch.__version__}"
+    properties = torch.cuda.get_device_properties(device)
+    return f"{properties.name} with {properties.total_memory / 1e9:.0f} GB, torch {torch.__version__}"
+
+
+def parameters(device: str) -> str:
+    """Return what a result states of how it was computed."""
+    import torch
+
+    return f"device={device.partition(':')[0]}; torch={torch.__version__}"
