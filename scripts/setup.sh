@@ -32,7 +32,7 @@ if "$venv/bin/python" -c 'import torch' >/dev/null 2>&1; then
 else
     echo "Setting up: downloading about 310 MB (350 MB for the tests), of it torch for CPU 190 MB; 1.4 GB on the disk."
     if [ "$(uname -sm)" = "Linux x86_64" ] && [ -z "$options" ] && ! ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
-        echo "  This machine shows no NVIDIA GPU, and PyPI's torch for Linux brings several GB of CUDA libraries."
+        echo "  This machine shows no NVIDIA GPU, and PyPI's torch for Linux brings about 3 GB of CUDA libraries."
         echo "  To leave them out, stop (Ctrl-C) and name the CPU wheel index of pytorch.org's install page:"
         echo "      make ${MAKE_GOAL:-demo} PIP_OPTIONS=\"--extra-index-url <the CPU wheel index>\""
     fi
@@ -44,7 +44,7 @@ target=.
 # unpacking is silent in older pips: say every ten seconds that it goes on
 begun=$(date +%s)
 (
-    while sleep 10; do
+    while sleep 10 >/dev/null 2>&1; do  # it may outlive us: not with our output in its hands
         echo "  ... setting up, $(($(date +%s) - begun)) s so far"
     done
 ) &
