@@ -1,4 +1,4 @@
-"""Write the migration from the newest one to today's `pacs_ai.store.schema`: scripts/new_migration.py "what it does"."""
+"""Write the migration from the newest one to today's schema: scripts/new_migration.py "What it does"."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def main(title: str) -> None:
         with database.read() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             changes = autogenerate.produce_migrations(context, schema.metadata)
+    assert changes.upgrade_ops is not None
     revision = f"{len(known) + 1:04d}"
     body = autogenerate.render_python_code(changes.upgrade_ops)
     body = body.replace("pacs_ai.store.schema.Instant(precision=53)", "sa.Float(53)")
