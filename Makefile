@@ -54,8 +54,8 @@ bench: .venv/.installed-dev  ## measure receiving and the whole journey
 	$(BIN)/python scripts/bench.py receive
 	$(BIN)/python scripts/bench.py journey
 
-docs: .venv/.installed-dev  ## check that the documentation agrees with the code
-	$(PYTEST) tests/unit/test_docs.py
+docs: .venv/.installed-dev  ## hold the documentation against the code
+	$(PYTEST) -k docs $(TESTS)
 
 clean:  ## remove everything that make made
 	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
