@@ -241,6 +241,12 @@ class RunningNode:
         os.kill(pid, number)
         return pid
 
+    def claimant(self, job_id: int) -> int:
+        """Return the process id of the worker that holds a job."""
+        with self.read() as connection:
+            owner = connection.execute(sa.select(schema.job.c.owner).where(schema.job.c.id == job_id)).scalar_one()
+        return int(owner.split(":")[2])
+
     def has_gone(self) -> bool:
         """Tell whether none of the processes that the node ever had is left."""
         self._known = {pid for pid in self._known if is_alive(pid)}
@@ -297,6 +303,11 @@ class RunningNode:
         outcomes = scu.send_files(self.remote(calling_ae_title), scu.scan(paths).instances)
         self.acked |= {outcome.sop_instance_uid for outcome in outcomes if outcome.stored}
         return outcomes
+
+    def send_all(self, paths: Iterable[Path], calling_ae_title: str = SENDER) -> None:
+        """Send files on one association; AssertionError where one of them was not answered Success."""
+        refused = [one.words for one in self.send(paths, calling_ae_title) if not one.stored]
+        assert refused == [], self.log()
 
     # Looking
 

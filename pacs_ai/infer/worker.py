@@ -153,7 +153,9 @@ class Worker:
         try:
             self._work(held)
         except Lost:
-            _log.info("job %d ended elsewhere while it ran", held.job_id)
+            _log.info("job %d was cancelled, superseded or taken over while it ran", held.job_id)
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
         return True
 
     def _unload_if_idle(self) -> None:
@@ -199,16 +201,16 @@ class Worker:
             self._replace()
             self._insist(lambda: queue.crashed(self._database, held, words))
             return
-        if answer is None:  # the node stops, or the job was cancelled: nobody waits for this child's answer
+        if answer is None:  # nobody waits for this child's answer
             self._replace(start=not self._stop.is_set())
             if self._stop.is_set():
-                queue.postpone(self._database, held, "the node was stopped; it goes on when the node does")
-            return
+                queue.put_back(self._database, held, "the node was stopped; it goes on when the node does")
+                return
+            raise Lost(f"job {held.job_id} is no longer wanted of {held.owner}")
         if isinstance(answer, Done):
             self._finish(held, order, answer)
         else:
             self._trouble(held, answer)
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _order(self, held: Claim) -> Order:
         with self._database.read() as connection:

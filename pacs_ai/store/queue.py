@@ -251,6 +251,12 @@ def postpone(database: Database, held: Claim, reason: str) -> None:
         _move_held(connection, held, JobEvent.POSTPONED, reason=reason, due_at=now() + timedelta(seconds=wait))
 
 
+def put_back(database: Database, held: Claim, reason: str) -> None:
+    """Queue the job again as if it had not been tried: nothing was wrong with it, its worker ends."""
+    with database.write() as connection:
+        _move_held(connection, held, JobEvent.POSTPONED, reason=reason, due_at=now(), attempts=held.attempts - 1)
+
+
 def crashed(database: Database, held: Claim, reason: str) -> None:
     """Queue the job again after its process died; the third time, fail it."""
     with database.write() as connection:
