@@ -93,18 +93,13 @@ def links(page: Path) -> list[str]:
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
-    """Return the cells of every row of the tables under a heading, header and ruler left out."""
-    text = page.read_text()
-    start = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
+    """Return the cells of every row of the table under a heading, header and ruler left out."""
+    start = re.search(rf"^#+ {re.escape(heading)}$", page.read_text(), re.MULTILINE)
     assert start is not None, f"{title(page)} has no heading {heading}"
-    level = len(start[1])
-    rest = text[start.end() :]
-    end = re.search(rf"^#{{1,{level}}} ", rest, re.MULTILINE)
-    section = rest[: end.start()] if end else rest
-    rows = [_cells(line) for line in section.splitlines() if line.startswith("|")]
-    rulers = [number for number, row in enumerate(rows) if all(set(cell) <= {"-", ":"} for cell in row)]
-    assert rulers, f"{title(page)}: there is no table under {heading}"
-    return [row for number, row in enumerate(rows) if number not in rulers and number + 1 not in rulers]
+    section = re.split(r"^#+ ", page.read_text()[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
+    _, ruler, *rows = [_cells(line) for line in section.splitlines() if line.startswith("|")]
+    assert all(set(cell) <= {"-", ":"} for cell in ruler), f"{title(page)}: one table under {heading}"
+    return rows
 
 
 def _cells(line: str) -> list[str]:
