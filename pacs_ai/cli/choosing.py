@@ -78,8 +78,12 @@ def _single(found: Folder, folder: Path, routes: Sequence[Route], series_uid: st
         whens = [route.when for route in routes if route.when is not None]
         wanted = [series for series in sources if any(matches(when, _facts(series)) for when in whens)]
         sources = wanted if len(wanted) == 1 else sources
+        if len(wanted) == 1:
+            click.echo(
+                f"of {len(found.series)} series {_facts(wanted[0]).words} was taken, which a route wants", err=True
+            )
     if len(sources) != 1:
-        raise UserError(f"{folder} holds {_listed(found.series)}: choose one with --series UID")
+        raise UserError(f"{folder} holds {_listed(found.series)}choose one with --series UID")
     return sources[0]
 
 

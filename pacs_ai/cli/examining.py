@@ -24,24 +24,20 @@ _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 @as_json
 @pass_session
 def doctor(session: Session, *, as_json: bool) -> None:
-    """Examine everything the node needs, and say what to do about each fault.
+    """Examine all that the node needs; say what to do about faults.
 
     Configuration, libraries, data folder, database, decoders, device, port, and every peer by C-ECHO and by what it
     accepts. Changes nothing; the node may run or not. Exit code 0: no fault, perhaps warnings. 1: faults.
     """
-    from pacs_ai import doctor as examination
     from pacs_ai.cli import progress
+    from pacs_ai.doctor import Level, examinations
 
-    config = session.config
-    found = []
-    with progress.steps() as begin:
-        area = ""
-        begin("looking")
-        for finding in examination.examine(config):
-            found.append(finding)
-            if finding.area != area:
-                area = finding.area
-    faults = [finding for finding in found if finding.level is examination.Level.FAULT]
+    found: list[Finding] = []
+    with progress.steps(transient=True) as begin:
+        for name, look in examinations(session.config):
+            begin(name)
+            found += look()
+    faults = [finding for finding in found if finding.level is Level.FAULT]
     if as_json:
         words.print_json({"configuration": session.place, "sound": not faults, "findings": found})
     else:

@@ -42,7 +42,7 @@ class Explained:
 @as_json
 @pass_session
 def explain(session: Session, what: str, calling_ae: str, called_ae: str, *, every: bool, as_json: bool) -> None:
-    """Say for each series of a study which routes want it, and why the others do not.
+    """Say which routes want a study's series, and why others do not.
 
     The study is a file or folder of DICOM files, read here without the node, or one that the node has received: its
     Study Instance UID, Accession Number or Patient ID.
@@ -170,7 +170,7 @@ def _show(one: Explained, *, every: bool) -> None:
         mark, style = _MARKS[plan.verdict]
         goal = ", ".join(plan.route.deliver_to) or "nobody"
         route = f"{plan.route.title}: " if plan.route.title != plan.route.run else ""
-        out.print(Text.assemble((f"  {mark} ", style), (f"{route}{plan.route.run}", "bold"), f" for {goal}"))
+        out.print(Text.assemble((f"  {mark} ", style), (f"{route}{plan.route.run}", "bold"), f", results to {goal}"))
         for line in _lines(plan, checks, every=every):
             out.print(Text(f"      {line}"))
 

@@ -192,7 +192,7 @@ def _destination_troubles(look: Look) -> Iterator[Trouble]:
         if destination.failures >= _MANY_FAILURES:
             yield Trouble(
                 f"peer {destination.peer}",
-                f"could not be reached {destination.failures} times in a row: {destination.reason}",
+                f"failed {destination.failures} times in a row: {destination.reason}",
                 f"tried again at {words.at(destination.next_try_at)}; see pacs-ai echo {destination.peer}",
             )
     failed = look.counts["deliveries"].get(DeliveryState.FAILED, 0)
@@ -234,9 +234,11 @@ def show(look: Look, out: Console) -> None:
 
     verdict = "all is well" if not look.troubles else f"{words.many(len(look.troubles), 'thing')} to look after"
     out.print(Text.assemble((f"{look.node}: ", "bold"), (verdict, "green" if not look.troubles else "bold red")))
+    needs = Table.grid(padding=(0, 1))
     for trouble in look.troubles:
-        out.print(Text.assemble(("  ! ", "bold red"), (trouble.subject, "bold"), f" {trouble.words}"))
-        out.print(Text(f"    {trouble.advice}", style="dim"))
+        told = Text.assemble((trouble.subject, "bold"), f" {trouble.words}", (f"\n→ {trouble.advice}", "italic"))
+        words.rows(needs, [(Text("  !", style="bold red"), told)])
+    out.print(needs)
     out.print()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
@@ -272,8 +274,9 @@ def _process_words(process: ProcessView) -> str:
 def _destination_words(one: Destination) -> str:
     if not one.failures:
         return f"{one.peer}: reached"
+    reason = f": {one.reason}" if one.failures < _MANY_FAILURES else ""
     times = words.many(one.failures, "failure")
-    return f"{one.peer}: {times} in a row, next try {words.at(one.next_try_at)}: {one.reason}"
+    return f"{one.peer}: {times} in a row, next try {words.at(one.next_try_at)}{reason}"
 
 
 def _room(disk: Disk) -> str:

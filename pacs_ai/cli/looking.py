@@ -12,10 +12,12 @@ from pacs_ai.cli.words import as_json, example
 from pacs_ai.states import DeliveryState, JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from rich.console import Console
 
+    from pacs_ai.store.database import Connection
     from pacs_ai.store.views import DeliveryView, JobView, StudyView
 
 _limit = click.option(
@@ -52,7 +54,7 @@ def status(session: Session, *, as_json: bool) -> None:
 @as_json
 @pass_session
 def studies(session: Session, key: str | None, limit: int, *, as_json: bool) -> None:
-    """List received studies with their series: state, reason, revision, instances.
+    """List received studies, their series, and how they stand.
 
     Shows Patient ID and Accession Number, never a name: keep the output inside the hospital.
     """
@@ -113,18 +115,19 @@ def jobs(
 def deliveries(
     session: Session, peer: str | None, state: str | None, job_id: int | None, limit: int, *, as_json: bool
 ) -> None:
-    """List results on their way to the PACS: state, tries, and the peer's answer."""
+    """List results on their way: state, tries, the peer's answer."""
     from pacs_ai.store import views
 
     states = [DeliveryState(state)] if state else None
     with session.reading() as connection:
         found = views.deliveries(connection, job_id=job_id, peer=peer, states=states, limit=limit)
+        tries = next_tries(connection)
     if as_json:
         words.print_json(found)
     elif not found:
         click.echo("there is no such delivery" if peer or state or job_id else "nothing was delivered yet")
     else:
-        words.console().print(delivery_table(found))
+        words.console().print(delivery_table(found, tries))
 
 
 def coloured(state: str) -> object:
@@ -136,6 +139,7 @@ def coloured(state: str) -> object:
 
 def _show_study(out: Console, study: StudyView) -> None:
     from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     facts = [
@@ -146,23 +150,16 @@ def _show_study(out: Console, study: StudyView) -> None:
     ]
     out.print(Text(f"study {study.study_instance_uid}", style="bold"))
     out.print(Text("  " + "  ·  ".join(facts)))
-    drawn = words.table("series", "no.", "what", "instances", "revision", "state", "reason")
-    words.rows(
-        drawn,
-        (
-            (
-                view.series_instance_uid,
-                view.header.get("SeriesNumber", "-"),
-                _what(view.modality, view.header.get("SeriesDescription", ""), own=view.own_result),
-                view.instances,
-                view.revision,
-                coloured(view.state),
-                view.reason,
-            )
-            for view in study.series
-        ),
-    )
-    out.print(Padding(drawn, (0, 0, 1, 2)))
+    grid = Table.grid(padding=(0, 2))
+    for view in study.series:
+        facts = [
+            _what(view.modality, view.header.get("SeriesDescription", ""), own=view.own_result),
+            words.many(view.instances, "instance"),
+            f"revision {view.revision}",
+        ]
+        told = Text.assemble("  ·  ".join(facts), f"\n{view.reason}", (f"\n{view.series_instance_uid}", "dim"))
+        words.rows(grid, [(coloured(view.state), view.header.get("SeriesNumber", "-"), told)])
+    out.print(Padding(grid, (0, 0, 1, 2)))
 
 
 def _what(modality: str, description: str, *, own: bool) -> str:
@@ -170,7 +167,9 @@ def _what(modality: str, description: str, *, own: bool) -> str:
 
 
 def _job_table(found: Sequence[JobView]) -> object:
-    drawn = words.table("job", "state", "pipeline", "study", "made", "took", "to", "reason")
+    from rich.text import Text
+
+    drawn = words.table("job", "state", "pipeline", "made", "took", "reason, study")
     return words.rows(
         drawn,
         (
@@ -178,11 +177,11 @@ def _job_table(found: Sequence[JobView]) -> object:
                 job.id,
                 coloured(job.state),
                 f"{job.pipeline} {job.pipeline_version}" + (f" (run {job.generation + 1})" if job.generation else ""),
-                job.study_instance_uid,
                 words.at(job.created_at),
                 took(job),
-                ", ".join(job.destinations) or "nobody",
-                ("overdue; " if job.overdue else "") + job.reason,
+                Text.assemble(
+                    ("overdue; " if job.overdue else "", "red"), job.reason, (f"\n{job.study_instance_uid}", "dim")
+                ),
             )
             for job in found
         ),
@@ -190,30 +189,34 @@ def _job_table(found: Sequence[JobView]) -> object:
 
 
 def took(job: JobView) -> str:
-    """Return how long the job ran, or has run."""
-    if job.started_at is None:
-        return "-"
-    if job.finished_at is None:
-        return words.lasting(words.since(job.started_at)) if job.state is JobState.RUNNING else "-"
-    return words.lasting((job.finished_at - job.started_at).total_seconds())
+    """Return how long the job's steps took, or how long it has run by now."""
+    if job.state is JobState.RUNNING and job.started_at is not None:
+        return words.lasting(words.since(job.started_at))
+    return words.lasting(sum(job.timings.values())) if job.timings else "-"
 
 
-def delivery_table(found: Sequence[DeliveryView]) -> object:
-    """Return deliveries as a table."""
+def next_tries(connection: Connection) -> dict[str, datetime]:
+    """Return when each peer is tried next, by its name."""
+    from pacs_ai.store import views
+
+    return {peer: moment for peer, _, moment, _ in views.destinations(connection)}
+
+
+def delivery_table(found: Sequence[DeliveryView], tries: Mapping[str, datetime]) -> object:
+    """Return deliveries as a table; one that waits is not sent before its peer's next try."""
     drawn = words.table("delivery", "job", "what", "to", "state", "tries", "when", "answer")
     return words.rows(
         drawn,
         (
-            (
-                one.id,
-                one.job_id,
-                one.kind,
-                one.peer,
-                coloured(one.state),
-                one.attempts,
-                f"sent {words.at(one.sent_at)}" if one.sent_at else f"due {words.at(one.due_at)}",
-                one.reason,
-            )
+            (one.id, one.job_id, one.kind, one.peer, coloured(one.state), one.attempts, _when(one, tries), one.reason)
             for one in found
         ),
     )
+
+
+def _when(one: DeliveryView, tries: Mapping[str, datetime]) -> str:
+    if one.sent_at is not None:
+        return f"sent {words.at(one.sent_at)}"
+    if one.state is DeliveryState.WAITING:
+        return f"due {words.at(max(one.due_at, tries.get(one.peer, one.due_at)))}"
+    return "-"

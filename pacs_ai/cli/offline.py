@@ -48,7 +48,9 @@ def infer(
     *,
     as_json: bool,
 ) -> None:
-    """Run PIPELINE on one series in FOLDER, without a node, and write SEG, SR, a picture and the values into OUT.
+    """Run a pipeline on a folder, without a node.
+
+    Writes SEG, SR, a picture and the values of one series into OUT.
 
     A pipeline with several inputs takes them from subfolders named like the inputs; where there are none, by the
     conditions of the route that runs the pipeline.

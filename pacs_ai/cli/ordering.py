@@ -39,15 +39,14 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
             outbox.retry(database, [delivery_id], actor=session.actor)
             return f"delivery {delivery_id} is sent again"
 
-        _each(job_ids, run_again)
-        _each(delivery_ids, send_again)
+        _say(_each(job_ids, run_again) + _each(delivery_ids, send_again))
 
 
 @click.command(epilog=example("pacs-ai cancel 17 18"))
 @click.argument("job_ids", nargs=-1, type=int, required=True, metavar="JOB...")
 @pass_session
 def cancel(session: Session, job_ids: Sequence[int]) -> None:
-    """End jobs, and what of their results has not been sent.
+    """End jobs, and what of them has not been sent.
 
     A job that waits, runs or is withheld is ended; of one that is done, the deliveries that are not through; one that
     failed is set aside, so that `status` no longer asks for it.
@@ -60,7 +59,7 @@ def cancel(session: Session, job_ids: Sequence[int]) -> None:
             orders.cancel(database, job_id, actor=session.actor)
             return f"job {job_id}: cancelled what was not sent"
 
-        _each(job_ids, end)
+        _say(_each(job_ids, end))
 
 
 @click.command(epilog=example('pacs-ai pause ct-lung --reason "new version on Monday"'))
@@ -68,7 +67,10 @@ def cancel(session: Session, job_ids: Sequence[int]) -> None:
 @click.option("--reason", default="", help="For the journal.")
 @pass_session
 def pause(session: Session, pipeline: str, reason: str) -> None:
-    """Stop a pipeline: its jobs are withheld until `resume`; what runs is finished, what was done is delivered."""
+    """Stop a pipeline: its jobs are withheld until `resume`.
+
+    What runs is finished, and what was done is delivered.
+    """
     from pacs_ai.store import orders
 
     _check_known(session, pipeline)
@@ -104,7 +106,7 @@ def resume(session: Session, pipeline: str) -> None:
 )
 @pass_session
 def resolve(session: Session, series_uid: str, keep: Literal["first", "latest"]) -> None:
-    """Decide a conflict: two different contents came under one SOP Instance UID.
+    """Decide a conflict: two contents under one SOP Instance UID.
 
     Until then the jobs of that series are withheld. `pacs-ai status` lists series in conflict.
     """
@@ -115,14 +117,18 @@ def resolve(session: Session, series_uid: str, keep: Literal["first", "latest"])
     click.echo(f"the {keep} content of {words.many(count, 'instance')} is kept; the series is analysed")
 
 
-def _each(numbers: Sequence[int], order: Callable[[int], str]) -> None:
-    """Carry out one order after the other and say what came of each; one that is wrong does not stop the others."""
+def _each(numbers: Sequence[int], order: Callable[[int], str]) -> list[str]:
+    """Carry out one order after the other and say what came of each; return why some could not be carried out."""
     wrong = []
     for number in dict.fromkeys(numbers):
         try:
             click.echo(order(number))
         except UserError as error:
             wrong.append(str(error))
+    return wrong
+
+
+def _say(wrong: list[str]) -> None:
     if wrong:
         raise UserError("; ".join(wrong))
 

@@ -50,7 +50,7 @@ def echo(session: Session, peer: str, *, as_json: bool) -> None:
 @as_json
 @pass_session
 def send(session: Session, peer: str, paths: Sequence[Path], *, as_json: bool) -> None:
-    """Send DICOM files, or all files of a folder, to a peer (C-STORE).
+    """Send DICOM files, or whole folders, to a peer (C-STORE).
 
     They are sent as they are, byte for byte. Exit code 0: the peer has all of them. 1: it does not.
     """

@@ -24,13 +24,13 @@ def counted(doing: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """Yield what is called as each step begins; the step stands there with the time that it takes."""
+def steps(*, transient: bool = False) -> Iterator[Callable[[str], None]]:
+    """Yield what is called as each step begins; it stands there with the time that it takes, or goes at the end."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = words.console(stderr=True)
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=transient, disable=not console.is_terminal) as bar:
 
         def begin(name: str) -> None:
             finish()

@@ -57,9 +57,10 @@ def run(session: Session, process: str | None, device: str | None, supervisor: i
 )
 @click.option("--keep", is_flag=True, help="Keep the demo node's own data folder as well.")
 def demo(study: Path | None, out: Path, *, keep: bool) -> None:
-    """Show the main job on this machine: send a chest CT to a node, get SEG and SR back.
+    """Show the main job on this machine, with a sample study.
 
-    Starts a node and a small PACS on free ports of this machine, with no configuration; both end with the demo.
+    Starts a node and a small PACS on free ports of this machine, sends a chest CT to the node, and shows how SEG and SR
+    come back. Needs no configuration; node and PACS end with the demo.
     """
     from pacs_ai import demo as room
 

@@ -8,24 +8,28 @@ from pacs_ai.doctor import configuration, machine, network, storage
 from pacs_ai.doctor.findings import Finding, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from pacs_ai.config import Config
+    from pacs_ai.config import Config, Peer
 
-__all__ = ["Finding", "Level", "examine"]
+__all__ = ["Finding", "Level", "examinations"]
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """Look at one thing after the other and yield what is found, in the order of the journey.
+def examinations(config: Config) -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
+    """Yield what there is to look at, in the order of the journey: its name, and what looks and finds.
 
     Nothing is changed: no folder and no database is made, nothing is sent but C-ECHO and association requests.
     """
-    yield from configuration.examine(config)
-    yield from machine.examine_libraries()
-    yield from storage.examine_folder(config)
-    yield from storage.examine_database(config)
-    yield from machine.examine_decoders(config)
-    yield from machine.examine_device(config)
-    yield network.examine_port(config)
+    yield "configuration", lambda: configuration.examine(config)
+    yield "libraries", machine.examine_libraries
+    yield "data folder", lambda: storage.examine_folder(config)
+    yield "database", lambda: storage.examine_database(config)
+    yield "decoders", lambda: machine.examine_decoders(config)
+    yield "device", lambda: machine.examine_device(config)
+    yield "port", lambda: [network.examine_port(config)]
     for peer in config.peer:
-        yield from network.examine_peer(config, peer)
+        yield f"peer {peer.name}", _of_peer(config, peer)
+
+
+def _of_peer(config: Config, peer: Peer) -> Callable[[], Iterable[Finding]]:
+    return lambda: network.examine_peer(config, peer)

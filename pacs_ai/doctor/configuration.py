@@ -35,7 +35,7 @@ def examine(config: Config) -> list[Finding]:
     found = contradictions(config)
     found += [_broken(config, name, reason) for name, reason in registry.broken.items()]
     found += [*_oddities(config)]
-    if all(finding.level is Level.OK for finding in found):
+    if not any(finding.level is Level.FAULT for finding in found):
         names = ", ".join(registry.names())
         words = f"{len(config.route)} route(s), {len(config.peer)} peer(s), pipelines {names}: all fit together"
         found.insert(0, Finding(Level.OK, AREA, "file", words))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
@@ -93,9 +96,8 @@ def examine_decoders(config: Config) -> Iterator[Finding]:
         else:
             untried.append(uid.name)
     if sound:
-        yield Finding(
-            Level.OK, DECODERS, "tried", f"{len(sound)} transfer syntaxes are decoded right: {', '.join(sound)}"
-        )
+        words = f"{len(sound)} accepted transfer syntaxes, each tried on a sample: decoded right"
+        yield Finding(Level.OK, DECODERS, "tried", words)
     for name in untried:
         words = "is accepted and kept, but whether it can be decoded was not tried"
         yield Finding(Level.WARNING, DECODERS, name, words, "series in it may be refused as input; test one")
@@ -123,11 +125,27 @@ def _decoding_fault(uid: UID) -> str | None:
         transfer_syntax_uid=uid,
     )
     try:
-        found = decode(layout, sample.frame)
+        with _silenced():
+            found = decode(layout, sample.frame)
     except PacsAiError as error:
         return str(error)
     most = int(np.abs(found.astype(np.int64) - sample.values).max())
     return None if most <= sample.tolerance else f"a sample is decoded wrong, by up to {most} grey values"
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep off the terminal what C libraries print: GDCM tries its 8-bit decoder first, which complains."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
 
 
 def examine_device(config: Config) -> Iterator[Finding]:

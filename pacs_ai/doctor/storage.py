@@ -53,7 +53,7 @@ def examine_database(config: Config) -> Iterator[Finding]:
         yield Finding(Level.OK, DATABASE, "SQLite", "is not there yet; the node makes it when it first starts")
         return
     database = Database(url)
-    name = version.database_name(database)
+    name = "SQLite" if database.is_sqlite else version.database_name(database)
     try:
         sound, words = probe.durability(database)
         version.check(database)

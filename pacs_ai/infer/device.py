@@ -17,7 +17,7 @@ def resolve_device(wanted: str) -> str:
         raise Permanent(f"{wanted} is no device: devices are cpu, cuda:0, cuda:1, ... or auto") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Permanent(
-            f"infer.devices names {wanted}, but torch {torch.__version__} finds {torch.cuda.device_count()} NVIDIA GPUs"
+            f"the device {wanted} is not here: torch {torch.__version__} finds {torch.cuda.device_count()} NVIDIA GPUs"
         )
     return wanted
 

@@ -66,7 +66,7 @@ def durability(database: Database) -> tuple[bool, str]:
         if database.is_sqlite:
             mode = str(connection.execute(sa.text("PRAGMA journal_mode")).scalar_one())
             level = int(connection.execute(sa.text("PRAGMA synchronous")).scalar_one())
-            return (mode, level) == ("wal", 2), f"SQLite, journal_mode={mode}, synchronous={level} (2 is FULL)"
+            return (mode, level) == ("wal", 2), f"journal_mode={mode}, synchronous={level} (2 is FULL)"
         version = str(connection.execute(sa.text("SHOW server_version")).scalar_one())
         commit = str(connection.execute(sa.text("SHOW synchronous_commit")).scalar_one())
         sync = str(connection.execute(sa.text("SHOW fsync")).scalar_one())

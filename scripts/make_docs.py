@@ -1,0 +1,209 @@
+"""Write docs/configuration.md and docs/commands.md from the code, which is the only place where their facts stand.
+
+python scripts/make_docs.py            write both pages
+python scripts/make_docs.py --check    say whether they are what the code says
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from pydantic import BaseModel
+
+from pacs_ai import config
+from pacs_ai.cli import main as commands
+from pacs_ai.cli import toml
+from pacs_ai.conditions import When
+from pacs_ai.dicom.attributes import INDEXED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+_MADE = "<!-- Made by scripts/make_docs.py from the code: change it there. -->"
+_KINDS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", Path: "path", Any: "any value"}
+_WIDTH = 44
+
+_CONFIGURATION = """\
+# Configuration
+
+{made}
+
+One TOML file; read from top to bottom it is the way of a study. `pacs-ai --config FILE` names it; without that
+`./pacs-ai.toml` is taken, else `/etc/pacs-ai/pacs-ai.toml`, else the defaults below. `config/pacs-ai.toml` is a
+commented file to start from.
+
+- `pacs-ai config check` names every fault at once, and says whether routes, pipelines and peers fit together. The node
+  does not start on any fault.
+- `pacs-ai config show` prints every value that is in force and where it comes from.
+- `pacs-ai doctor` compares the file with this machine and with the peers.
+
+Units are in the keys (`_seconds`, `_gb`). A key that is not listed here is a fault.
+"""
+
+_COMMANDS = """\
+# Commands
+
+{made}
+
+Every command takes `--help`. `--json` prints what a program would read. Errors are one sentence on standard error.
+Exit codes: 0 done and well; 1 it did not work, or something needs a person; 2 the command or the configuration is
+wrong; 130 interrupted.
+"""
+
+#: Title, model, whether it may come several times, what stands above its table.
+_SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
+    ("[node]", config.Node, ""),
+    ("[store]", config.Store, ""),
+    ("[receive]", config.Receive, ""),
+    ("[[peer]]", config.Peer, "Once for each."),
+    ("[[pipeline]]", config.Pipeline, "Once for each that needs settings, and for each MONAI bundle."),
+    ("[pipeline.labels.VALUE]", config.LabelTable, ""),
+    ("[pipeline.inputs.NAME]", config.InputTable, ""),
+    ("[[route]]", config.Route, "Once for each. A series may go through several routes."),
+    ("when = { ... }", When, ""),
+    ("[infer]", config.Infer, ""),
+    ("[deliver]", config.Deliver, ""),
+    ("[retention]", config.Retention, ""),
+    ("[log]", config.Log, ""),
+)
+
+
+def configuration_page() -> str:
+    """Return docs/configuration.md."""
+    parts = [_CONFIGURATION.format(made=_MADE)]
+    for title, model, remark in _SECTIONS:
+        parts.append(f"## `{title}`\n")
+        parts.append(f"{inspect.cleandoc(model.__doc__ or '')} {remark}".strip() + "\n")
+        parts.append(_table(model))
+    parts.append("## Attributes that conditions may name\n")
+    kept = ", ".join(f"`{keyword}`" for keyword in sorted(INDEXED))
+    parts.append(f"`attributes = {{ ... }}` may name those that the index keeps of each series:\n{_filled(kept)}\n")
+    return "\n".join(parts)
+
+
+def _table(model: type[BaseModel]) -> str:
+    lines = ["| key | kind | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        cells = (f"`{name}`", _kind(field), _default(field), " ".join((field.description or "").split()))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind(field: FieldInfo) -> str:
+    words = _words(field.annotation)
+    bounds = [bound for item in field.metadata for bound in _bounds(item)]
+    return f"{words}, {' and '.join(bounds)}" if bounds else words
+
+
+def _bounds(item: Any) -> Iterator[str]:
+    for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+        if (value := getattr(item, name, None)) is not None:
+            yield f"{words} {value}"
+
+
+def _words(kind: Any) -> str:
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _words(inside[0])
+    if origin is Literal:
+        return " or ".join(f"`{toml.literal(value)}`" for value in inside)
+    if origin in {typing.Union, types.UnionType}:
+        return " or ".join(_words(each) for each in inside if each is not type(None))
+    if origin is tuple:
+        several = f"list of {len(inside)}" if inside[-1] is not Ellipsis else "list"
+        return f"{several}: {_words(inside[0])}"
+    if origin is dict:
+        return f"table: {_words(inside[0])} to {_words(inside[1])}"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "conditions" if kind is When else "table"
+    return _KINDS[kind]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    text = "-" if value is None or value in ((), {}, "") else toml.literal(value)
+    if isinstance(value, tuple) and len(text) > _WIDTH:
+        return "<br>".join(f"`{toml.literal(each)}`" for each in value)
+    return f"`{text}`" if text != "-" else text
+
+
+def commands_page() -> str:
+    """Return docs/commands.md."""
+    parts = [_COMMANDS.format(made=_MADE), *_command("pacs-ai", commands)]
+    return "\n".join(parts)
+
+
+def _command(name: str, command: click.Command) -> Iterator[str]:
+    yield f"## `{name}`\n"
+    yield f"    {_usage(name, command)}\n"
+    yield inspect.cleandoc(command.help or "").replace("\b\n", "") + "\n"
+    if options := [_option(each) for each in command.params if isinstance(each, click.Option) and not each.hidden]:
+        yield "| option | meaning |\n|---|---|\n" + "\n".join(options) + "\n"
+    if command.epilog:
+        yield "Example:\n\n" + "\n".join(f"  {line}" for line in command.epilog.splitlines()[2:]) + "\n"
+    if isinstance(command, click.Group):
+        for each in command.list_commands(click.Context(command)):
+            yield from _command(f"{name} {each}", command.commands[each])
+
+
+def _usage(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=name)
+    return " ".join((name, *command.collect_usage_pieces(context)))
+
+
+def _option(option: click.Option) -> str:
+    names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len))
+    words = option.help or ""
+    if isinstance(option.type, click.Choice):
+        words += f" One of {', '.join(f'`{choice}`' for choice in option.type.choices)}."
+    if option.show_default and option.default is not None:
+        words += f" Default: `{option.default}`."
+    if option.required:
+        words += " Required."
+    return f"| {names} | {words.strip()} |"
+
+
+def _filled(text: str, width: int = 118) -> str:
+    lines, line = [], ""
+    for word in text.split(" "):
+        if line and len(line) + len(word) + 1 > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    return "\n".join([*lines, line])
+
+
+def pages() -> dict[Path, str]:
+    """Return every page that is made here, by its path."""
+    return {DOCS / "configuration.md": configuration_page(), DOCS / "commands.md": commands_page()}
+
+
+def main() -> None:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(description="Write the reference pages of docs/ from the code.")
+    parser.add_argument("--check", action="store_true", help="only say whether they are what the code says")
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    if parser.parse_args().check:
+        for path in stale:
+            print(f"{path} is not what the code says: run scripts/make_docs.py", file=sys.stderr)
+        sys.exit(1 if stale else 0)
+    for path in stale:
+        path.write_text(pages()[path], encoding="utf-8")
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
