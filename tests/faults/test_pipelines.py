@@ -64,7 +64,7 @@ def test_the_third_crash_fails_the_job(ended, deed, words):
 def test_an_unforeseen_error_fails_at_once_and_keeps_its_text_to_the_worker_s_log(node, ended):
     job = ended["blow_up"]
     assert (job.state, job.attempts) == (JobState.FAILED, 1)
-    assert job.reason == "pipeline blow_up broke while running: LookupError; the log of the worker has the traceback"
+    assert job.reason.startswith("pipeline blow_up broke while running: LookupError; the log")
     assert "unforeseen" in node.log_path.read_text()
 
 
