@@ -27,14 +27,15 @@ def run(step: Callable[[], bool], rest: Callable[[], None], stop: threading.Even
     stop
         Ends the loop after the step in progress.
 
-    A `Transient` error (database away, disk full) is logged and the step tried again after a pause: the step's
-    transaction was rolled back, so nothing is half done. Any other error ends the loop, and the supervisor starts
-    the process anew.
+    A `Transient` error of either (database away, disk full) is logged and the step tried again after a pause: the
+    step's transaction was rolled back, so nothing is half done. Any other error ends the loop, and the supervisor
+    starts the process anew.
     """
     failures = 0
     while not stop.is_set():
         try:
-            worked = step()
+            if not step() and not stop.is_set():
+                rest()
         except Transient as error:
             pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
             failures += 1
@@ -42,5 +43,3 @@ def run(step: Callable[[], bool], rest: Callable[[], None], stop: threading.Even
             stop.wait(pause)
             continue
         failures = 0
-        if not worked and not stop.is_set():
-            rest()

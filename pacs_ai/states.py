@@ -145,6 +145,7 @@ DELIVERY: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState] = {
     (_D.FAILED, _DE.RETRIED): _D.WAITING,
     (_D.FAILED, _DE.CANCELLED): _D.CANCELLED,
     (_D.CANCELLED, _DE.RETRIED): _D.WAITING,
+    (_D.CANCELLED, _DE.ACCEPTED): _D.SENT,
 }
 
 #: Jobs in these states will not move by themselves.

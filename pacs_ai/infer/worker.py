@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import Transient, WorkerLost
 from pacs_ai.infer.order import Done, EncodedFile, Message, Order, Ready, Reported, Step, Trouble
-from pacs_ai.store import orders, queue, views
+from pacs_ai.store import queue, views
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
 from pacs_ai.store.queue import Claim, Lost, NewResult
 from pacs_ai.store.schema import Role
@@ -326,7 +326,7 @@ class Worker:
         elif trouble.policy == "transient":
             self._insist(lambda: queue.postpone(self._database, held, trouble.words))
         elif trouble.policy == "conflict":
-            self._insist(lambda: orders.conflict_found(self._database, held.job_id, trouble.words, actor=self._owner))
+            self._insist(lambda: queue.found_conflict(self._database, held, trouble.words))
         else:
             self._replace()
             self._insist(lambda: queue.crashed(self._database, held, trouble.words))

@@ -24,8 +24,8 @@ class Bringer:
 
     is_open: bool
     released: bool
-    idle_seconds: float  #: since it last brought some of this series
-    ended_seconds: float  #: since it was seen to have ended; 0 while it is open
+    idle_seconds: float = 0.0  #: since it last brought some of this series, while it is open
+    ended_seconds: float = 0.0  #: since it was seen to have ended
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,21 @@ def judge(instances: int, quiet_seconds: float, bringers: Sequence[Bringer], wai
     """
     alone = len(bringers) == 1 and bringers[0].released and not bringers[0].is_open
     if alone and instances >= 2:
-        waited = min(quiet_seconds, bringers[0].ended_seconds)
-        if waited >= waits.released:
-            words = (
-                f"one association brought all {instances} instances and released; quiet for {waits.released:g} s since"
-            )
-            return Verdict(True, words)
-        return Verdict(False, "its one association released", waits.released - waited)
-    holding = [b for b in bringers if b.is_open and b.idle_seconds < waits.idle_association]
+        waited, released = min(quiet_seconds, bringers[0].ended_seconds), min(waits.released, waits.quiet)
+        if waited < released:
+            return Verdict(False, "its one association released", released - waited)
+        words = f"one association brought all {instances} instances and released; quiet for {released:g} s since"
+        return Verdict(True, words)
     if quiet_seconds < waits.quiet:
         return Verdict(False, "instances are arriving", waits.quiet - quiet_seconds)
+    still_open = [b for b in bringers if b.is_open]
+    holding = [b for b in still_open if b.idle_seconds < waits.idle_association]
     if holding:
         left = min(waits.idle_association - b.idle_seconds for b in holding)
         return Verdict(False, f"quiet, but {len(holding)} association(s) that brought some of it are open", left)
-    still_open = sum(b.is_open for b in bringers)
     words = f"quiet for {waits.quiet:g} s"
     if still_open:
-        words += f"; {still_open} association(s) still open brought none of it for {waits.idle_association:g} s"
+        words += f"; {len(still_open)} open association(s) brought none of it for {waits.idle_association:g} s"
     else:
         words += f" after {len(bringers)} association(s) ended"
     return Verdict(True, words)

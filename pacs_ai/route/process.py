@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pacs_ai.config import Config
 
 
+#: Every received instance rings the bell; looking ten times a second is enough.
+_LEAST_REST_SECONDS = 0.1
+
+
 def run(config: Config, stop: threading.Event) -> None:
     """Complete, route and purge until `stop` is set."""
     with entered(config, "route") as (database, owner):
@@ -23,6 +27,7 @@ def run(config: Config, stop: threading.Event) -> None:
         long_rest = rest(bell, database, owner, stop)
 
         def pause() -> None:
+            stop.wait(_LEAST_REST_SECONDS)
             if router.rest_seconds >= REST_SECONDS:
                 long_rest()
             else:

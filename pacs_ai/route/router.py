@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,15 +13,15 @@ from pacs_ai.errors import PacsAiError
 from pacs_ai.models.registry import Registry
 from pacs_ai.route.completeness import Bringer, Verdict, Waits, judge
 from pacs_ai.route.plan import OPEN, Plan, plans_for
-from pacs_ai.states import SeriesEvent, SeriesState
-from pacs_ai.store import completion, outbox, queue, retention, views
+from pacs_ai.states import SeriesEvent
+from pacs_ai.store import completion, holds, outbox, queue, retention, views
 from pacs_ai.store.clock import now
-from pacs_ai.store.enqueue import PRIORITY_NAMES, Address, Source, Work, enqueue
+from pacs_ai.store.enqueue import PRIORITY_NAMES, Address, Source, Work, enqueue, is_covered, lock_study
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pacs_ai.config import Config, Route
     from pacs_ai.store.completion import OpenSeries
@@ -33,7 +34,11 @@ _log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 5.0
 _WAITING_SECONDS = 2.0
 _RETENTION_SECONDS = 3600.0
+#: The first look for what retention may delete comes so long after the start.
+_SETTLE_SECONDS = 60.0
 _PRIORITIES = {name: number for number, name in PRIORITY_NAMES.items()}
+#: What one route waits for beside one series: series, its revision, route.
+_Wait = tuple[int, int, str]
 
 
 @dataclass
@@ -42,27 +47,41 @@ class _Seen:
 
     arrivals: int
     since: float
+    ended: int
+    ended_since: float
     shares: dict[str, tuple[int, float]] = field(default_factory=dict)
-    ended: dict[str, float] = field(default_factory=dict)
 
 
 class Router:
     """Looks at the open series; `step` completes what is due.
 
     `rest_seconds` says after a step how long nothing will be due unless something new arrives.
+
+    Parameters
+    ----------
+    clock
+        Monotonic seconds.
     """
 
-    def __init__(self, config: Config, database: Database, files: Files, owner: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        files: Files,
+        owner: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._database = database
         self._files = files
         self._owner = owner
+        self._clock = clock
         self._registry = Registry(config.pipeline)
         self._seen: dict[int, _Seen] = {}
-        self._pending: dict[tuple[int, str], float] = {}
-        self._watch = Watch()
-        self._last = dict.fromkeys(("sweep", "waiting", "retention"), 0.0)
-        self._last["retention"] = time.monotonic() - _RETENTION_SECONDS + 60.0
+        self._waits: dict[_Wait, float] = {}
+        self._watch = Watch(clock)
+        self._last = dict.fromkeys(("sweep", "waiting"), -math.inf)
+        self._last["retention"] = clock() - _RETENTION_SECONDS + _SETTLE_SECONDS
         self._peer_quiet = {p.ae_title: p.quiet_seconds for p in config.peer if p.quiet_seconds is not None}
         self.rest_seconds = 1.0
 
@@ -71,9 +90,9 @@ class Router:
         self._keep_house()
         with self._database.read() as connection:
             open_series = completion.open_series(connection)
-        self._seen = {s.id: self._observe(s) for s in open_series}
-        verdicts = [(s, self._judge(s)) for s in open_series]
-        due = [(s, verdict) for s, verdict in verdicts if verdict.complete]
+        self._seen = {series.id: self._observe(series) for series in open_series}
+        verdicts = [(series, self._judge(series)) for series in open_series]
+        due = [(series, verdict) for series, verdict in verdicts if verdict.complete]
         self.rest_seconds = max(0.02, min([1.0, *(v.again_seconds for _, v in verdicts if not v.complete)]))
         for series, verdict in due:
             self._complete(series, verdict)
@@ -85,6 +104,7 @@ class Router:
             outbox.sweep(self._database, self._watch, self._owner)
         if self._is_time("waiting", _WAITING_SECONDS):
             self._look_at_waiting()
+            self._identify()
         if self._is_time("retention", _RETENTION_SECONDS):
             kept = self._config.retention
             count = retention.purge(
@@ -98,137 +118,184 @@ class Router:
                 _log.info("retention: %d received instance(s) deleted", count)
 
     def _is_time(self, duty: str, every: float) -> bool:
-        if time.monotonic() - self._last[duty] < every:
+        if self._clock() - self._last[duty] < every:
             return False
-        self._last[duty] = time.monotonic()
+        self._last[duty] = self._clock()
         return True
 
+    # -- when is a series complete?
+
     def _observe(self, series: OpenSeries) -> _Seen:
-        at = time.monotonic()
+        at = self._clock()
         seen = self._seen.get(series.id)
         if seen is None:
-            seen = _Seen(series.arrivals, at)
-        elif seen.arrivals != series.arrivals:
+            seen = _Seen(series.arrivals, at, series.ended, at)
+        if seen.arrivals != series.arrivals:
             seen.arrivals, seen.since = series.arrivals, at
-        for share in series.shares:
-            if seen.shares.get(share.assoc_id, (-1, at))[0] != share.arrivals:
-                seen.shares[share.assoc_id] = (share.arrivals, at)
-            if not share.is_open:
-                seen.ended.setdefault(share.assoc_id, at)
+        if seen.ended != series.ended:
+            seen.ended, seen.ended_since = series.ended, at
+        before = seen.shares
+        seen.shares = {}
+        for share in series.open_shares:
+            arrivals, since = before.get(share.assoc_id, (share.arrivals, at))
+            seen.shares[share.assoc_id] = (share.arrivals, since if arrivals == share.arrivals else at)
         return seen
 
     def _judge(self, series: OpenSeries) -> Verdict:
-        at, seen, receive = time.monotonic(), self._seen[series.id], self._config.receive
-        bringers = [
-            Bringer(
-                is_open=share.is_open,
-                released=share.released,
-                idle_seconds=at - seen.shares[share.assoc_id][1],
-                ended_seconds=at - seen.ended.get(share.assoc_id, at),
-            )
-            for share in series.shares
+        at, seen, receive = self._clock(), self._seen[series.id], self._config.receive
+        ended = Bringer(is_open=False, released=series.released, ended_seconds=at - seen.ended_since)
+        still_open = [
+            Bringer(is_open=True, released=False, idle_seconds=at - since) for _, since in seen.shares.values()
         ]
         quiet = self._peer_quiet.get(series.calling_ae_title, receive.quiet_seconds)
         waits = Waits(quiet, receive.released_seconds, receive.idle_association_seconds)
-        return judge(series.instances, at - seen.since, bringers, waits)
+        return judge(series.instances, at - seen.since, [*still_open, *[ended] * series.ended], waits)
+
+    # -- what do the routes want of it?
 
     def _complete(self, series: OpenSeries, verdict: Verdict) -> None:
         with self._database.write() as connection:
+            lock_study(connection, series.study_id)
             if not completion.is_unchanged(connection, series):
                 return
             study = views.series_of(connection, series.study_id)
             view = next(v for v in study if v.id == series.id)
             plans = plans_for(view, study, self._config.route)
             wanted = [plan for plan in plans if plan.verdict != "no"]
-            event = SeriesEvent.QUIET if wanted else SeriesEvent.NO_ROUTE
-            words = verdict.reason if wanted else _nearest(plans)
+            waits = [f"{plan.route.title}: {plan.words}" for plan in wanted if plan.verdict == "wait"]
+            words = "; ".join([verdict.reason, *waits]) if wanted else _nearest(plans)
             move(
                 connection,
                 series.id,
-                event,
+                SeriesEvent.QUIET if wanted else SeriesEvent.NO_ROUTE,
                 actor=self._owner,
                 reason=words,
                 completed_at=now(),
                 routed_revision=view.revision,
             )
-            for plan in wanted:
-                if plan.verdict == "run":
-                    self._enqueue(connection, plan.route, plan.inputs, "")
-            self._run_study_routes(connection, series.study_id)
+            holds.release_decided(connection, series.id, view.revision, actor=self._owner)
+            self._follow_routes(connection, series.study_id, series.id)
         _log.info("series %d %s: %s", series.id, "complete" if wanted else "unrouted", words)
 
-    def _run_study_routes(self, connection: Connection, study_id: int) -> None:
-        """Run what waited for this series: other series of the study whose routes wait for the whole study."""
+    def _follow_routes(self, connection: Connection, study_id: int, completed: int | None = None) -> None:
+        """Enqueue what the routes want of a series that was just completed, and of those that waited for more."""
         study = views.series_of(connection, study_id)
         for view in study:
-            if view.state is not SeriesState.COMPLETE:
+            if view.state in OPEN or not (view.awaiting or view.id == completed):
                 continue
+            awaiting = False
             for plan in plans_for(view, study, self._config.route):
-                if plan.verdict == "run" and not self._is_covered(connection, plan):
-                    self._enqueue(connection, plan.route, plan.inputs, "")
-
-    def _is_covered(self, connection: Connection, plan: Plan) -> bool:
-        return completion.is_covered(connection, plan.route.run, plan.route.title, _sources(plan.inputs))
+                if plan.verdict == "run":
+                    self._enqueue(connection, self._work(plan, ""))
+                elif plan.verdict == "wait" and self._has_waited(view, plan, study):
+                    self._enqueue(connection, self._work(plan, f"{plan.words} (waited {plan.route.wait_seconds:g} s)"))
+                else:
+                    awaiting |= plan.verdict == "wait"
+            if awaiting != view.awaiting:
+                completion.set_awaiting(connection, view.id, awaiting)
 
     def _look_at_waiting(self) -> None:
-        """Refuse jobs whose further inputs did not come in the route's time; run those whose inputs are there now."""
+        """Refuse what waited longer than its route waits; run what has come to be complete by another router's hand."""
+        waits: dict[_Wait, float] = {}
         with self._database.read() as connection:
-            studies = completion.studies_without_job(connection)
-        pending: dict[tuple[int, str], float] = {}
-        for study_id in studies:
+            due = [
+                study_id
+                for study_id in completion.awaiting_studies(connection)
+                if self._is_due(connection, views.series_of(connection, study_id), waits)
+            ]
+        self._waits = waits
+        for study_id in due:
             with self._database.write() as connection:
-                study = views.series_of(connection, study_id)
-                for plan in self._waiting_plans(study):
-                    key = (study_id, plan.route.title)
-                    since = pending.setdefault(key, self._pending.get(key, time.monotonic()))
-                    if plan.verdict == "run" and not self._is_covered(connection, plan):
-                        self._enqueue(connection, plan.route, plan.inputs, "")
-                    elif plan.verdict == "wait" and time.monotonic() - since > plan.route.wait_seconds:
-                        words = f"{plan.words} (waited {plan.route.wait_seconds:g} s)"
-                        self._enqueue(connection, plan.route, plan.inputs, words)
-        self._pending = pending
+                lock_study(connection, study_id)
+                self._follow_routes(connection, study_id)
 
-    def _waiting_plans(self, study: Sequence[SeriesView]) -> list[Plan]:
-        if any(view.state in OPEN for view in study):
-            return []  # what still arrives may be what is waited for
-        complete = [view for view in study if view.state is SeriesState.COMPLETE]
-        plans = [plan for view in complete for plan in plans_for(view, study, self._config.route)]
-        return [plan for plan in plans if plan.verdict != "no" and plan.route.inputs]
+    def _is_due(self, connection: Connection, study: Sequence[SeriesView], waits: dict[_Wait, float]) -> bool:
+        """Tell whether anything awaited in the study has come, or waited long enough; note in `waits` since when."""
+        due = False
+        for view, plan in self._awaited(study):
+            key = _wait(view, plan)
+            waits[key] = self._waits.setdefault(key, self._clock())
+            if plan.verdict == "wait":
+                due |= self._has_waited(view, plan, study)
+            else:
+                due |= not is_covered(connection, self._work(plan, ""))
+        return due
 
-    def _enqueue(self, connection: Connection, route: Route, inputs: Mapping[str, SeriesView], refusal: str) -> None:
+    def _awaited(self, study: Sequence[SeriesView]) -> Iterator[tuple[SeriesView, Plan]]:
+        for view in study:
+            if view.awaiting and view.state not in OPEN:
+                plans = plans_for(view, study, self._config.route)
+                yield from ((view, plan) for plan in plans if plan.verdict != "no")
+
+    def _has_waited(self, view: SeriesView, plan: Plan, study: Sequence[SeriesView]) -> bool:
+        """Tell whether the route's time is over; what still arrives may be what is waited for."""
+        since = self._waits.get(_wait(view, plan))
+        return (
+            since is not None
+            and self._clock() - since >= plan.route.wait_seconds
+            and not any(other.state in OPEN for other in study)
+        )
+
+    # -- the jobs
+
+    def _enqueue(self, connection: Connection, work: Work) -> None:
+        if is_covered(connection, work):
+            return
+        job_id, is_new = enqueue(connection, self._database, work, actor=self._owner)
+        if is_new:
+            words = f", refused: {work.refusal}" if work.refusal else ""
+            _log.info("job %d: %s by route %s%s", job_id, work.pipeline, work.route, words)
+
+    def _work(self, plan: Plan, refusal: str) -> Work:
+        route, inputs = plan.route, plan.inputs
+        version = digest = settings = ""
         try:
-            card = self._registry.card(route.run)
-            version, digest = card.version, self._registry.model_digest(route.run)
-            settings = self._registry.settings_digest(route.run)
-            if set(inputs) == {"image"} and len(card.inputs) == 1:
-                inputs = dict(zip(card.inputs, inputs.values(), strict=True))
+            version, digest, settings, inputs = self._identity(route, inputs)
         except PacsAiError as error:
-            version = digest = settings = ""
             refusal = refusal or f"pipeline {route.run} is disabled: {error}"
-        priority = _PRIORITIES[route.priority] if route.priority else min(v.priority for v in inputs.values())
         peers = [self._config.peer_named(name) for name in route.deliver_to]
-        work = Work(
+        return Work(
             study_id=next(iter(inputs.values())).study_id,
             pipeline=route.run,
             pipeline_version=version,
             model_digest=digest,
             settings_digest=settings,
-            sources=_sources(inputs),
-            priority=priority,
+            sources=tuple(Source(name, view.id, view.revision) for name, view in sorted(inputs.items())),
+            priority=_PRIORITIES[route.priority] if route.priority else min(v.priority for v in inputs.values()),
             route=route.title,
             destinations=tuple(Address(p.name, p.ae_title, p.host, p.port) for p in peers),
             overdue_at=now() + timedelta(seconds=route.overdue_seconds),
             refusal=refusal,
         )
-        job_id, is_new = enqueue(connection, self._database, work, actor=self._owner)
-        if is_new:
-            _log.info(
-                "job %d: %s by route %s%s", job_id, route.run, route.title, f" refused: {refusal}" if refusal else ""
-            )
+
+    def _identity(
+        self, route: Route, inputs: Mapping[str, SeriesView]
+    ) -> tuple[str, str, str, Mapping[str, SeriesView]]:
+        """Return version, model digest and settings digest of a route's pipeline, and the inputs by its own names."""
+        card = self._registry.card(route.run)
+        digests = self._registry.model_digest(route.run), self._registry.settings_digest(route.run)
+        if route.when is not None and len(card.inputs) == 1:
+            inputs = dict(zip(card.inputs, inputs.values(), strict=True))
+        return card.version, *digests, inputs
+
+    def _identify(self) -> None:
+        """Look again for the pipelines of jobs that were refused because theirs was disabled, and are tried again."""
+        with self._database.read() as connection:
+            unidentified = queue.unidentified(connection)
+        for job_id, pipeline in unidentified:
+            try:
+                version = self._registry.card(pipeline).version
+                digests = self._registry.model_digest(pipeline), self._registry.settings_digest(pipeline)
+            except PacsAiError as error:
+                queue.refuse_unidentified(
+                    self._database, job_id, f"pipeline {pipeline} is disabled: {error}", actor=self._owner
+                )
+            else:
+                queue.identify(self._database, job_id, version, *digests)
 
 
-def _sources(inputs: Mapping[str, SeriesView]) -> tuple[Source, ...]:
-    return tuple(Source(name, view.id, view.revision) for name, view in sorted(inputs.items()))
+def _wait(view: SeriesView, plan: Plan) -> _Wait:
+    return view.id, view.revision, plan.route.title
 
 
 def _nearest(plans: Sequence[Plan]) -> str:

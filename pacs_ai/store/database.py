@@ -24,11 +24,19 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
-__all__ = ["Bell", "Connection", "Database"]
+__all__ = ["Bell", "Connection", "Contended", "Database"]
 
 _CHANNEL = "pacs_ai"
+#: Rings the bell where this transaction wrote anything; a transaction that only looked wakes nobody.
+_RING = sa.text(f"SELECT pg_notify('{_CHANNEL}', '') WHERE pg_current_xact_id_if_assigned() IS NOT NULL")
+#: SQLSTATEs of PostgreSQL: serialization_failure, deadlock_detected.
+_CONTENDED = frozenset({"40001", "40P01"})
 _BUSY_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+
+
+class Contended(Unavailable):
+    """Two transactions stood in each other's way and this one was undone; it may go through at once."""
 
 
 class Database:
@@ -52,9 +60,12 @@ class Database:
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.engine = sa.create_engine(url, pool_pre_ping=not self.is_sqlite, **self._options())
+        self._reader = self.engine
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def _options(self) -> dict[str, Any]:
         if self.is_sqlite:
@@ -67,12 +78,12 @@ class Database:
         with self._guarded(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
             if not self.is_sqlite:
-                connection.execute(sa.text(f"NOTIFY {_CHANNEL}"))
+                connection.execute(_RING)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection that sees one consistent state."""
-        with self._guarded(), self.engine.connect() as connection, connection.begin():
+        with self._guarded(), self._reader.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -82,7 +93,10 @@ class Database:
         except DBAPIError as error:
             if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
                 raise
-            raise Unavailable(f"the database does not answer: {str(error.orig).splitlines()[0]}") from error
+            if getattr(error.orig, "sqlstate", None) in _CONTENDED:
+                raise Contended("another transaction was in the way") from error
+            words = str(error.orig).partition("\n")[0]
+            raise Unavailable(f"the database does not answer: {words}") from error
         except sa.exc.TimeoutError as error:
             raise Unavailable("the database has no free connection") from error
 
@@ -91,10 +105,11 @@ class Database:
         statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
         return statement.on_conflict_do_nothing()
 
-    def upsert(self, table: sa.Table, keys: list[str], rows: Any, changed: dict[str, Any]) -> Any:
-        """Return an INSERT that changes the given columns of a row which is there already."""
+    def insert_adding(self, table: sa.Table, keys: list[str], counter: sa.Column[int]) -> Any:
+        """Return an INSERT that adds to the counter of a row which is there already."""
         statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
-        return statement.values(rows).on_conflict_do_update(index_elements=keys, set_=changed)
+        added = counter + statement.excluded[counter.name]
+        return statement.on_conflict_do_update(index_elements=keys, set_={counter.name: added})
 
     def bell(self) -> Bell:
         """Return something to wait on until the database changes."""
@@ -158,7 +173,7 @@ class PostgresBell(Bell):
         self._connection: psycopg.Connection[Any] | None = None
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
-        """Wait for a notification, in short turns so that `stop` is seen."""
+        """Wait for a notification, in short turns so that `stop` is seen; what else has come is one ring with it."""
         until = time.monotonic() + seconds
         while not stop.is_set():
             left = until - time.monotonic()
@@ -167,6 +182,8 @@ class PostgresBell(Bell):
             try:
                 connection = self._connected()
                 heard = list(connection.notifies(timeout=min(left, 0.25), stop_after=1))
+                if heard:
+                    list(connection.notifies(timeout=0))
             except psycopg.Error:
                 self.close()
                 stop.wait(min(left, 1.0))

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from pacs_ai.dicom.identifiers import digest
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobEvent, JobState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
+from pacs_ai.store.holds import WAITING, hold_back
 from pacs_ai.store.moves import move
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from pacs_ai.store.database import Database
 
 _job, _source, _destination = schema.job, schema.job_source, schema.job_destination
-_instance, _result, _delivery, _switch = schema.instance, schema.result, schema.delivery, schema.pipeline_switch
+_instance, _result, _delivery = schema.instance, schema.result, schema.delivery
 
 STAT, URGENT, ROUTINE = 0, 1, 2
 #: Head start in seconds: a routine job that has waited an hour goes before a stat job that has just come.
-_HEAD_START = {STAT: 0.0, URGENT: 2700.0, ROUTINE: 3600.0}
+HEAD_START = {STAT: 0.0, URGENT: 2700.0, ROUTINE: 3600.0}
 PRIORITY_NAMES = {STAT: "stat", URGENT: "urgent", ROUTINE: "routine"}
-PAUSED = "the pipeline is paused"
-CONFLICT = "a source series is in conflict"
 
 
 @dataclass(frozen=True)
@@ -81,43 +81,95 @@ def series_digest(connection: Connection, series_id: int, revision: int) -> str:
     return digest([list(row) for row in rows])
 
 
+def lock_study(connection: Connection, study_id: int) -> None:
+    """Lock a study against everybody else who enqueues or purges; first of all locks, so that none waits for another.
+
+    Receiving goes on meanwhile: a key is not changed (FOR NO KEY UPDATE).
+    """
+    query = sa.select(schema.study.c.id).where(schema.study.c.id == study_id)
+    connection.execute(query.with_for_update(key_share=True)).one()
+
+
 def enqueue(connection: Connection, database: Database, work: Work, *, actor: str) -> tuple[int, bool]:
-    """Insert the job unless it is there, add the destinations, supersede jobs on older revisions.
+    """Insert the job unless it is there, add the destinations, supersede the jobs that it makes out of date.
+
+    A source whose file retention has deleted has the job refused at once.
 
     Returns
     -------
     job id, and whether it is new.
     """
-    sources = [[s.input, series_digest(connection, s.series_id, s.revision)] for s in work.sources]
-    key = _key(work, sources, generation=0)
-    existing = connection.execute(sa.select(_job).where(_job.c.job_key == key)).one_or_none()
+    lock_study(connection, work.study_id)
+    existing = _existing(connection, work)
+    if existing is None and not work.refusal and (gone := count_purged(connection, work.sources)):
+        words = f"{gone} instance(s) were deleted by retention: send the series again, then retry this job"
+        work = replace(work, refusal=words)
+        existing = _existing(connection, work)
     if existing is not None:
         _add_destinations(connection, database, existing.id, work)
         if existing.state == JobState.DONE:
             fill_outbox(connection, database, existing.id)
-        elif existing.state == JobState.WITHHELD and existing.reason.startswith(CONFLICT):
-            move(connection, existing.id, JobEvent.RELEASED, actor=actor, reason="the conflict was resolved")
         return existing.id, False
-    job_id = _insert_with_sources(connection, database, work, key, 0, actor)
+    job_id = _insert_with_sources(connection, database, work, 0, actor)
     if work.refusal:
         move(connection, job_id, JobEvent.REFUSED, actor=actor, reason=work.refusal, finished_at=now())
-    elif connection.execute(sa.select(_switch).where(_switch.c.pipeline == work.pipeline)).first():
-        move(connection, job_id, JobEvent.WITHHELD, actor=actor, reason=PAUSED)
+    else:
+        hold_back(connection, job_id, actor=actor)
     return job_id, True
 
 
 def enqueue_generation(connection: Connection, database: Database, work: Work, generation: int, *, actor: str) -> int:
     """Insert the same work anew, with other UIDs; returns the job's id."""
-    sources = [[s.input, series_digest(connection, s.series_id, s.revision)] for s in work.sources]
-    key = _key(work, sources, generation)
-    return _insert_with_sources(connection, database, work, key, generation, actor)
+    lock_study(connection, work.study_id)
+    job_id = _insert_with_sources(connection, database, work, generation, actor)
+    hold_back(connection, job_id, actor=actor)
+    return job_id
 
 
-def _insert_with_sources(
-    connection: Connection, database: Database, work: Work, key: str, generation: int, actor: str
-) -> int:
+def is_covered(connection: Connection, work: Work) -> bool:
+    """Tell whether a job of that pipeline had exactly these sources already, and delivers wherever this work would."""
+    wanted = {(source.input, source.series_id, source.revision) for source in work.sources}
+    candidates = (
+        sa.select(_job.c.id)
+        .join(_source, _source.c.job_id == _job.c.id)
+        .where(_job.c.pipeline == work.pipeline, _source.c.series_id.in_([s.series_id for s in work.sources]))
+        .distinct()
+    )
+    for job_id in connection.execute(candidates).scalars().all():
+        sources = connection.execute(sa.select(_source).where(_source.c.job_id == job_id))
+        if {(row.input, row.series_id, row.revision) for row in sources} != wanted:
+            continue
+        peers = sa.select(_destination.c.peer).where(_destination.c.job_id == job_id)
+        if {address.peer for address in work.destinations} <= set(connection.execute(peers).scalars()):
+            return True
+    return False
+
+
+def count_purged(connection: Connection, sources: Sequence[Source]) -> int:
+    """Return how many instances of these series revisions have lost their file to retention."""
+    return sum(
+        connection.execute(
+            sa.select(sa.func.count())
+            .select_from(_instance)
+            .where(
+                _instance.c.series_id == source.series_id,
+                _instance.c.revision <= source.revision,
+                _instance.c.role == Role.CURRENT.value,
+                _instance.c.purged_at.is_not(None),
+            )
+        ).scalar_one()
+        for source in sources
+    )
+
+
+def _existing(connection: Connection, work: Work) -> Row[Any] | None:
+    query = sa.select(_job).where(_job.c.job_key == _key(connection, work, generation=0))
+    return connection.execute(query.with_for_update()).one_or_none()
+
+
+def _insert_with_sources(connection: Connection, database: Database, work: Work, generation: int, actor: str) -> int:
     predecessor = _supersede(connection, work, actor)
-    job_id = _insert(connection, work, key, generation, predecessor, actor)
+    job_id = _insert(connection, work, generation, predecessor, actor)
     for source in work.sources:
         connection.execute(
             sa.insert(_source).values(
@@ -128,7 +180,8 @@ def _insert_with_sources(
     return job_id
 
 
-def _key(work: Work, sources: list[list[str]], generation: int) -> str:
+def _key(connection: Connection, work: Work, generation: int) -> str:
+    sources = [[s.input, series_digest(connection, s.series_id, s.revision)] for s in work.sources]
     return digest(
         "job",
         work.pipeline,
@@ -141,12 +194,12 @@ def _key(work: Work, sources: list[list[str]], generation: int) -> str:
     )
 
 
-def _insert(connection: Connection, work: Work, key: str, generation: int, predecessor: int | None, actor: str) -> int:
+def _insert(connection: Connection, work: Work, generation: int, predecessor: int | None, actor: str) -> int:
     at = now()
     job_id = connection.execute(
         sa.insert(_job)
         .values(
-            job_key=key,
+            job_key=_key(connection, work, generation),
             study_id=work.study_id,
             pipeline=work.pipeline,
             pipeline_version=work.pipeline_version,
@@ -154,10 +207,11 @@ def _insert(connection: Connection, work: Work, key: str, generation: int, prede
             settings_digest=work.settings_digest,
             generation=generation,
             predecessor_id=predecessor,
+            route=work.route,
             state=JobState.QUEUED.value,
-            reason="waiting for a worker",
+            reason=WAITING,
             priority=work.priority,
-            rank=at.timestamp() + _HEAD_START[work.priority],
+            rank=at.timestamp() + HEAD_START[work.priority],
             due_at=at,
             attempts=0,
             crashes=0,
@@ -193,31 +247,43 @@ def _add_destinations(connection: Connection, database: Database, job_id: int, w
 
 
 def _supersede(connection: Connection, work: Work, actor: str) -> int | None:
-    """End the jobs on older revisions of these series; returns the job whose results were delivered last."""
-    older = connection.execute(
-        sa.select(_job.c.id, _job.c.predecessor_id)
-        .join(_source, _source.c.job_id == _job.c.id)
+    """End the jobs that this work makes out of date; returns the job whose results were delivered last."""
+    query = (
+        sa.select(_job.c.id, _job.c.predecessor_id, _job.c.route)
         .where(
             _job.c.pipeline == work.pipeline,
             _job.c.state != JobState.SUPERSEDED.value,
-            _source.c.series_id.in_([source.series_id for source in work.sources]),
+            _job.c.id.in_(
+                sa.select(_source.c.job_id).where(_source.c.series_id.in_([s.series_id for s in work.sources]))
+            ),
         )
-        .group_by(_job.c.id, _job.c.predecessor_id)
         .order_by(_job.c.id)
-    ).all()
+        .with_for_update()
+    )
     predecessor: int | None = None
-    for row in older:
+    for row in connection.execute(query).all():
+        if not _is_outdated(connection, row.id, row.route, work):
+            continue
         predecessor = row.id if _was_delivered(connection, row.id) else row.predecessor_id or predecessor
-        move(
-            connection,
-            row.id,
-            JobEvent.SUPERSEDED,
-            actor=actor,
-            reason="a newer revision of its series is processed instead",
-            finished_at=now(),
-        )
-        cancel_deliveries(connection, row.id, actor=actor, reason="superseded by a newer revision before it was sent")
+        reason = "the same series are analysed anew in place of it"
+        move(connection, row.id, JobEvent.SUPERSEDED, actor=actor, reason=reason, finished_at=now())
+        cancel_deliveries(connection, row.id, actor=actor, reason="superseded before it was sent")
     return predecessor
+
+
+def _is_outdated(connection: Connection, job_id: int, route: str, work: Work) -> bool:
+    """Tell whether a job on some of the same series is replaced by this work, and not one beside it.
+
+    It is where it saw an older revision, had nothing that this work has not, or came by the same route.
+    """
+    inputs = {(s.input, s.series_id) for s in work.sources}
+    revisions = {s.series_id: s.revision for s in work.sources}
+    theirs = connection.execute(sa.select(_source).where(_source.c.job_id == job_id)).all()
+    return (
+        route == work.route
+        or any(s.revision < revisions.get(s.series_id, 0) for s in theirs)
+        or {(s.input, s.series_id) for s in theirs} <= inputs
+    )
 
 
 def _was_delivered(connection: Connection, job_id: int) -> bool:
@@ -228,14 +294,19 @@ def _was_delivered(connection: Connection, job_id: int) -> bool:
     return connection.execute(sent).first() is not None
 
 
-def cancel_deliveries(connection: Connection, job_id: int, *, actor: str, reason: str) -> None:
-    """Cancel what of a job has not been sent."""
-    waiting = [DeliveryState.WAITING.value, DeliveryState.FAILED.value]
-    rows = connection.execute(
-        sa.select(_delivery.c.id).where(_delivery.c.job_id == job_id, _delivery.c.state.in_(waiting))
-    ).scalars()
-    for delivery_id in list(rows):
+def cancel_deliveries(
+    connection: Connection, job_id: int, *, actor: str, reason: str, also: Sequence[DeliveryState] = ()
+) -> int:
+    """Cancel what of a job has not been sent; returns how many deliveries.
+
+    What is being sent goes on, and is cancelled when it comes back (`pacs_ai.store.outbox`), unless `also` names it.
+    """
+    states = [DeliveryState.WAITING, DeliveryState.FAILED, *also]
+    query = sa.select(_delivery.c.id).where(_delivery.c.job_id == job_id, _delivery.c.state.in_(states))
+    delivery_ids = connection.execute(query.order_by(_delivery.c.id).with_for_update()).scalars().all()
+    for delivery_id in delivery_ids:
         move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=reason)
+    return len(delivery_ids)
 
 
 def fill_outbox(connection: Connection, database: Database, job_id: int) -> None:
@@ -269,22 +340,9 @@ def fill_outbox(connection: Connection, database: Database, job_id: int) -> None
                     "reason": "waiting to be sent",
                     "attempts": 0,
                     "due_at": now(),
+                    "waited_seconds": 0.0,
                     "created_at": now(),
                 },
             ).scalar_one_or_none()
             if row is not None:
                 journal.append(connection, "delivery", row, "enqueued", after=DeliveryState.WAITING)
-
-
-def withhold_for_conflicts(connection: Connection, series_id: int, *, actor: str) -> None:
-    """Hold back the queued and running jobs of a series that is in conflict."""
-    rows = connection.execute(
-        sa.select(_job.c.id)
-        .join(_source, _source.c.job_id == _job.c.id)
-        .where(
-            _source.c.series_id == series_id,
-            _job.c.state.in_([JobState.QUEUED.value, JobState.RUNNING.value]),
-        )
-    ).scalars()
-    for job_id in list(rows):
-        move(connection, job_id, JobEvent.WITHHELD, actor=actor, reason=f"{CONFLICT}: a person has to decide")

@@ -7,15 +7,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, bindparam
 
 from pacs_ai.dicom.equality import Sameness, compare
-from pacs_ai.errors import Unavailable
+from pacs_ai.errors import NotUnderstood, Unavailable
 from pacs_ai.log import shown
 from pacs_ai.states import SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT, withhold_for_conflicts
+from pacs_ai.store.database import Contended
+from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT
+from pacs_ai.store.holds import withhold_for_conflict
 from pacs_ai.store.moves import move
 from pacs_ai.store.schema import Role
 
@@ -27,8 +29,48 @@ if TYPE_CHECKING:
     from pacs_ai.store.database import Database
 
 _instance, _series, _study = schema.instance, schema.series, schema.study
-_association, _share = schema.association, schema.association_series
+_association, _share, _result = schema.association, schema.association_series, schema.result
+#: A row of `_KNOWN_SERIES`, locked.
+_Series = Any
 _C_STORE_HIGH = 1
+_TRIES = 5
+
+# Every received instance runs these, so they are built once.
+_KNOWN_SERIES = (
+    sa.select(
+        _series.c.id,
+        _series.c.state,
+        _series.c.revision,
+        _series.c.routed_revision,
+        _series.c.priority,
+        _series.c.series_instance_uid,
+        _study.c.study_instance_uid,
+    )
+    .join(_study, _study.c.id == _series.c.study_id)
+    .where(_series.c.series_instance_uid.in_(bindparam("uids", expanding=True)))
+    .order_by(_series.c.id)
+    .with_for_update(of=_series)
+)
+_KNOWN_INSTANCES = sa.select(
+    _instance.c.id,
+    _instance.c.sop_instance_uid,
+    _instance.c.sha256,
+    _instance.c.role,
+    _instance.c.series_id,
+    _instance.c.purged_at,
+).where(_instance.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+_INSERT_INSTANCES = sa.insert(_instance)
+_TOUCH = (
+    sa.update(_series)
+    .where(_series.c.id == bindparam("series"))
+    .values(
+        instances=_series.c.instances + bindparam("fresh"),
+        arrivals=_series.c.arrivals + bindparam("come"),
+        revision=bindparam("to_revision"),
+        priority=bindparam("to_priority"),
+        last_received_at=bindparam("at"),
+    )
+)
 
 
 class Outcome(StrEnum):
@@ -57,20 +99,26 @@ class Index:
         self._path_of = path_of
         self._owner = owner
         self._announced: set[str] = set()
+        self._count_share = database.insert_adding(_share, ["assoc_id", "series_id"], _share.c.arrivals)
 
     def record(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         """Record arrivals whose files are durable already; returns once the transaction is committed.
 
         The second invariant of docs/architecture.md: the same instance again changes nothing, the same in other
         clothes is a variant, and other content under the same SOP Instance UID sets the series to ``conflict``.
+
+        Raises
+        ------
+        Unavailable
+            The database is away; nothing was recorded.
         """
-        for _ in range(3):
+        for _ in range(_TRIES):
             try:
                 with self._database.write() as connection:
-                    outcomes = _Recording(connection, self._database, self._path_of, self._owner).record(
-                        arrivals, self._announced
-                    )
-            except sa.exc.IntegrityError:
+                    recording = _Recording(connection, self._database, self._path_of, self._owner)
+                    outcomes = recording.record(arrivals)
+                    self._note_associations(connection, arrivals, recording.series)
+            except (sa.exc.IntegrityError, Contended):
                 continue  # another process recorded one of these UIDs at this very moment: look again
             self._announced.update(arrival.assoc_id for arrival in arrivals)
             return outcomes
@@ -88,6 +136,26 @@ class Index:
             )
         self._announced.discard(assoc_id)
 
+    def _note_associations(
+        self, connection: Connection, arrivals: Sequence[Arrival], series: Mapping[tuple[str, str], _Series]
+    ) -> None:
+        for arrival in {a.assoc_id: a for a in arrivals if a.assoc_id not in self._announced}.values():
+            connection.execute(
+                self._database.insert_new(_association),
+                {
+                    "id": arrival.assoc_id,
+                    "owner": self._owner,
+                    "calling_ae_title": arrival.calling_ae_title,
+                    "called_ae_title": arrival.called_ae_title,
+                    "address": arrival.address,
+                    "opened_at": arrival.received_at,
+                    "released": False,
+                },
+            )
+        counts = Counter((arrival.assoc_id, series[_key(arrival)].id) for arrival in arrivals)
+        shares = [{"assoc_id": a, "series_id": s, "arrivals": count} for (a, s), count in sorted(counts.items())]
+        connection.execute(self._count_share, shares)
+
 
 class _Recording:
     """One transaction's work."""
@@ -97,39 +165,31 @@ class _Recording:
         self._database = database
         self._path_of = path_of
         self._owner = owner
+        self._new: list[dict[str, Any]] = []
+        self._left: Counter[int] = Counter()  # series -> current instances whose place another took
+        self.series: dict[tuple[str, str], _Series] = {}
 
-    def record(self, arrivals: Sequence[Arrival], announced: set[str]) -> list[Outcome]:
-        series = self._series_rows(arrivals)
-        known = self._known({arrival.header.sop_instance_uid for arrival in arrivals})
-        outcomes: list[Outcome] = []
-        rows: list[dict[str, Any]] = []
-        for arrival in arrivals:
-            row = series[_key(arrival)]
-            outcome = self._judge(arrival, row, known, rows)
-            outcomes.append(outcome)
-        if rows:
-            self._connection.execute(sa.insert(_instance), rows)
-        self._associations(arrivals, series, announced)
-        by_series: dict[int, list[tuple[Arrival, Outcome]]] = defaultdict(list)
+    def record(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        self.series = self._series_rows(arrivals)
+        known = self._known(arrivals)
+        outcomes = [self._judge(arrival, known[arrival.header.sop_instance_uid]) for arrival in arrivals]
+        if self._new:
+            self._connection.execute(_INSERT_INSTANCES, self._new)
+        come: dict[tuple[str, str], list[tuple[Arrival, Outcome]]] = defaultdict(list)
         for arrival, outcome in zip(arrivals, outcomes, strict=True):
-            by_series[series[_key(arrival)].id].append((arrival, outcome))
-        for row in series.values():
-            self._touch(row, by_series[row.id])
+            come[_key(arrival)].append((arrival, outcome))
+        self._connection.execute(_TOUCH, [self._touch(self.series[key], brought) for key, brought in come.items()])
+        for key, brought in come.items():
+            self._reopen(self.series[key], brought)
         return outcomes
 
-    def _judge(
-        self,
-        arrival: Arrival,
-        series: Row[Any],
-        known: dict[str, list[dict[str, Any]]],
-        rows: list[dict[str, Any]],
-    ) -> Outcome:
-        uid = arrival.header.sop_instance_uid
-        there = known[uid]
+    def _judge(self, arrival: Arrival, there: list[dict[str, Any]]) -> Outcome:
+        """Say what an arrival is beside the rows that are there under its UID, and add its own."""
         for row in there:
             if row["sha256"] == arrival.sha256:
                 self._restore(row)
                 return Outcome.REPEAT
+        series = self.series[_key(arrival)]
         current = next((row for row in there if row["role"] == Role.CURRENT), None)
         role, outcome = Role.CURRENT, Outcome.NEW
         if current is not None and current["purged_at"] is None:
@@ -137,23 +197,26 @@ class _Recording:
         elif current is not None:
             self._demote(current)
         new = _instance_row(arrival, series, role)
-        rows.append(new)
+        self._new.append(new)
         there.append(new)
         return outcome
 
-    def _compare(self, arrival: Arrival, series: Row[Any], current: Mapping[str, Any]) -> tuple[Role, Outcome]:
-        sameness = compare(self._path_of(current["sha256"]), self._path_of(arrival.sha256))
+    def _compare(self, arrival: Arrival, series: _Series, current: Mapping[str, Any]) -> tuple[Role, Outcome]:
+        try:
+            sameness = compare(self._path_of(current["sha256"]), self._path_of(arrival.sha256))
+        except (NotUnderstood, OSError):
+            sameness = Sameness.DIFFERENT  # the stored one can no longer be read: a person has to know
         if sameness is Sameness.SAME:
             return Role.VARIANT, Outcome.VARIANT
         if sameness is Sameness.PIXELS_UNDECIDED:
             return Role.UNVERIFIED, Outcome.UNVERIFIED
-        for series_id in {series.id, current["series_id"]}:
+        for series_id in sorted({series.id, current["series_id"]}):
             self._conflict(series_id, arrival)
         return Role.CONFLICT, Outcome.CONFLICT
 
     def _conflict(self, series_id: int, arrival: Arrival) -> None:
-        state = self._connection.execute(sa.select(_series.c.state).where(_series.c.id == series_id)).scalar_one()
-        if state == SeriesState.CONFLICT:
+        query = sa.select(_series.c.state).where(_series.c.id == series_id).with_for_update()
+        if self._connection.execute(query).scalar_one() == SeriesState.CONFLICT:
             return
         move(
             self._connection,
@@ -163,64 +226,42 @@ class _Recording:
             reason=f"{shown(arrival.calling_ae_title)} sent other content under SOP Instance UID "
             f"{arrival.header.sop_instance_uid}; decide with: pacs-ai resolve SERIES --keep first|latest",
         )
-        withhold_for_conflicts(self._connection, series_id, actor=self._owner)
+        withhold_for_conflict(self._connection, series_id, actor=self._owner)
 
     def _restore(self, row: dict[str, Any]) -> None:
         """Note that an instance whose file retention had deleted was sent again."""
-        if row.get("purged_at") is not None:
+        if row["purged_at"] is not None:
             self._connection.execute(sa.update(_instance).where(_instance.c.id == row["id"]).values(purged_at=None))
             row["purged_at"] = None
 
     def _demote(self, row: dict[str, Any]) -> None:
+        """Let go of a current instance whose file is gone, so that it cannot be compared with what came now."""
         self._connection.execute(
             sa.update(_instance).where(_instance.c.id == row["id"]).values(role=Role.VARIANT.value)
         )
         row["role"] = Role.VARIANT.value
+        self._left[row["series_id"]] += 1
 
-    def _known(self, uids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    def _known(self, arrivals: Sequence[Arrival]) -> dict[str, list[dict[str, Any]]]:
         known: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        columns = (
-            _instance.c.id,
-            _instance.c.sop_instance_uid,
-            _instance.c.sha256,
-            _instance.c.role,
-            _instance.c.series_id,
-            _instance.c.purged_at,
-        )
-        for row in self._connection.execute(sa.select(*columns).where(_instance.c.sop_instance_uid.in_(list(uids)))):
-            known[row.sop_instance_uid].append(dict(row._mapping))  # noqa: SLF001 - SQLAlchemy's documented name
+        uids = list({arrival.header.sop_instance_uid for arrival in arrivals})
+        for row in self._connection.execute(_KNOWN_INSTANCES, {"uids": uids}).mappings():
+            known[row["sop_instance_uid"]].append(dict(row))
         return known
 
-    def _series_rows(self, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], Any]:
+    def _series_rows(self, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], _Series]:
         firsts: dict[tuple[str, str], Arrival] = {}
         for arrival in arrivals:
             firsts.setdefault(_key(arrival), arrival)
         rows = self._select_series(firsts)
-        missing = [first for key, first in firsts.items() if key not in rows]
-        if missing:
-            for first in missing:
-                self._insert_series(first)
-            rows = self._select_series(firsts)
-        return rows
+        missing = sorted(firsts.keys() - rows.keys())  # sorted, so that two processes cannot wait for each other
+        for key in missing:
+            self._insert_series(firsts[key])
+        return self._select_series(firsts) if missing else rows
 
-    def _select_series(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+    def _select_series(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], _Series]:
         wanted = set(keys)
-        query = (
-            sa.select(
-                _series.c.id,
-                _series.c.state,
-                _series.c.revision,
-                _series.c.routed_revision,
-                _series.c.priority,
-                _series.c.series_instance_uid,
-                _study.c.study_instance_uid,
-            )
-            .join(_study, _study.c.id == _series.c.study_id)
-            .where(_series.c.series_instance_uid.in_([uid for _, uid in wanted]))
-            .order_by(_series.c.id)
-            .with_for_update(of=_series)
-        )
-        rows = self._connection.execute(query)
+        rows = self._connection.execute(_KNOWN_SERIES, {"uids": [uid for _, uid in wanted]})
         found = {(row.study_instance_uid, row.series_instance_uid): row for row in rows}
         return {key: row for key, row in found.items() if key in wanted}
 
@@ -239,6 +280,7 @@ class _Recording:
         study_id = self._connection.execute(
             sa.select(_study.c.id).where(_study.c.study_instance_uid == first.header.study_instance_uid)
         ).scalar_one()
+        own = sa.select(_result.c.id).where(_result.c.sop_instance_uid == first.header.sop_instance_uid)
         self._connection.execute(
             self._database.insert_new(_series),
             {
@@ -256,59 +298,38 @@ class _Recording:
                 "first_received_at": at,
                 "last_received_at": at,
                 "routed_revision": 0,
+                "awaiting": False,
+                "own_result": self._connection.execute(own).first() is not None,
                 "reason": "instances are arriving",
             },
         )
 
-    def _touch(self, row: Row[Any], come: Sequence[tuple[Arrival, Outcome]]) -> None:
+    def _touch(self, row: _Series, come: Sequence[tuple[Arrival, Outcome]]) -> dict[str, Any]:
         fresh = sum(outcome is Outcome.NEW for _, outcome in come)
-        self._connection.execute(
-            sa.update(_series)
-            .where(_series.c.id == row.id)
-            .values(
-                instances=_series.c.instances + fresh,
-                arrivals=_series.c.arrivals + len(come),
-                revision=row.routed_revision + 1 if fresh else _series.c.revision,
-                priority=min(row.priority, *(priority_of(arrival) for arrival, _ in come)),
-                last_received_at=max(arrival.received_at for arrival, _ in come),
-            )
-        )
-        if fresh and row.state in {SeriesState.COMPLETE, SeriesState.UNROUTED}:
-            move(
-                self._connection,
-                row.id,
-                SeriesEvent.LATE_INSTANCE,
-                actor=self._owner,
-                reason=f"{fresh} further instance(s) from {shown(come[0][0].calling_ae_title)} after the series was "
-                f"complete: revision {row.routed_revision + 1}",
-            )
+        return {
+            "series": row.id,
+            "fresh": fresh - self._left[row.id],
+            "come": len(come),
+            "to_revision": row.routed_revision + 1 if fresh else row.revision,
+            "to_priority": min(row.priority, *(priority_of(arrival) for arrival, _ in come)),
+            "at": max(arrival.received_at for arrival, _ in come),
+        }
 
-    def _associations(
-        self, arrivals: Sequence[Arrival], series: Mapping[tuple[str, str], Row[Any]], announced: set[str]
-    ) -> None:
-        for arrival in {a.assoc_id: a for a in arrivals if a.assoc_id not in announced}.values():
-            self._connection.execute(
-                self._database.insert_new(_association),
-                {
-                    "id": arrival.assoc_id,
-                    "owner": self._owner,
-                    "calling_ae_title": arrival.calling_ae_title,
-                    "called_ae_title": arrival.called_ae_title,
-                    "address": arrival.address,
-                    "opened_at": arrival.received_at,
-                    "released": False,
-                },
-            )
-        counts = Counter((arrival.assoc_id, series[_key(arrival)].id) for arrival in arrivals)
-        for (assoc_id, series_id), count in counts.items():
-            self._connection.execute(
-                self._database.upsert(
-                    _share,
-                    ["assoc_id", "series_id"],
-                    {"assoc_id": assoc_id, "series_id": series_id, "arrivals": count},
-                    {"arrivals": _share.c.arrivals + count},
-                )
-            )
+    def _reopen(self, row: _Series, come: Sequence[tuple[Arrival, Outcome]]) -> None:
+        fresh = [arrival for arrival, outcome in come if outcome is Outcome.NEW]
+        if not fresh or row.state not in {SeriesState.COMPLETE, SeriesState.UNROUTED}:
+            return
+        state = self._connection.execute(sa.select(_series.c.state).where(_series.c.id == row.id)).scalar_one()
+        if state == SeriesState.CONFLICT:
+            return  # by another instance of this very batch
+        move(
+            self._connection,
+            row.id,
+            SeriesEvent.LATE_INSTANCE,
+            actor=self._owner,
+            reason=f"{len(fresh)} further instance(s) from {shown(fresh[0].calling_ae_title)} after the series was "
+            f"complete: revision {row.routed_revision + 1}",
+        )
 
 
 def priority_of(arrival: Arrival) -> int:
@@ -323,7 +344,7 @@ def _key(arrival: Arrival) -> tuple[str, str]:
     return arrival.header.study_instance_uid, arrival.header.series_instance_uid
 
 
-def _instance_row(arrival: Arrival, series: Row[Any], role: Role) -> dict[str, Any]:
+def _instance_row(arrival: Arrival, series: _Series, role: Role) -> dict[str, Any]:
     return {
         "series_id": series.id,
         "sop_instance_uid": arrival.header.sop_instance_uid,

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from pacs_ai.store import schema
 
 if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext
+
     from pacs_ai.store.database import Database
 
 _FOLDER = Path(__file__).parent / "migrations"

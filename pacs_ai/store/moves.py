@@ -44,15 +44,18 @@ def move(
     ------
     IllegalMove
         The row's state has no move for the event.
+    sqlalchemy.exc.NoResultFound
+        There is no such row.
     """
     subject = _subject(event)
     table = _TABLES[subject]
     query = sa.select(table.c.state).where(table.c.id == row_id).with_for_update()
-    if held is not None:
-        query = query.where(table.c.fence == held)
-    stored = connection.execute(query).scalar_one_or_none()
-    if stored is None:
-        return None
+    if held is None:
+        stored = connection.execute(query).scalar_one()
+    else:
+        stored = connection.execute(query.where(table.c.fence == held)).scalar_one_or_none()
+        if stored is None:
+            return None
     before = _state(subject, stored)
     after = next_state(before, event)
     connection.execute(sa.update(table).where(table.c.id == row_id).values(state=after.value, reason=reason, **values))

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from pacs_ai.errors import UserError
-from pacs_ai.states import DeliveryEvent, DeliveryState
+from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import is_due, now
 from pacs_ai.store.moves import move
+from pacs_ai.store.owners import Held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,14 +98,14 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
             sa.update(_destination)
             .where(_destination.c.peer == peer, _destination.c.owner == "", is_due(_destination.c.next_try_at))
             .values(owner=owner, fence=_destination.c.fence + 1, beat=0)
-            .returning(_destination.c.fence)
-        ).scalar_one_or_none()
+            .returning(_destination.c.fence, _destination.c.failures)
+        ).one_or_none()
         if taken is None:
             return None
-        rows = connection.execute(_due(peer)).all()
-        rows = [row for row in rows if (row.ae_title, row.host, row.port) == _address(rows[0])]
+        due = connection.execute(_due(peer, 1 if taken.failures else BATCH)).all()
+        rows = [row for row in due if _address(row) == _address(due[0])]
         if not rows:
-            _give_back(connection, peer, owner, taken)
+            _let_go(connection, peer, owner, taken.fence)
             return None
         for row in rows:
             move(
@@ -127,10 +128,20 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
             )
             for row in rows
         )
-        return Round(peer, *_address(rows[0]), owner, taken, parcels)
+        return Round(peer, *_address(rows[0]), owner, taken.fence, parcels)
 
 
-def _due(peer: str) -> sa.Select[Any]:
+def _due(peer: str, limit: int) -> sa.Select[Any]:
+    """Select what may be sent now, in order; an object waits while one of its job that goes before it waits longer."""
+    earlier, made = _delivery.alias(), _result.alias()
+    held_up = sa.exists().where(
+        earlier.c.job_id == _delivery.c.job_id,
+        earlier.c.peer == _delivery.c.peer,
+        earlier.c.state == DeliveryState.WAITING.value,
+        made.c.id == earlier.c.result_id,
+        made.c.ordinal < _result.c.ordinal,
+        ~is_due(earlier.c.due_at),
+    )
     return (
         sa.select(
             _delivery,
@@ -146,9 +157,10 @@ def _due(peer: str) -> sa.Select[Any]:
             _delivery.c.peer == peer,
             _delivery.c.state == DeliveryState.WAITING.value,
             is_due(_delivery.c.due_at),
+            ~held_up,
         )
         .order_by(_job.c.rank, _job.c.id, _result.c.ordinal)
-        .limit(BATCH)
+        .limit(limit)
         .with_for_update(of=_delivery)
     )
 
@@ -157,92 +169,125 @@ def _address(row: Row[Any]) -> tuple[str, str, int]:
     return row.ae_title, row.host, row.port
 
 
-def _holds(connection: Connection, held: Round) -> bool:
-    query = sa.select(_destination.c.peer).where(
+def _held(held: Round) -> sa.ColumnElement[bool]:
+    return sa.and_(
         _destination.c.peer == held.peer, _destination.c.fence == held.fence, _destination.c.owner == held.owner
     )
-    return connection.execute(query).first() is not None
+
+
+def _holds(connection: Connection, held: Round) -> bool:
+    return connection.execute(sa.select(_destination.c.peer).where(_held(held))).first() is not None
 
 
 def beat(database: Database, held: Round) -> bool:
     """Raise the beat counter; False where the claim no longer stands."""
     with database.write() as connection:
-        changed = connection.execute(
-            sa.update(_destination)
-            .where(
-                _destination.c.peer == held.peer,
-                _destination.c.fence == held.fence,
-                _destination.c.owner == held.owner,
-            )
-            .values(beat=_destination.c.beat + 1)
-        )
+        changed = connection.execute(sa.update(_destination).where(_held(held)).values(beat=_destination.c.beat + 1))
         return changed.rowcount == 1
 
 
-def _move_held(connection: Connection, held: Round, parcel: Parcel, event: DeliveryEvent, **values: Any) -> None:
-    """Move a delivery unless it was ended meanwhile (cancelled) or taken over."""
-    state = connection.execute(
+def _state(connection: Connection, held: Round, parcel: Parcel) -> str | None:
+    """Lock a delivery and return its state; None where the round is no longer this courier's."""
+    state: str = connection.execute(
         sa.select(_delivery.c.state).where(_delivery.c.id == parcel.delivery_id).with_for_update()
     ).scalar_one()
-    if state == DeliveryState.SENDING and _holds(connection, held):
-        move(connection, parcel.delivery_id, event, actor=held.owner, **values)
+    return state if _holds(connection, held) else None
 
 
 def accepted(database: Database, held: Round, parcel: Parcel, status: int, reason: str) -> None:
-    """Note that the peer answered Success or Warning."""
+    """Note that the peer answered Success or Warning, also where it was cancelled too late."""
     with database.write() as connection:
-        _move_held(connection, held, parcel, DeliveryEvent.ACCEPTED, reason=reason, status=status, sent_at=now())
+        if _state(connection, held, parcel) in {DeliveryState.SENDING, DeliveryState.CANCELLED}:
+            move(
+                connection,
+                parcel.delivery_id,
+                DeliveryEvent.ACCEPTED,
+                actor=held.owner,
+                reason=reason,
+                status=status,
+                sent_at=now(),
+            )
 
 
 def failed(database: Database, held: Round, parcel: Parcel, status: int | None, reason: str) -> None:
     """Note that the peer refused it for good."""
     with database.write() as connection:
-        _move_held(connection, held, parcel, DeliveryEvent.FAILED, reason=reason, status=status)
+        if _state(connection, held, parcel) == DeliveryState.SENDING:
+            move(connection, parcel.delivery_id, DeliveryEvent.FAILED, actor=held.owner, reason=reason, status=status)
 
 
 def postponed(
     database: Database, held: Round, parcel: Parcel, status: int | None, reason: str, backoff: Backoff
 ) -> None:
-    """Note that it did not go through now: it waits, or is given up where it waited too long."""
+    """Note that it did not go through now: it waits, or is given up where it waited too long in all.
+
+    Without a status the destination was not reached, and its own backoff counts (`put_back`).
+    """
     with database.write() as connection:
-        row = connection.execute(
-            sa.select(_delivery.c.created_at, _delivery.c.attempts).where(_delivery.c.id == parcel.delivery_id)
-        ).one()
-        if now() - row.created_at > timedelta(hours=backoff.give_up_hours):
-            words = f"not delivered within {backoff.give_up_hours:g} h; the last reason: {reason}"
-            _move_held(connection, held, parcel, DeliveryEvent.FAILED, reason=words, status=status)
+        if _state(connection, held, parcel) != DeliveryState.SENDING:
             return
-        wait = 0.0 if status is None else backoff.wait(row.attempts)
-        due = now() + timedelta(seconds=wait)
-        _move_held(connection, held, parcel, DeliveryEvent.POSTPONED, reason=reason, status=status, due_at=due)
+        _return_to_waiting(connection, parcel.delivery_id, DeliveryEvent.POSTPONED, reason, held.owner)
+        if status is None:
+            return
+        attempts = connection.execute(
+            sa.select(_delivery.c.attempts).where(_delivery.c.id == parcel.delivery_id)
+        ).scalar_one()
+        wait = backoff.wait(attempts)
+        this = _delivery.c.id == parcel.delivery_id
+        values = {"status": status, "due_at": now() + timedelta(seconds=wait)}
+        connection.execute(sa.update(_delivery).where(this).values(**values))
+        _count_wait(connection, this, wait, reason, backoff, held.owner)
+
+
+def _return_to_waiting(connection: Connection, delivery_id: int, event: DeliveryEvent, reason: str, actor: str) -> None:
+    """Have it sent again at once, unless its job was superseded while it was being sent."""
+    job_state = connection.execute(
+        sa.select(_job.c.state).join(_delivery, _delivery.c.job_id == _job.c.id).where(_delivery.c.id == delivery_id)
+    ).scalar_one()
+    if job_state == JobState.SUPERSEDED:
+        words = f"superseded while it was being sent; {reason}"
+        move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=words)
+    else:
+        move(connection, delivery_id, event, actor=actor, reason=reason, due_at=now())
+
+
+def _count_wait(
+    connection: Connection,
+    which: sa.ColumnElement[bool],
+    wait: float,
+    reason: str,
+    backoff: Backoff,
+    actor: str,
+) -> None:
+    """Add a wait to waiting deliveries, and give up those that waited for the limit in all."""
+    waiting = sa.and_(which, _delivery.c.state == DeliveryState.WAITING.value)
+    longer = _delivery.c.waited_seconds + wait
+    connection.execute(sa.update(_delivery).where(waiting).values(waited_seconds=longer))
+    over = sa.select(_delivery.c.id).where(waiting, _delivery.c.waited_seconds >= backoff.give_up_hours * 3600)
+    words = f"not delivered within {backoff.give_up_hours:g} h of trying; the last reason: {reason}"
+    for delivery_id in connection.execute(over.order_by(_delivery.c.id)).scalars().all():
+        move(connection, delivery_id, DeliveryEvent.FAILED, actor=actor, reason=words)
 
 
 def put_back(database: Database, held: Round, *, reached: bool, reason: str, backoff: Backoff) -> None:
     """Give the destination back; one that could not be reached is tried again after a growing wait."""
     with database.write() as connection:
         if reached:
-            _give_back(connection, held.peer, held.owner, held.fence)
+            _let_go(connection, held.peer, held.owner, held.fence)
             return
-        failures = connection.execute(
-            sa.select(_destination.c.failures).where(_destination.c.peer == held.peer)
-        ).scalar_one()
+        row = connection.execute(sa.select(_destination.c.failures).where(_held(held)).with_for_update()).one_or_none()
+        if row is None:
+            return
+        wait = backoff.wait(row.failures + 1)
         connection.execute(
             sa.update(_destination)
-            .where(
-                _destination.c.peer == held.peer,
-                _destination.c.fence == held.fence,
-                _destination.c.owner == held.owner,
-            )
-            .values(
-                owner="",
-                failures=failures + 1,
-                next_try_at=now() + timedelta(seconds=backoff.wait(failures + 1)),
-                reason=reason,
-            )
+            .where(_held(held))
+            .values(owner="", failures=row.failures + 1, next_try_at=now() + timedelta(seconds=wait), reason=reason)
         )
+        _count_wait(connection, _delivery.c.peer == held.peer, wait, reason, backoff, held.owner)
 
 
-def _give_back(connection: Connection, peer: str, owner: str, fence: int) -> None:
+def _let_go(connection: Connection, peer: str, owner: str, fence: int) -> None:
     connection.execute(
         sa.update(_destination)
         .where(_destination.c.peer == peer, _destination.c.fence == fence, _destination.c.owner == owner)
@@ -253,55 +298,57 @@ def _give_back(connection: Connection, peer: str, owner: str, fence: int) -> Non
 def sweep(database: Database, watch: Watch, actor: str) -> int:
     """Take over the destinations of couriers that are dead or stand still; returns how many."""
     with database.read() as connection:
-        held = connection.execute(sa.select(_destination).where(_destination.c.owner != "")).all()
-    watch.keep("destination", {row.peer for row in held})
+        rows = connection.execute(sa.select(_destination).where(_destination.c.owner != "")).all()
+    claims = {row.peer: Held(row.owner, row.fence, row.beat) for row in rows}
     taken = 0
-    for row in held:
-        if not watch.is_lost("destination", row.peer, row.owner, row.fence, row.beat):
-            continue
+    for peer in watch.lost("destination", claims):
+        seen = claims[peer]
         with database.write() as connection:
             freed = connection.execute(
                 sa.update(_destination)
                 .where(
-                    _destination.c.peer == row.peer,
-                    _destination.c.fence == row.fence,
-                    _destination.c.beat == row.beat,
-                    _destination.c.owner == row.owner,
+                    _destination.c.peer == peer,
+                    _destination.c.fence == seen.fence,
+                    _destination.c.beat == seen.beat,
+                    _destination.c.owner == seen.owner,
                 )
                 .values(owner="", fence=_destination.c.fence + 1, next_try_at=now())
             )
-            if freed.rowcount != 1:
-                continue
-            taken += 1
-            _lose_sending(
-                connection, row.peer, "its courier died or stopped answering; sent again under the same UID", actor
-            )
+            if freed.rowcount == 1:
+                taken += 1
+                words = "its courier died or stopped answering; sent again under the same UID"
+                _lose_sending(connection, peer, words, actor)
     return taken
 
 
 def abandon(database: Database, held: Round, *, actor: str) -> None:
     """Give a destination back whose outcomes could not be noted: what was being sent is sent again."""
     with database.write() as connection:
-        if _holds(connection, held):
+        query = sa.select(_destination.c.peer).where(_held(held)).with_for_update()
+        if connection.execute(query).first() is not None:
             _lose_sending(connection, held.peer, "its outcome could not be noted; sent again under the same UID", actor)
-            _give_back(connection, held.peer, held.owner, held.fence)
+            _let_go(connection, held.peer, held.owner, held.fence)
 
 
 def _lose_sending(connection: Connection, peer: str, words: str, actor: str) -> None:
     query = sa.select(_delivery.c.id).where(_delivery.c.peer == peer, _delivery.c.state == DeliveryState.SENDING.value)
-    for delivery_id in list(connection.execute(query).scalars()):
-        move(connection, delivery_id, DeliveryEvent.LOST, actor=actor, reason=words)
+    for delivery_id in connection.execute(query.order_by(_delivery.c.id).with_for_update()).scalars().all():
+        _return_to_waiting(connection, delivery_id, DeliveryEvent.LOST, words, actor)
 
 
 def retry(database: Database, delivery_ids: Sequence[int], *, actor: str) -> int:
     """Send failed or cancelled deliveries again, at once; returns how many."""
+    query = sa.select(_delivery, _job.c.state.label("job_state")).join(_job, _job.c.id == _delivery.c.job_id)
     with database.write() as connection:
         for delivery_id in delivery_ids:
-            row = connection.execute(sa.select(_delivery).where(_delivery.c.id == delivery_id)).one_or_none()
+            one = query.where(_delivery.c.id == delivery_id)
+            row = connection.execute(one.with_for_update(of=_delivery)).one_or_none()
             if row is None:
                 raise UserError(f"there is no delivery {delivery_id}; `pacs-ai deliveries` lists them")
             if row.state not in {DeliveryState.FAILED, DeliveryState.CANCELLED}:
                 raise UserError(f"delivery {delivery_id} is {row.state}: only a failed or cancelled one is sent again")
+            if row.job_state == JobState.SUPERSEDED:
+                raise UserError(f"delivery {delivery_id} is of job {row.job_id}, which a newer one has superseded")
             move(
                 connection,
                 delivery_id,
@@ -309,7 +356,7 @@ def retry(database: Database, delivery_ids: Sequence[int], *, actor: str) -> int
                 actor=actor,
                 reason="sent again by an operator",
                 due_at=now(),
-                created_at=now(),
+                waited_seconds=0.0,
                 attempts=0,
             )
             connection.execute(

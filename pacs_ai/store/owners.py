@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 #: A claim whose beat stood still for so long, by the sweeper's own monotonic clock, is taken over.
 STANDSTILL_SECONDS = 30.0
@@ -47,24 +49,52 @@ def is_dead(owner: str) -> bool:
     return _started(int(parts[2])) != parts[3]
 
 
+@dataclass(frozen=True)
+class Held:
+    """A claim as it stands in its row."""
+
+    owner: str
+    fence: int
+    beat: int
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
 @dataclass
 class Watch:
-    """What one sweeper has seen of others' claims: since when, by its own clock, each beat has stood still."""
+    """What one sweeper has seen of others' claims: since when, by its own clock, each beat has stood still.
 
-    _seen: dict[tuple[str, object], tuple[int, int, float]] = field(default_factory=dict)
+    Parameters
+    ----------
+    clock
+        Monotonic seconds.
+    standstill_seconds
+        A beat that stood still for so long is lost.
+    """
 
-    def is_lost(self, subject: str, key: object, owner: str, fence: int, beat: int) -> bool:
-        """Tell whether the claim may be taken over."""
-        if is_dead(owner):
-            return True
-        now = time.monotonic()
-        known = self._seen.get((subject, key))
-        if known is None or known[:2] != (fence, beat):
-            self._seen[subject, key] = (fence, beat, now)
-            return False
-        return now - known[2] >= STANDSTILL_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    standstill_seconds: float = STANDSTILL_SECONDS
+    _seen: dict[str, dict[object, tuple[int, int, float]]] = field(default_factory=dict)
+    _looked: dict[str, float] = field(default_factory=dict)
 
-    def keep(self, subject: str, keys: set[object]) -> None:
-        """Forget the claims of this subject that are no more."""
-        for known in [k for k in self._seen if k[0] == subject and k[1] not in keys]:
-            del self._seen[known]
+    def lost(self, subject: str, claims: Mapping[Key, Held]) -> list[Key]:
+        """Return which of all claims on this subject (jobs, destinations) may be taken over; call it every few seconds.
+
+        Where the last call is long ago, the sweeper itself stood still or the database was away, so that nobody could
+        beat: every claim is then seen as for the first time.
+        """
+        at = self.clock()
+        before = self._seen.get(subject, {})
+        if at - self._looked.get(subject, at) > self.standstill_seconds / 2:
+            before = {}
+        self._looked[subject] = at
+        seen: dict[object, tuple[int, int, float]] = {}
+        for key, held in claims.items():
+            fence, beat, since = before.get(key, (held.fence, held.beat, at))
+            seen[key] = (held.fence, held.beat, since if (fence, beat) == (held.fence, held.beat) else at)
+        self._seen[subject] = seen
+        return [key for key, held in claims.items() if is_dead(held.owner) or self._stands(at, seen[key])]
+
+    def _stands(self, at: float, seen: tuple[int, int, float]) -> bool:
+        return at - seen[2] >= self.standstill_seconds

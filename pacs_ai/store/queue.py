@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from pacs_ai.states import JobEvent, JobState
+from pacs_ai.states import JobEvent, JobState, SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
-from pacs_ai.store.enqueue import fill_outbox
+from pacs_ai.store.enqueue import HEAD_START, fill_outbox
+from pacs_ai.store.holds import withhold_for_conflict
 from pacs_ai.store.moves import move
+from pacs_ai.store.owners import Held
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
     from pacs_ai.store.database import Database
     from pacs_ai.store.owners import Watch
 
-_job, _source, _instance, _result = schema.job, schema.job_source, schema.instance, schema.result
+_job, _source, _result = schema.job, schema.job_source, schema.result
+_instance, _series = schema.instance, schema.series
 
 #: The third crash fails the job: a poison study must not stop the line.
 MOST_CRASHES = 3
 _BACKOFF_SECONDS = 5.0
+#: Pipeline version of a job that was refused because its pipeline was disabled: the router identifies it when retried.
+_UNIDENTIFIED = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,12 @@ def claim(database: Database, owner: str, pipelines: Sequence[str] | None = None
     """Take the next job that is due; None where there is none. Looks before it takes the write lock."""
     query = (
         sa.select(_job.c.id)
-        .where(_job.c.state == JobState.QUEUED.value, is_due(_job.c.due_at))
+        .where(
+            _job.c.state == JobState.QUEUED.value,
+            is_due(_job.c.due_at),
+            _job.c.pipeline_version != _UNIDENTIFIED,
+            _job.c.pipeline.not_in(sa.select(schema.pipeline_switch.c.pipeline)),
+        )
         .order_by(_job.c.rank, _job.c.id)
         .limit(1)
     )
@@ -168,6 +178,7 @@ def source_files(connection: Connection, job_id: int) -> list[SourceFile]:
         .join(_instance, _instance.c.series_id == _source.c.series_id)
         .where(
             _source.c.job_id == job_id,
+            _instance.c.purged_at.is_(None),
             sa.or_(
                 sa.and_(_instance.c.role == Role.CURRENT.value, _instance.c.revision <= _source.c.revision),
                 _instance.c.role == Role.UNVERIFIED.value,
@@ -282,33 +293,97 @@ def _crash(connection: Connection, job_id: int, fence: int, crashes: int, reason
         move(connection, job_id, JobEvent.LOST, actor=actor, reason=reason, held=fence, crashes=count, due_at=now())
 
 
-def withhold(database: Database, held: Claim, reason: str) -> None:
-    """Hold the job back until a person decides."""
+def found_conflict(database: Database, held: Claim, words: str) -> None:
+    """Note that contents under one SOP Instance UID, whose headers are equal, differ in their pixels.
+
+    Their series is set to ``conflict`` and its jobs are withheld, this one too.
+    """
     with database.write() as connection:
-        _move_held(connection, held, JobEvent.WITHHELD, reason=reason)
+        _require_held(connection, held)
+        sources = sa.select(_source.c.series_id).where(_source.c.job_id == held.job_id)
+        doubted = sa.select(_instance.c.series_id).where(
+            _instance.c.role == Role.UNVERIFIED.value, _instance.c.series_id.in_(sources)
+        )
+        series = sa.select(_series.c.id, _series.c.state).where(_series.c.id.in_(doubted)).order_by(_series.c.id)
+        for row in connection.execute(series.with_for_update()).all():
+            connection.execute(
+                sa.update(_instance)
+                .where(_instance.c.series_id == row.id, _instance.c.role == Role.UNVERIFIED.value)
+                .values(role=Role.CONFLICT.value)
+            )
+            if row.state != SeriesState.CONFLICT:
+                reason = f"{words}; decide with: pacs-ai resolve SERIES --keep first|latest"
+                move(connection, row.id, SeriesEvent.DIFFERING_INSTANCE, actor=held.owner, reason=reason)
+            withhold_for_conflict(connection, row.id, actor=held.owner)
+        query = sa.select(_job.c.state).where(_job.c.id == held.job_id)
+        if connection.execute(query).scalar_one() == JobState.RUNNING:  # somebody has settled it meanwhile
+            move(connection, held.job_id, JobEvent.POSTPONED, actor=held.owner, reason=words, due_at=now())
+
+
+def unidentified(connection: Connection) -> list[tuple[int, str]]:
+    """Return the queued jobs, each with its pipeline, that were enqueued while that pipeline was disabled."""
+    query = sa.select(_job.c.id, _job.c.pipeline).where(
+        _job.c.state == JobState.QUEUED.value, _job.c.pipeline_version == _UNIDENTIFIED
+    )
+    return [(row.id, row.pipeline) for row in connection.execute(query)]
+
+
+def identify(database: Database, job_id: int, version: str, model_digest: str, settings_digest: str) -> None:
+    """Enter what an unidentified job's pipeline is now, so that it can be claimed."""
+    with database.write() as connection:
+        connection.execute(
+            sa.update(_job)
+            .where(_job.c.id == job_id, _job.c.pipeline_version == _UNIDENTIFIED)
+            .values(pipeline_version=version, model_digest=model_digest, settings_digest=settings_digest)
+        )
+
+
+def refuse_unidentified(database: Database, job_id: int, reason: str, *, actor: str) -> None:
+    """Refuse an unidentified job again: its pipeline is still disabled."""
+    query = sa.select(_job.c.state).where(_job.c.id == job_id).with_for_update()
+    with database.write() as connection:
+        if connection.execute(query).scalar_one() == JobState.QUEUED:
+            move(connection, job_id, JobEvent.REFUSED, actor=actor, reason=reason, finished_at=now())
 
 
 def sweep(database: Database, watch: Watch, actor: str) -> int:
     """Take over the jobs of workers that are dead or stand still; returns how many."""
     query = sa.select(_job.c.id, _job.c.owner, _job.c.fence, _job.c.beat).where(_job.c.state == JobState.RUNNING.value)
     with database.read() as connection:
-        running = connection.execute(query).all()
-    watch.keep("job", {row.id for row in running})
-    lost = [row for row in running if watch.is_lost("job", row.id, row.owner, row.fence, row.beat)]
+        claims = {row.id: Held(row.owner, row.fence, row.beat) for row in connection.execute(query)}
+        misplaced = connection.execute(_too_far_back()).first() is not None
     taken = 0
-    for row in lost:
+    for job_id in watch.lost("job", claims):
+        held = claims[job_id]
         with database.write() as connection:
             still = connection.execute(
                 sa.select(_job.c.crashes)
                 .where(
-                    _job.c.id == row.id,
-                    _job.c.fence == row.fence,
-                    _job.c.beat == row.beat,
+                    _job.c.id == job_id,
+                    _job.c.fence == held.fence,
+                    _job.c.beat == held.beat,
                     _job.c.state == JobState.RUNNING.value,
                 )
                 .with_for_update(skip_locked=True)
             ).scalar_one_or_none()
             if still is not None:
-                _crash(connection, row.id, row.fence, still, "its worker process died or stopped answering", actor)
+                words = "its worker process died or stopped answering"
+                _crash(connection, job_id, held.fence, still, words, actor)
                 taken += 1
+    if misplaced:
+        _bring_forward(database)
     return taken
+
+
+def _too_far_back() -> sa.Select[Any]:
+    """Select queued jobs ranked as no job can be that is enqueued now: the wall clock was set back since."""
+    latest = now().timestamp() + max(HEAD_START.values()) + LONGEST_WAIT
+    return sa.select(_job.c.id, _job.c.priority).where(_job.c.state == JobState.QUEUED.value, _job.c.rank > latest)
+
+
+def _bring_forward(database: Database) -> None:
+    """Rank jobs as if they had been enqueued now, so that a clock that was set back starves none."""
+    with database.write() as connection:
+        for row in connection.execute(_too_far_back().with_for_update()).all():
+            rank = now().timestamp() + HEAD_START[row.priority]
+            connection.execute(sa.update(_job).where(_job.c.id == row.id).values(rank=rank))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
+from pacs_ai.store.enqueue import lock_study
 
 if TYPE_CHECKING:
     from pacs_ai.store.database import Database
@@ -27,50 +28,83 @@ _YOUNG_SECONDS = 3600.0
 def purge(database: Database, files: Files, *, inputs_days: float, unrouted_days: float, actor: str) -> int:
     """Delete what is due; returns how many instances.
 
-    An instance is due when its series has been quiet for the days, and every job on it is done with all results
-    delivered (or cancelled), refused, cancelled or superseded. A failed job keeps its inputs, for a retry. The row
-    stays and says when the file went; the files themselves go with the next sweep, an hour later at the earliest.
+    An instance is due when its series has been quiet for the days, no route waits for more of its study, and every job
+    on it has ended so long ago: done with all results delivered (or cancelled), refused, cancelled or superseded. A
+    failed job keeps its inputs, for a retry. The row stays and says when the file went; the files themselves go with
+    the next sweep, an hour later at the earliest.
     """
-    with database.write() as connection:
-        due = _due(connection, SeriesState.COMPLETE, inputs_days) + _due(
-            connection, SeriesState.UNROUTED, unrouted_days
-        )
-        count = 0
-        for series_id in due:
-            changed = connection.execute(
-                sa.update(_instance)
-                .where(_instance.c.series_id == series_id, _instance.c.purged_at.is_(None))
-                .values(purged_at=now())
-            )
-            if changed.rowcount:
-                words = f"{changed.rowcount} file(s) deleted by retention"
-                journal.append(connection, "series", series_id, "purged", reason=words, actor=actor)
-            count += changed.rowcount
+    ages = {SeriesState.COMPLETE: inputs_days, SeriesState.UNROUTED: unrouted_days}
+    with database.read() as connection:
+        due = [(row, state, days) for state, days in ages.items() for row in connection.execute(_due(state, days))]
+    count = 0
+    for row, state, days in due:
+        with database.write() as connection:
+            lock_study(connection, row.study_id)
+            locked = sa.select(_series.c.id).where(_series.c.id == row.id).with_for_update()
+            connection.execute(locked)
+            if connection.execute(_due(state, days).where(_series.c.id == row.id)).first() is not None:
+                count += _mark(connection, row.id, actor)
     sweep(database, files)
     return count
 
 
-def _due(connection: Connection, state: SeriesState, days: float) -> list[int]:
+def _mark(connection: Connection, series_id: int, actor: str) -> int:
+    changed = connection.execute(
+        sa.update(_instance)
+        .where(_instance.c.series_id == series_id, _instance.c.purged_at.is_(None))
+        .values(purged_at=now())
+    )
+    words = f"{changed.rowcount} file(s) deleted by retention"
+    journal.append(connection, "series", series_id, "purged", reason=words, actor=actor)
+    return changed.rowcount
+
+
+def _due(state: SeriesState, days: float) -> sa.Select[Any]:
+    """Select the series in a state whose files may go."""
+    before = now() - timedelta(days=days)
     jobs = sa.select(_source.c.series_id).join(_job, _job.c.id == _source.c.job_id)
-    open_jobs = jobs.where(_job.c.state.in_(_OPEN_JOBS))
-    undelivered = jobs.join(_delivery, _delivery.c.job_id == _job.c.id).where(_delivery.c.state.in_(_OPEN_DELIVERIES))
-    query = sa.select(_series.c.id).where(
+    needed = jobs.where(sa.or_(_job.c.state.in_(_OPEN_JOBS), _job.c.finished_at >= before))
+    undelivered = jobs.join(_delivery, _delivery.c.job_id == _job.c.id).where(
+        sa.or_(_delivery.c.state.in_(_OPEN_DELIVERIES), _delivery.c.sent_at >= before)
+    )
+    return sa.select(_series.c.id, _series.c.study_id).where(
         _series.c.state == state.value,
-        _series.c.last_received_at < now() - timedelta(days=days),
-        _series.c.id.notin_(open_jobs),
-        _series.c.id.notin_(undelivered),
+        ~_series.c.awaiting,
+        _series.c.last_received_at < before,
+        _series.c.id.not_in(needed),
+        _series.c.id.not_in(undelivered),
         sa.exists().where(_instance.c.series_id == _series.c.id, _instance.c.purged_at.is_(None)),
     )
-    return list(connection.execute(query).scalars())
 
 
 def sweep(database: Database, files: Files, *, older_than_seconds: float = _YOUNG_SECONDS) -> list[str]:
     """Delete files that no row names any more, and what was left half written."""
+    return files.sweep(_Named(database), older_than_seconds=older_than_seconds)
 
-    def is_named(sha256: str) -> bool:
-        with database.read() as connection:
-            live = sa.select(_instance.c.id).where(_instance.c.sha256 == sha256, _instance.c.purged_at.is_(None))
-            result = sa.select(_result.c.id).where(_result.c.sha256 == sha256)
-            return connection.execute(live).first() is not None or connection.execute(result).first() is not None
 
-    return files.sweep(is_named, older_than_seconds=older_than_seconds)
+class _Named:
+    """Tells whether a row names a file; files of one folder (the first two digits of their SHA-256) are read at once.
+
+    What is stored anew after its folder was read is young, so the sweep lets it be.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._folder = ""
+        self._named: set[str] = set()
+
+    def __call__(self, sha256: str) -> bool:
+        if sha256[:2] != self._folder:
+            self._folder = sha256[:2]
+            self._named = self._read(self._folder)
+        return sha256 in self._named
+
+    def _read(self, folder: str) -> set[str]:
+        live = sa.select(_instance.c.sha256).where(_instance.c.purged_at.is_(None), _within(_instance, folder))
+        made = sa.select(_result.c.sha256).where(_within(_result, folder))
+        with self._database.read() as connection:
+            return set(connection.execute(live.union(made)).scalars())
+
+
+def _within(table: sa.Table, folder: str) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.sha256 >= folder, table.c.sha256 < folder + "g")

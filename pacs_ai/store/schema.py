@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import JSON, TypeDecorator
 
@@ -90,7 +91,7 @@ series = Table(
     _id(),
     _ref("study_id", "study", index=True),
     Column("series_instance_uid", String(64), nullable=False),
-    Column("modality", String(16), nullable=False),
+    Column("modality", Text, nullable=False),
     Column("header", JSON, nullable=False),
     Column("state", String(16), nullable=False, index=True),
     Column("revision", Integer, nullable=False),  # of the instances that are there now
@@ -103,9 +104,12 @@ series = Table(
     Column("last_received_at", Instant, nullable=False),
     Column("completed_at", Instant),
     Column("routed_revision", Integer, nullable=False),  # last revision that the router has judged
+    Column("awaiting", Boolean, nullable=False),  # complete, and a route waits for more of the study
+    Column("own_result", Boolean, nullable=False),  # this node made it
     Column("reason", Text, nullable=False),  # why it is in this state, in words
-    UniqueConstraint("study_id", "series_instance_uid"),
+    UniqueConstraint("series_instance_uid", "study_id"),
 )
+Index("ix_series_awaiting", series.c.study_id, sqlite_where=text("awaiting = 1"), postgresql_where=text("awaiting"))
 
 instance = Table(
     "instance",
@@ -162,11 +166,12 @@ job = Table(
     Column("job_key", String(64), nullable=False, unique=True),
     _ref("study_id", "study", index=True),
     Column("pipeline", String(64), nullable=False, index=True),
-    Column("pipeline_version", String(64), nullable=False),
+    Column("pipeline_version", Text, nullable=False),
     Column("model_digest", String(64), nullable=False),
     Column("settings_digest", String(64), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("predecessor_id", _Id),
+    Column("route", Text, nullable=False),  # the first that asked for it
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("priority", Integer, nullable=False),
@@ -203,7 +208,7 @@ job_destination = Table(
     Column("ae_title", String(16), nullable=False),  # as configured when the job was enqueued
     Column("host", Text, nullable=False),
     Column("port", Integer, nullable=False),
-    Column("route", String(64), nullable=False),
+    Column("route", Text, nullable=False),
 )
 
 pipeline_switch = Table(
@@ -246,6 +251,7 @@ delivery = Table(
     Column("status", Integer),  # of the last C-STORE response
     Column("attempts", Integer, nullable=False),
     Column("due_at", Instant, nullable=False),
+    Column("waited_seconds", Float(53), nullable=False),  # of backoff, in all; the limit counts this, no clock
     Column("created_at", Instant, nullable=False),
     Column("sent_at", Instant),
     UniqueConstraint("result_id", "peer"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import sqlalchemy as sa
 
 from pacs_ai.errors import UserError
-from pacs_ai.store.database import Database
+
+if TYPE_CHECKING:
+    from pacs_ai.store.database import Database
 
 #: The newest migration; held against the migrations by a test.
 SCHEMA = "0001"

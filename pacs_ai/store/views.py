@@ -12,13 +12,12 @@ from sqlalchemy import Connection
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-_study, _series, _instance, _job = schema.study, schema.series, schema.instance, schema.job
+_study, _series, _job = schema.study, schema.series, schema.job
 _source, _target, _result, _delivery = schema.job_source, schema.job_destination, schema.result, schema.delivery
 
 
@@ -44,6 +43,7 @@ class SeriesView:
     completed_at: datetime | None
     reason: str
     own_result: bool
+    awaiting: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,8 @@ def series_of(connection: Connection, study_id: int) -> list[SeriesView]:
 
 
 def _series_views(connection: Connection, condition: sa.ColumnElement[bool]) -> list[SeriesView]:
-    own = (
-        sa.select(_instance.c.series_id)
-        .join(_result, _result.c.sop_instance_uid == _instance.c.sop_instance_uid)
-        .distinct()
-    )
     rows = connection.execute(
-        sa.select(_series, _study.c.study_instance_uid, _series.c.id.in_(own).label("own_result"))
+        sa.select(_series, _study.c.study_instance_uid)
         .join(_study, _study.c.id == _series.c.study_id)
         .where(condition)
         .order_by(_series.c.id)
@@ -153,7 +148,8 @@ def _series_views(connection: Connection, condition: sa.ColumnElement[bool]) -> 
             last_received_at=row.last_received_at,
             completed_at=row.completed_at,
             reason=row.reason,
-            own_result=bool(row.own_result),
+            awaiting=row.awaiting,
+            own_result=row.own_result,
         )
         for row in rows
     ]
@@ -266,16 +262,13 @@ def overdue(connection: Connection) -> set[int]:
 
     A refused, cancelled or superseded job is an end that people see as such, so it is not overdue.
     """
-    at = now()
-    unsent = sa.exists().where(
-        _delivery.c.job_id == _job.c.id, _delivery.c.state.notin_([DeliveryState.SENT, DeliveryState.CANCELLED])
-    )
     open_states = [JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD, JobState.FAILED]
-    query = sa.select(_job.c.id).where(
-        _job.c.overdue_at < at,
-        sa.or_(_job.c.state.in_(open_states), sa.and_(_job.c.state == JobState.DONE, unsent)),
-    )
-    return set(connection.execute(query).scalars())
+    unsent = [DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.FAILED]
+    late = _job.c.overdue_at < now()
+    undelivered = sa.select(_delivery.c.job_id).where(_delivery.c.state.in_(unsent))
+    query = sa.select(_job.c.id).where(late, _job.c.state.in_(open_states))
+    done = sa.select(_job.c.id).where(late, _job.c.state == JobState.DONE, _job.c.id.in_(undelivered))
+    return set(connection.execute(query.union(done)).scalars())
 
 
 def deliveries(
@@ -344,20 +337,24 @@ def results(connection: Connection, job_id: int) -> list[ResultView]:
 
 
 def delivered_reports(connection: Connection, job_id: int) -> list[ResultView]:
-    """Return the SRs of the job's predecessor that reached a destination: what a new SR names as predecessors."""
-    predecessor = connection.execute(sa.select(_job.c.predecessor_id).where(_job.c.id == job_id)).scalar_one()
-    if predecessor is None:
-        return []
-    sent = set(
-        connection.execute(
-            sa.select(_delivery.c.result_id).where(
-                _delivery.c.job_id == predecessor, _delivery.c.state == DeliveryState.SENT.value
-            )
-        ).scalars()
-    )
-    query = sa.select(_result.c.id, _result.c.sop_instance_uid).where(_result.c.job_id == predecessor)
-    uids = {row.sop_instance_uid for row in connection.execute(query) if row.id in sent}
-    return [view for view in results(connection, predecessor) if view.kind == "SR" and view.sop_instance_uid in uids]
+    """Return the SRs that reached a destination, or may be about to, of the job's nearest predecessor that has some.
+
+    A new SR names them as its predecessors.
+    """
+    reached = [DeliveryState.SENT.value, DeliveryState.SENDING.value]
+    while True:
+        predecessor = connection.execute(sa.select(_job.c.predecessor_id).where(_job.c.id == job_id)).scalar_one()
+        if predecessor is None:
+            return []
+        query = (
+            sa.select(_result.c.sop_instance_uid)
+            .join(_delivery, _delivery.c.result_id == _result.c.id)
+            .where(_result.c.job_id == predecessor, _result.c.kind == "SR", _delivery.c.state.in_(reached))
+        )
+        sent = set(connection.execute(query).scalars())
+        if sent:
+            return [view for view in results(connection, predecessor) if view.sop_instance_uid in sent]
+        job_id = predecessor
 
 
 def counts(connection: Connection) -> dict[str, dict[str, int]]:
@@ -367,8 +364,8 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
     for name, table in tables.items():
         query = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
         found[name] = dict(connection.execute(query).all())
-    query = sa.select(sa.func.count()).select_from(_instance).where(_instance.c.role == Role.CURRENT.value)
-    found["instances"] = {"stored": connection.execute(query).scalar_one()}
+    query = sa.select(sa.func.coalesce(sa.func.sum(_series.c.instances), 0))
+    found["instances"] = {"stored": int(connection.execute(query).scalar_one())}
     return found
 
 
