@@ -264,6 +264,11 @@ class RunningNode:
             self._database = None
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it was stopped or killed, or never started."""
+        return self._process is None
+
+    @property
     def supervisor_pid(self) -> int:
         """Process id of the supervisor."""
         assert self._process is not None

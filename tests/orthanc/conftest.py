@@ -79,6 +79,12 @@ class Orthanc:
             self._process.communicate(timeout=30)
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Process id of the script under which Orthanc runs."""
+        assert self._process is not None, "Orthanc does not run"
+        return self._process.pid
+
     def log(self) -> str:
         """Return all that Orthanc wrote to its log."""
         return (self.folder / "orthanc.log").read_text(encoding="utf-8", errors="replace")
