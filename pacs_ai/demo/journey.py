@@ -121,9 +121,10 @@ def show(now: Snapshot, board: Board) -> None:
     if len(now.complete) < len(now.series) or not now.jobs:
         return
     stages = [_stage(job) for job in now.jobs]
-    for title, stage in (("inferring", 0), ("encoding", 2)):
-        if max(stages) >= stage:
-            board.begin(title, words="reading the series" if max(stages) == 0 else "")
+    if max(stages) >= _IN_WORK["loading"]:
+        board.begin("inferring", words="reading the series" if max(stages) == 0 else "")
+    if _IN_WORK["encoding"] in stages:
+        board.begin("encoding")
     if min(stages) < len(_IN_WORK):
         return
     if all(job.state is not JobState.DONE for job in now.jobs):

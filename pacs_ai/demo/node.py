@@ -29,6 +29,8 @@ PIPELINE = "ct-lung"
 PEER = "demo-pacs"
 _STOP_SECONDS = 30.0
 _MANY = 10_000
+#: Length of the time that a log line begins with.
+_STAMP = len("2026-01-01T00:00:00.000Z")
 
 _CONFIGURATION = """\
 # Written by `pacs-ai demo`. The journey of a study through this file: received, routed, analysed, delivered.
@@ -191,9 +193,13 @@ class DemoNode:
         )
 
     def tail(self, lines: int = 15) -> str:
-        """Return the last lines of the log."""
-        text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"    {line}" for line in text[-lines:]) or "    (empty)"
+        """Return the last lines of the log, each message once."""
+        told: dict[str, str] = {}
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+            message = line[_STAMP:] if line[:1].isdigit() else line
+            told.pop(message, None)
+            told[message] = line
+        return "\n".join(f"    {line}" for line in list(told.values())[-lines:]) or "    (empty)"
 
     def look(self) -> Snapshot:
         """Return what the node's database says; `Unavailable` while it does not answer."""

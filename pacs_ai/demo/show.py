@@ -164,14 +164,15 @@ def _read_back(
 ) -> dict[int, Outcome]:
     """Read what the PACS got, job by job."""
     done = [job for job in seen.jobs if job.state is JobState.DONE]
+    outcomes: dict[int, Outcome] = {}
+    if not done:
+        return outcomes
     board.begin("read back", len(done))
-    outcomes = {}
     for number, job in enumerate(sorted(done, key=lambda job: job.id)):
         picture = out / ("montage.png" if number == 0 else f"montage-{number + 1}.png")
         outcomes[job.id] = examine(job, results[job.id], kept, sent, picture)
         board.advance("read back", number + 1)
-    if done:
-        board.end("read back", "SEG and SR read, compared and drawn")
+    board.end("read back", "SEG and SR read, compared and drawn")
     return outcomes
 
 
@@ -221,15 +222,13 @@ def _tell(console: Console, seen: Snapshot, outcomes: Mapping[int, Outcome], sen
         if one.sent_at is None:
             console.print(f"[red]✘[/] the {one.kind} is {one.state}: ", end="")
             console.print(one.reason, markup=False, highlight=False, soft_wrap=True)
-    if not seen.jobs:
-        kinds = ", ".join(sorted({one.modality or "no modality" for one in seen.series}))
-        console.print(f"[red]✘[/] no series is for {PIPELINE}: it takes CT of the chest, and this study has {kinds}")
+    for reason in dict.fromkeys(one.reason for one in seen.series if not seen.jobs):
+        console.print(f"[red]✘[/] no job for {PIPELINE}: ", end="")
+        console.print(reason, markup=False, highlight=False, soft_wrap=True)
     failed = any(job.state not in {JobState.DONE, JobState.REFUSED} for job in seen.jobs)
     proved = bool(outcomes) and not failed and all(check.holds for one in outcomes.values() for check in one.checks)
     if proved and sent.truth_ml is None:
-        console.print(
-            "The results arrived and are the pipeline's. Whether it is right nobody has said: look at the picture."
-        )
+        console.print("Nobody has said what is right for this study: look at the picture.", soft_wrap=True)
     return proved
 
 
