@@ -1,10 +1,27 @@
-"""What all tests share: where the real public data lie, and one loud skip where they do not."""
+"""What all tests share: real public data, databases of both kinds, and one loud skip where something is missing."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+import sqlalchemy as sa
+
+from pacs_ai.store import migrate, schema
+from pacs_ai.store.database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -26,3 +43,108 @@ def shared_bundles() -> Path:
     if not folder.exists():
         pytest.skip("BUNDLES MISSING: ../shared/bundles is not beside this checkout, so no zoo bundle was tested here")
     return folder
+
+
+def _postgres_programs() -> Path:
+    """Folder with initdb and postgres: Debian keeps them out of PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    if not found and on_path is None:
+        pytest.skip("POSTGRESQL MISSING: no initdb (Debian's postgresql), so nothing was tested on PostgreSQL here")
+    return found[-1].parent if found else Path(str(on_path)).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Give the URL of a private PostgreSQL, without a database's name: a Unix socket in a new folder, no TCP."""
+    programs = _postgres_programs()
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # short, for the socket's path has 107 characters at most
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    if user:
+        shutil.chown(folder, user)
+    try:
+        initdb = [programs / "initdb", "-D", folder / "data", "-U", "pacs_ai", "-A", "trust", "--no-sync", "-E", "UTF8"]
+        subprocess.run(initdb, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        options = {"listen_addresses": "", "unix_socket_directories": folder, "max_connections": 200, "fsync": "off"}
+        command = [programs / "postgres", "-D", folder / "data"]
+        command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(command, user=user, cwd=folder, stdout=log, stderr=log)
+        try:
+            _await_postgres(folder, server)
+            yield f"postgresql+psycopg://pacs_ai@/{{}}?host={folder}"
+        finally:
+            server.send_signal(signal.SIGINT)  # the fast shutdown: ends sessions
+            server.wait(30)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _await_postgres(folder: Path, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user="pacs_ai", dbname="postgres").close()
+        except psycopg.OperationalError:
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            threading.Event().wait(0.05)
+        else:
+            return
+
+
+def _execute(url: str, statement: str) -> None:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: str) -> str:
+    """URL of a PostgreSQL database with this release's schema; `database` empties it before each test."""
+    _execute(postgres.format("postgres"), "CREATE DATABASE pacs_ai")
+    database = Database(postgres.format("pacs_ai"))
+    migrate.upgrade(database)
+    database.close()
+    return postgres.format("pacs_ai")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File with this release's schema, to copy."""
+    path = tmp_path_factory.mktemp("template") / "pacs_ai.sqlite"
+    database = Database(f"sqlite:///{path}")
+    migrate.upgrade(database)
+    database.close()
+    return path
+
+
+_ON_BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=_ON_BOTH)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a new, empty database of its own: once SQLite, once PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.sqlite'}"
+        return
+    postgres = request.getfixturevalue("postgres")
+    name = f"pacs_ai_{uuid.uuid4().hex}"
+    _execute(postgres.format("postgres"), f"CREATE DATABASE {name}")
+    yield postgres.format(name)
+    _execute(postgres.format("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=_ON_BOTH)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Open a database without rows that has this release's schema: once SQLite, once PostgreSQL."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'pacs_ai.sqlite'}"
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "pacs_ai.sqlite")
+    else:
+        url = request.getfixturevalue("migrated_postgres")
+        _execute(url, f"TRUNCATE {', '.join(schema.metadata.tables)} RESTART IDENTITY CASCADE")
+    opened = Database(url)
+    yield opened
+    opened.close()

@@ -31,7 +31,16 @@ _CHANNEL = "pacs_ai"
 _RING = sa.text(f"SELECT pg_notify('{_CHANNEL}', '') WHERE pg_current_xact_id_if_assigned() IS NOT NULL")
 #: SQLSTATEs of PostgreSQL: serialization_failure, deadlock_detected.
 _CONTENDED = frozenset({"40001", "40P01"})
+#: Longest wait for another's lock.
 _BUSY_SECONDS = 5.0
+#: libpq's parameters: a server that is gone is noticed within half a minute.
+_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _POLL_SECONDS = 0.02
 
 
@@ -70,7 +79,7 @@ class Database:
     def _options(self) -> dict[str, Any]:
         if self.is_sqlite:
             return {"connect_args": {"timeout": _BUSY_SECONDS, "check_same_thread": False}, "pool_size": 8}
-        return {"pool_size": 8, "connect_args": {"connect_timeout": 5}}
+        return {"pool_size": 8, "connect_args": _POSTGRES | {"options": f"-c lock_timeout={_BUSY_SECONDS:g}s"}}
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

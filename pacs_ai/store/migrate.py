@@ -36,6 +36,7 @@ def upgrade(database: Database) -> None:
 
     with database.write() as connection:
         if not database.is_sqlite:
+            connection.execute(sa.text("SET LOCAL lock_timeout = 0"))  # another's migration may take its time
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(6150111)"))
         with EnvironmentContext(config, scripts, fn=missing, destination_rev="head") as environment:
             environment.configure(connection=connection, target_metadata=schema.metadata)

@@ -1,0 +1,383 @@
+"""Receiving into the index, on both databases: the same once, conflicts shown, whoever brings it and how often."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+from pydicom.encaps import encapsulate
+from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless
+from stations import DEAD, ME, Sender, Stations, instance_uid
+
+from pacs_ai.dicom.attributes import Header
+from pacs_ai.errors import Unavailable, UserError
+from pacs_ai.states import SeriesState
+from pacs_ai.store import completion, journal, orders, schema
+from pacs_ai.store.clock import now
+from pacs_ai.store.database import Database
+from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT
+from pacs_ai.store.index import Outcome, priority_of
+from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def stations(database: Database) -> Iterator[Stations]:
+    found = Stations(database)
+    yield found
+    found.account()
+
+
+@pytest.fixture
+def sender(database: Database, tmp_path: Path) -> Sender:
+    return Sender(database, tmp_path / "files")
+
+
+def roles(stations: Stations) -> list[str]:
+    return [row.role for row in stations.rows(schema.instance)]
+
+
+def test_a_new_series_is_receiving_with_its_instances(stations, sender):
+    assert sender.send(numbers=range(3)) == [Outcome.NEW] * 3
+    series = stations.series()
+    assert (series.state, series.instances, series.arrivals, series.revision) == ("receiving", 3, 3, 1)
+    assert series.header["PatientID"] == "P1"
+    assert series.calling_ae_title == "MODALITY"
+    assert not series.own_result
+
+
+def test_the_same_instance_again_changes_nothing_but_the_quiet(stations, sender):
+    sender.send(numbers=[1, 2])
+    assert sender.send(numbers=[2, 1], assoc="a2") == [Outcome.REPEAT] * 2
+    series = stations.series()
+    assert (series.instances, series.arrivals, series.revision) == (2, 4, 1)
+    assert roles(stations) == [Role.CURRENT] * 2
+
+
+def test_the_same_instance_twice_in_one_batch_is_one_row(stations, sender):
+    assert sender.send(numbers=[1, 1]) == [Outcome.NEW, Outcome.REPEAT]
+    assert stations.series().instances == 1
+
+
+def test_the_same_in_other_clothes_is_a_variant(stations, sender):
+    sender.send(content=1)
+    assert sender.send(content=1, transfer_syntax_uid=ImplicitVRLittleEndian) == [Outcome.VARIANT]
+    assert roles(stations) == [Role.CURRENT, Role.VARIANT]
+    assert (stations.series().instances, stations.series().revision) == (1, 1)
+
+
+def test_other_pixels_under_one_uid_are_a_conflict_that_is_kept_and_shown(stations, sender):
+    sender.send(content=1)
+    assert sender.send(content=2) == [Outcome.CONFLICT]
+    series = stations.series()
+    assert series.state == SeriesState.CONFLICT
+    assert series.instances == 1
+    assert "other content under SOP Instance UID 1.2.3.1.1" in series.reason
+    assert "pacs-ai resolve" in series.reason
+    assert roles(stations) == [Role.CURRENT, Role.CONFLICT]
+
+
+def test_a_conflict_that_is_sent_again_is_a_repeat(stations, sender):
+    sender.send(content=1)
+    sender.send(content=2)
+    assert sender.send(content=2) == [Outcome.REPEAT]
+    assert sender.send(content=1) == [Outcome.REPEAT]
+    assert sender.send(content=3) == [Outcome.CONFLICT]
+    assert len(stations.rows(schema.instance)) == 3
+
+
+def test_pixels_in_another_encoding_are_left_to_the_worker(stations, sender):
+    sender.send(content=1)
+    coded = encapsulate([b"\xff\xd8 not decoded here \xff\xd9"])
+    assert sender.send(encapsulated=coded, transfer_syntax_uid=JPEGLSLossless) == [Outcome.UNVERIFIED]
+    assert stations.series().state == SeriesState.RECEIVING
+    assert roles(stations) == [Role.CURRENT, Role.UNVERIFIED]
+
+
+def test_a_stored_file_that_cannot_be_read_any_more_is_a_conflict_not_a_failure(stations, sender):
+    first = sender.arrival(content=1)
+    sender.index.record([first])
+    (sender.folder / first.sha256).write_bytes(b"rotten")
+    assert sender.send(content=2) == [Outcome.CONFLICT]
+
+
+def test_one_uid_in_two_series_sets_both_to_conflict(stations, sender):
+    sender.send("1", [1])
+    assert sender.send("2", [1], uid=instance_uid("1", 1)) == [Outcome.CONFLICT]
+    assert {row.state for row in stations.rows(schema.series)} == {SeriesState.CONFLICT}
+    assert [row.instances for row in stations.rows(schema.series)] == [1, 0]
+
+
+def test_one_series_uid_in_two_studies_is_two_series(stations, sender):
+    sender.send("1", [1])
+    sender.send("1", [2], study="8")
+    assert [row.instances for row in stations.rows(schema.series)] == [1, 1]
+    assert len(stations.rows(schema.study)) == 2
+
+
+def test_a_late_instance_reopens_a_complete_series_as_the_next_revision(stations, sender):
+    sender.send(numbers=[1, 2])
+    stations.complete()
+    sender.send(numbers=[3], assoc="a2")
+    series = stations.series()
+    assert (series.state, series.revision, series.routed_revision) == (SeriesState.REOPENED, 2, 1)
+    assert series.reason == "1 further instance(s) from MODALITY after the series was complete: revision 2"
+    assert [row.revision for row in stations.rows(schema.instance)] == [1, 1, 2]
+
+
+def test_a_repeat_does_not_reopen(stations, sender):
+    sender.send(numbers=[1, 2])
+    stations.complete()
+    sender.send(numbers=[1, 2], assoc="a2")
+    assert stations.series().state == SeriesState.COMPLETE
+
+
+def test_late_and_conflicting_instances_in_one_batch(stations, sender):
+    sender.send(numbers=[1, 2])
+    stations.complete()
+    late, other = sender.arrival(number=3), sender.arrival(number=1, content=9)
+    assert sender.index.record([late, other]) == [Outcome.NEW, Outcome.CONFLICT]
+    assert stations.series().state == SeriesState.CONFLICT
+    assert stations.series().instances == 3
+
+
+def purge(stations: Stations) -> None:
+    with stations.database.write() as connection:
+        connection.execute(sa.update(schema.instance).values(purged_at=now()))
+
+
+def test_received_again_after_its_file_was_deleted(stations, sender):
+    sender.send(numbers=[1, 2])
+    stations.complete()
+    purge(stations)
+    assert sender.send(numbers=[1, 2], assoc="a2") == [Outcome.REPEAT] * 2
+    assert {row.purged_at for row in stations.rows(schema.instance)} == {None}
+    assert stations.series().state == SeriesState.COMPLETE
+
+
+def test_other_content_after_its_file_was_deleted_takes_its_place(stations, sender):
+    sender.send(numbers=[1, 2], content=1)
+    stations.complete()
+    purge(stations)
+    assert sender.send(numbers=[1], content=2, assoc="a2") == [Outcome.NEW]
+    series = stations.series()
+    assert (series.state, series.instances, series.revision) == (SeriesState.REOPENED, 2, 2)
+    assert roles(stations) == [Role.VARIANT, Role.CURRENT, Role.CURRENT]
+
+
+@pytest.mark.parametrize(
+    ("requested", "c_store", "priority"),
+    [
+        ("", 0, ROUTINE),
+        ("", 1, URGENT),
+        ("", 2, ROUTINE),
+        ("STAT", 0, STAT),
+        ("HIGH", 2, URGENT),
+        ("LOW", 1, ROUTINE),
+        ("ROUTINE", 1, ROUTINE),
+    ],
+)
+def test_priority_is_the_orders_else_the_c_stores_own(tmp_path, requested, c_store, priority):
+    sender = Sender.__new__(Sender)
+    sender.folder = tmp_path
+    assert priority_of(sender.arrival(priority=c_store, RequestedProcedurePriority=requested)) == priority
+
+
+def test_a_series_takes_the_most_urgent_of_its_instances(stations, sender):
+    sender.send(numbers=[1])
+    sender.send(numbers=[2], priority=1)
+    sender.send(numbers=[3])
+    assert stations.series().priority == URGENT
+
+
+def test_a_received_result_of_this_node_is_known_as_its_own(stations, sender):
+    stations.done_job(sender)
+    result = stations.rows(schema.result)[0]
+    sender.send("5", [1], uid=result.sop_instance_uid, assoc="back")
+    assert stations.series("5").own_result
+    assert not stations.series("1").own_result
+
+
+def test_associations_are_noted_with_what_each_brought(stations, sender):
+    sender.send("1", [1, 2], assoc="a1")
+    sender.send("2", [1], assoc="a1")
+    sender.send("1", [3], assoc="a2")
+    sender.end("a1")
+    sender.end("never opened here")
+    ended, still_open = stations.rows(schema.association)
+    assert (ended.id, ended.released, still_open.ended_at) == ("a1", True, None)
+    assert ended.ended_at is not None
+    with stations.database.read() as connection:
+        one, two = completion.open_series(connection)
+    assert (one.ended, one.released, [share.assoc_id for share in one.open_shares]) == (1, True, ["a2"])
+    assert (two.ended, two.open_shares) == (1, ())
+
+
+def test_an_association_of_a_dead_process_counts_as_ended_without_release(stations, tmp_path):
+    Sender(stations.database, tmp_path / "files", owner=DEAD).send(numbers=[1, 2])
+    with stations.database.read() as connection:
+        (series,) = completion.open_series(connection)
+    assert (series.ended, series.released, series.open_shares) == (1, False, ())
+
+
+def test_long_and_odd_text_is_taken_as_it_is(stations, sender):
+    arrival = sender.arrival()
+    odd = {
+        "Modality": "NO MODALITY BY FAR",
+        "AccessionNumber": "漢字 \N{REPLACEMENT CHARACTER} ' \" \\",
+        "PatientID": "x" * 1024,
+    }
+    sender.index.record([replace(arrival, header=Header({**arrival.header.values, **odd}))])
+    assert stations.series().modality == odd["Modality"]
+    assert stations.rows(schema.study)[0].accession_number == odd["AccessionNumber"]
+
+
+# -- several at once
+
+
+def test_32_threads_with_the_same_instance_make_one_row(stations, sender):
+    arrival = sender.arrival()
+    start = threading.Barrier(32)
+
+    def store(_: int) -> Outcome:
+        start.wait()
+        return sender.index.record([arrival])[0]
+
+    with ThreadPoolExecutor(32) as threads:
+        outcomes = sorted(threads.map(store, range(32)))
+    assert outcomes == [Outcome.NEW, *[Outcome.REPEAT] * 31]
+    assert len(stations.rows(schema.instance)) == 1
+    assert stations.series().arrivals == 32
+
+
+def test_differing_contents_at_once_leave_exactly_one_current(stations, sender):
+    arrivals = [sender.arrival(content=content) for content in range(8)]
+    start = threading.Barrier(8)
+
+    def store(number: int) -> Outcome:
+        start.wait()
+        return sender.index.record([arrivals[number]])[0]
+
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = sorted(threads.map(store, range(8)))
+    assert outcomes == [*[Outcome.CONFLICT] * 7, Outcome.NEW]
+    assert roles(stations).count(Role.CURRENT) == 1
+    assert stations.series().state == SeriesState.CONFLICT
+
+
+def test_one_uid_into_two_series_at_once(stations, sender):
+    start = threading.Barrier(2)
+    arrivals = [sender.arrival(series, uid="1.2.3.77") for series in ("1", "2")]
+
+    def store(number: int) -> Outcome:
+        start.wait()
+        return sender.index.record([arrivals[number]])[0]
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = sorted(threads.map(store, range(2)))
+    assert outcomes == [Outcome.CONFLICT, Outcome.NEW]
+    assert roles(stations).count(Role.CURRENT) == 1
+
+
+def _receive(url: str, folder: Path, order: list[str], numbers: range, start: object, assoc: str) -> None:
+    """Bring several new series in one batch each, as a receive process of its own."""
+    database = Database(url)
+    sender = Sender(database, folder, owner=f"receive-{assoc}")
+    start.wait()
+    for number in numbers:
+        sender.index.record([sender.arrival(series, number, assoc=assoc) for series in order])
+    database.close()
+
+
+def test_two_processes_bring_the_same_new_series_in_opposite_order(stations, tmp_path):
+    """Batches that touch the same rows in another order must not end in a deadlock's error."""
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(2)
+    order = [str(n) for n in range(1, 9)]
+    processes = [
+        context.Process(
+            target=_receive,
+            args=(stations.database.url, tmp_path / "files", names, range(1, 11), start, assoc),
+        )
+        for assoc, names in (("a1", order), ("a2", order[::-1]))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [row.instances for row in stations.rows(schema.series)] == [10] * 8
+    assert [row.arrivals for row in stations.rows(schema.series)] == [20] * 8
+
+
+def test_a_database_that_stays_locked_is_unavailable_and_nothing_is_recorded(stations, sender, monkeypatch):
+    monkeypatch.setattr("pacs_ai.store.database._BUSY_SECONDS", 0.05)
+    impatient = Database(stations.database.url)
+    arrival = sender.arrival()
+    with stations.database.write() as connection:
+        if not impatient.is_sqlite:
+            connection.execute(sa.text("LOCK TABLE series IN ACCESS EXCLUSIVE MODE"))
+        with pytest.raises(Unavailable, match="database"):
+            Sender(impatient, sender.folder).index.record([arrival])
+    impatient.close()
+    assert stations.rows(schema.instance) == []
+    assert sender.index.record([arrival]) == [Outcome.NEW]
+
+
+# -- a person decides
+
+
+def conflict(sender: Sender, stations: Stations) -> None:
+    sender.send(numbers=[1, 2], content=1)
+    stations.complete()
+    sender.send(numbers=[1], content=2, assoc="a2")
+
+
+def test_keep_the_first(stations, sender):
+    conflict(sender, stations)
+    assert orders.resolve(stations.database, "1.2.3.1", keep="first", actor=ME) == 1
+    series = stations.series()
+    assert (series.state, series.revision, series.instances) == (SeriesState.REOPENED, 1, 2)
+    assert sorted(roles(stations)) == [Role.CURRENT, Role.CURRENT, Role.VARIANT]
+
+
+def test_keep_the_latest_is_a_new_revision(stations, sender):
+    conflict(sender, stations)
+    sender.send(numbers=[1], content=3, assoc="a3")
+    assert orders.resolve(stations.database, "1.2.3.1", keep="latest", actor=ME) == 1
+    series = stations.series()
+    assert (series.state, series.revision, series.instances) == (SeriesState.REOPENED, 2, 2)
+    latest = stations.rows(schema.instance)[-1]
+    assert latest.role == Role.CURRENT
+    with stations.database.read() as connection:
+        assert (
+            journal.of(connection, "series", series.id)[-1].reason
+            == "an operator kept the latest content of 1 instance(s)"
+        )
+
+
+def test_keep_the_latest_of_an_instance_that_was_another_series(stations, sender):
+    sender.send("1", [1, 2])
+    stations.complete("1")
+    sender.send("2", [1], uid=instance_uid("1", 1), assoc="a2")
+    orders.resolve(stations.database, "1.2.3.2", keep="latest", actor=ME)
+    assert stations.series("2").instances == 1
+    assert stations.series("1").instances == 1
+    assert stations.series("1").state == SeriesState.CONFLICT
+    orders.resolve(stations.database, "1.2.3.1", keep="first", actor=ME)
+    assert [row.state for row in stations.rows(schema.series)] == [SeriesState.REOPENED] * 2
+    assert stations.series("1").revision == 2
+
+
+def test_nothing_to_decide_is_said(stations, sender):
+    sender.send()
+    with pytest.raises(UserError, match=r"no series 1\.2\.3\.1 in conflict"):
+        orders.resolve(stations.database, "1.2.3.1", keep="first", actor=ME)
