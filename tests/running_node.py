@@ -324,6 +324,15 @@ class RunningNode:
         with self._database.read() as connection:
             yield connection
 
+    @contextmanager
+    def orders(self) -> Iterator[Database]:
+        """Yield the node's database for an operator's orders (`pacs_ai.store.orders`)."""
+        database = Database(self.config.database_url)
+        try:
+            yield database
+        finally:
+            database.close()
+
     def until(self, condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS, what: str = "it") -> Any:
         """Return what `condition` returns as soon as that is true; AssertionError with the log's end otherwise."""
         return until(condition, seconds, what, lambda: f"{self.summary()}\n{self.log()}")

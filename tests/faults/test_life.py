@@ -17,7 +17,6 @@ from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import OUT_OF_RESOURCES
 from pacs_ai.states import JobState, SeriesState
 from pacs_ai.store import orders
-from pacs_ai.store.database import Database
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +166,8 @@ def test_other_pixels_under_one_uid_withhold_the_series_until_a_person_decides(
     node.send_all(plain)
     reference = node.delivered(plain_study)
     assert [job.state for job in node.jobs(study)] in ([], [JobState.WITHHELD])
-    database = Database(node.config.database_url)
-    assert orders.resolve(database, series_uid, keep=keep, actor="test") == 1
-    database.close()
+    with node.orders() as database:
+        assert orders.resolve(database, series_uid, keep=keep, actor="test") == 1
     job = node.delivered(study)
     extra = job.findings["segments"][0]["voxels"] - reference.findings["segments"][0]["voxels"]
     assert (extra > 0) == bool(dense_blocks)
@@ -197,9 +195,8 @@ def test_other_pixels_in_another_encoding_are_found_by_the_worker(node, make_ser
     node.until(lambda: node.series(series_uid).state is SeriesState.CONFLICT, what="the conflict")
     assert node.job_in(study, JobState.WITHHELD).state is JobState.WITHHELD
     assert "pixels" in node.series(series_uid).reason
-    database = Database(node.config.database_url)
-    orders.resolve(database, series_uid, keep="first", actor="test")
-    database.close()
+    with node.orders() as database:
+        orders.resolve(database, series_uid, keep="first", actor="test")
     node.delivered(study)
 
 

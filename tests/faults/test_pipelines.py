@@ -6,6 +6,7 @@ import pytest
 from running_node import peer_table
 
 from pacs_ai.states import JobState
+from pacs_ai.store import orders
 
 DEEDS = ("hang", "blow_up", "lie", "leave", "devour")
 TIME_LIMIT = 2.0
@@ -92,12 +93,8 @@ def test_only_results_of_good_work_left_the_node(node, pacs, ended):
 
 
 def test_a_failed_job_is_overdue_and_can_be_tried_again(node, ended):
-    from pacs_ai.store import orders
-    from pacs_ai.store.database import Database
-
-    database = Database(node.config.database_url)
-    assert orders.retry(database, ended["lie"].id, actor="test") == ended["lie"].id
-    database.close()
+    with node.orders() as database:
+        assert orders.retry(database, ended["lie"].id, actor="test") == ended["lie"].id
     again = node.until(
         lambda: (
             (job := node.job(ended["lie"].study_instance_uid)).finished_at != ended["lie"].finished_at

@@ -16,6 +16,7 @@ from running_node import descendants, nodes, peer_table
 
 from pacs_ai.dicom.status import SUCCESS
 from pacs_ai.states import JobState
+from pacs_ai.store import orders
 from pacs_ai.testing import Phantom, phantom_truth, write_phantom
 
 pytestmark = pytest.mark.orthanc
@@ -122,10 +123,14 @@ def test_the_same_study_sent_twice_gets_one_set_of_results(node, orthanc, study,
 
 
 def test_results_wait_for_a_pacs_that_is_down(node, orthanc, study, tmp_path):
+    """It goes down before inference begins; pausing the pipeline gives it the time to."""
     phantom, paths = study
-    orthanc.upload(*paths)
-    node.until(lambda: node.job(phantom.study_instance_uid), what="a job")
-    orthanc.stop()
+    with node.orders() as database:
+        orders.pause(database, "ct-lung", actor="test")
+        orthanc.upload(*paths)
+        node.job_in(phantom.study_instance_uid, JobState.WITHHELD)
+        orthanc.stop()
+        assert orders.resume(database, "ct-lung", actor="test") == 1
     job = node.job_in(phantom.study_instance_uid, JobState.DONE)
     waiting = node.until(
         lambda: [one for one in node.deliveries(job.id) if one.attempts and one.state == "waiting"],
