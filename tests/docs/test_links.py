@@ -12,6 +12,7 @@ from page_blocks import DOCS, ROOT, blocks, commands, links, pages, spans, title
 
 from pacs_ai.cli import main
 from pacs_ai.config import Config
+from pacs_ai.states import DeliveryState, JobState, SeriesState
 
 PAGES = pages()
 each_page = pytest.mark.parametrize("page", PAGES, ids=title)
@@ -118,3 +119,10 @@ def test_decisions_are_numbered_and_whole():
         assert headings[:3] == ["Context", "Decision", "Consequences"], page.name
         assert page.read_text().startswith(f"# {page.name[:4]} "), page.name
         assert 15 <= len(page.read_text().splitlines()) <= 80, f"{page.name}: half a page to one page"
+
+
+def test_every_state_is_explained():
+    page = (DOCS / "glossary.md").read_text()
+    for life, table in (("series", SeriesState), ("job", JobState), ("delivery", DeliveryState)):
+        (paragraph,) = re.findall(rf"^States of a {life}: (.*?)\n(?:\n|\Z)", page, re.MULTILINE | re.DOTALL)
+        assert set(re.findall(r"\*\*(\w+)\*\*", paragraph)) == {state.value for state in table}
