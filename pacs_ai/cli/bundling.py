@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai.cli import toml
@@ -26,7 +27,7 @@ def table(folder: Path) -> str:
     metadata = _metadata(folder)
     labels, missing = guess_labels(metadata)
     inputs = _inputs(folder, files, metadata)
-    name = folder.name
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-_.")[:64] or "bundle"
     lines = [
         f"# {metadata.get('name') or name} {metadata.get('version', '')}: {_line(metadata.get('description'))}",
         f"# {_line(metadata.get('copyright') or 'no copyright stated')}",

@@ -20,7 +20,9 @@ def config() -> None:
 @as_json
 @pass_session
 def check(session: Session, *, as_json: bool) -> None:
-    """Check the configuration file: every key, then whether routes, pipelines and peers fit together.
+    """Check the configuration: is it sound, does it fit together.
+
+    First every key of the file, then routes, pipelines and peers against each other.
 
     Exit code 0: sound, perhaps with warnings. 1: routes, pipelines and peers contradict each other. 2: a key is wrong.
     """
@@ -42,9 +44,9 @@ def check(session: Session, *, as_json: bool) -> None:
 @as_json
 @pass_session
 def show_values(session: Session, *, as_json: bool) -> None:
-    """Show every value that the node works with, and where it comes from: the file, or its default.
+    """Show every value in force and where it comes from.
 
-    What is printed is a configuration file itself, secrets masked.
+    What is printed is a configuration file itself: defaults are commented out, secrets masked.
     """
     from pacs_ai.cli import effective
 
@@ -52,17 +54,18 @@ def show_values(session: Session, *, as_json: bool) -> None:
     if as_json:
         words.print_json(found)
     else:
-        click.echo(f"# {session.place}")
+        click.echo(f"# {session.place}; what is commented out is a default\n")
         click.echo(effective.as_toml(found))
 
 
 @config.command(epilog=example("pacs-ai config bundle /opt/models/spleen_ct_segmentation >> pacs-ai.toml"))
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def bundle(folder: Path) -> None:
-    """Print the [[pipeline]] table of the MONAI bundle in FOLDER, to be read and pasted into the configuration.
+    """Print the [[pipeline]] table of a MONAI bundle.
 
-    It names every file with its SHA-256: a bundle executes code, so the node runs only files that you have named.
-    Labels are guessed from the bundle's own names; what could not be guessed is marked and has to be filled in.
+    To be read, and pasted into the configuration. It names every file with its SHA-256: a bundle executes code, so the
+    node runs only files that you have named. Labels are guessed from the bundle's own names; what could not be guessed
+    is marked and has to be filled in.
     """
     from pacs_ai.cli import bundling
 

@@ -82,7 +82,7 @@ def _masked(key: str, value: Any) -> Any:
 
 
 def as_toml(found: list[Value]) -> str:
-    """Return the values as a file that means the same, each line with its origin."""
+    """Return the values as a file that means the same: what comes from a default is a comment."""
     lines: list[str] = []
     at: tuple[str, int] | None = None
     for value in found:
@@ -92,5 +92,6 @@ def as_toml(found: list[Value]) -> str:
         if value.value is None:
             lines.append(f"# {value.key} is not set")
         else:
-            lines.append(f"{f'{value.key} = {toml.literal(value.value)}':<48}  # {value.origin}")
+            mark = "# " if value.origin == "default" else ""
+            lines.append(f"{mark}{value.key} = {toml.literal(value.value)}")
     return "\n".join(lines[1:])
