@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import sqlalchemy as sa
+from stations import Sender, Stations, WallClock
 
-from pacs_ai.store import migrate, schema
+from pacs_ai.store import clock, migrate, schema
 from pacs_ai.store.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pacs_ai.store.enqueue import Source
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -148,3 +151,32 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     opened = Database(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def stations(database: Database) -> Iterator[Stations]:
+    """Look into the database; after the test every move must be accounted for."""
+    found = Stations(database)
+    yield found
+    found.account()
+
+
+@pytest.fixture
+def sender(database: Database, tmp_path: Path) -> Sender:
+    """Bring instances into the index."""
+    return Sender(database, tmp_path / "files")
+
+
+@pytest.fixture
+def source(stations: Stations, sender: Sender) -> Source:
+    """A complete series of two instances."""
+    sender.send(numbers=[1, 2])
+    return stations.complete()
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    """The wall clock, to be set wrong."""
+    off = WallClock()
+    monkeypatch.setattr(clock, "datetime", off)
+    return off

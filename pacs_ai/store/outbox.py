@@ -270,13 +270,17 @@ def _count_wait(
 
 
 def put_back(database: Database, held: Round, *, reached: bool, reason: str, backoff: Backoff) -> None:
-    """Give the destination back; one that could not be reached is tried again after a growing wait."""
+    """Give the destination back; one that could not be reached is tried again after a growing wait.
+
+    What of the round has no outcome is sent again.
+    """
     with database.write() as connection:
-        if reached:
-            _let_go(connection, held.peer, held.owner, held.fence)
-            return
         row = connection.execute(sa.select(_destination.c.failures).where(_held(held)).with_for_update()).one_or_none()
         if row is None:
+            return
+        _lose_sending(connection, held.peer, reason or "the round ended without it", held.owner)
+        if reached:
+            _let_go(connection, held.peer, held.owner, held.fence)
             return
         wait = backoff.wait(row.failures + 1)
         connection.execute(

@@ -25,20 +25,7 @@ from pacs_ai.store.index import Outcome, priority_of
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def stations(database: Database) -> Iterator[Stations]:
-    found = Stations(database)
-    yield found
-    found.account()
-
-
-@pytest.fixture
-def sender(database: Database, tmp_path: Path) -> Sender:
-    return Sender(database, tmp_path / "files")
 
 
 def roles(stations: Stations) -> list[str]:
