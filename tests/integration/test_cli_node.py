@@ -9,10 +9,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner, Result
 from keeping_peer import KeepingPeer
 from pydicom import dcmread
 from running_node import RunningNode, free_port, peer_table
 
+from pacs_ai.cli import main
 from pacs_ai.states import JobState
 from pacs_ai.store.database import Database
 from pacs_ai.testing import Phantom, write_phantom
@@ -37,17 +39,22 @@ class Broken(CtLung):
 
 
 class Cli:
-    """`pacs-ai` beside one node."""
+    """`pacs-ai` beside one node; within this process, where it need not be a process of its own."""
 
     def __init__(self, config_path: Path) -> None:
-        self._command = [sys.executable, "-m", "pacs_ai", "--config", str(config_path)]
+        self._config = ("--config", str(config_path))
 
-    def __call__(self, *arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*self._command, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
-        )
+    def __call__(self, *arguments: object, code: int | None = 0) -> Result:
+        done = CliRunner().invoke(main, [*self._config, *map(str, arguments)])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        assert code is None or done.exit_code == code, done.output
+        return done
+
+    def process(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pacs_ai", *self._config, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert "Traceback" not in done.stderr
-        assert code is None or done.returncode == code, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done
 
     def json(self, *arguments: object, code: int | None = 0):
@@ -111,7 +118,7 @@ def test_journey_as_the_administrator_sees_it(tmp_path, peer):
     cli = Cli(node.config_path)
     paths, study_uid = chest(tmp_path, 11)
     try:
-        assert "start the node once (pacs-ai run)" in cli("status", code=2).stderr
+        assert "start the node once (pacs-ai run)" in cli.process("status", code=2).stderr
         node.start()
         assert cli.json("echo", "main-pacs")["answered"]
         node.send_all(paths)
@@ -145,7 +152,7 @@ def _look_at_the_job(cli: Cli, folder: Path, out: Path) -> None:
     shown = cli("jobs", 1).stdout
     for words in ("loading", "Right lung", "Volume", "mL", "stored (0x0000)", "journal", "route ct-lung"):
         assert words in shown
-    offline = cli.json("infer", "ct-lung", folder, "-o", out)
+    offline = json.loads(cli.process("infer", "ct-lung", folder, "-o", out, "--json").stdout)
     assert offline["measurements"] == job["findings"]["measurements"]
     assert [one["sha256"] for one in offline["segments"]] == [one["sha256"] for one in job["findings"]["segments"]]
 
@@ -179,7 +186,7 @@ def _see_it_stop(node: RunningNode, cli: Cli) -> None:
     text = node.log_path.read_text()
     assert f"receives DICOM on 127.0.0.1 port {node.port}, called PACS_AI, from anyone" in text
     assert "route ct-lung: ct-lung, results to main-pacs, gone" in text
-    assert "this node runs already" in cli("run", code=2).stderr
+    assert "this node runs already" in cli.process("run", code=2).stderr
     assert node._process is not None
     node._process.send_signal(signal.SIGINT)
     assert node._process.wait(60) == 0

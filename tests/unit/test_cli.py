@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 
 from pacs_ai import config as configuration
 from pacs_ai.cli import main, toml, words
+from pacs_ai.cli.choosing import choose
 from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.errors import Refused, UserError
+from pacs_ai.models.lung import CtLung
+from pacs_ai.pipeline import Card, Input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -495,6 +499,78 @@ def test_folder_with_several_series_lists_them(run, tmp_path):
     assert f"{derive_uid('cli', 'two')}  CT thick, 3 instances" in result.stderr
     result = run("infer", "ct-lung", "study", "-o", "out", "--series", "1.2.3")
     assert "has no series 1.2.3" in result.stderr
+
+
+# -- which series serve a pipeline's inputs
+
+
+def pair_card(*names: str) -> Card:
+    return replace(CtLung.card, name="pair", inputs={name: Input(("MR", "CT")) for name in names})
+
+
+def pair_routes(text: str) -> tuple[configuration.Route, ...]:
+    return configuration.Config.model_validate(tomllib.loads(text)).route
+
+
+PAIR = """
+[[route]]
+run = "pair"
+[route.inputs]
+t1 = { modality = "MR", description = "t1*" }
+flair = { modality = "MR", description = "*flair*" }
+"""
+
+
+def test_inputs_are_taken_from_subfolders_of_their_names(tmp_path):
+    write_series(tmp_path / "t1", "one")
+    write_series(tmp_path / "flair", "two")
+    chosen = choose(tmp_path, "pair", pair_card("t1", "flair"), (), None)
+    assert {name: {path.parent.name for path, _ in files.values()} for name, files in chosen.items()} == {
+        "t1": {"t1"},
+        "flair": {"flair"},
+    }
+
+
+def test_inputs_are_told_apart_by_the_route(tmp_path):
+    write_series(tmp_path, "one", Modality="MR", SeriesDescription="t1 tse")
+    write_series(tmp_path, "two", Modality="MR", SeriesDescription="ax flair")
+    chosen = choose(tmp_path, "pair", pair_card("t1", "flair"), pair_routes(PAIR), None)
+    assert [path.name for path, _ in chosen["flair"].values()] == ["two-0.dcm", "two-1.dcm", "two-2.dcm"]
+
+
+@pytest.mark.parametrize(("routes", "said"), [("", "put each series into a subfolder"), (PAIR, "flair missing")])
+def test_what_input_is_missing_is_said(tmp_path, routes, said):
+    write_series(tmp_path, "one", Modality="MR", SeriesDescription="t1 tse")
+    with pytest.raises(UserError, match=said):
+        choose(tmp_path, "pair", pair_card("t1", "flair"), pair_routes(routes), None)
+
+
+def test_subfolder_must_hold_one_series(tmp_path):
+    for name in ("one", "two"):
+        write_series(tmp_path / "t1", name)
+        write_series(tmp_path / "flair", name)
+    with pytest.raises(UserError, match="must hold one series, but holds 2 series"):
+        choose(tmp_path, "pair", pair_card("t1", "flair"), (), None)
+
+
+def test_of_several_series_the_one_that_a_route_wants_is_taken(tmp_path, capsys):
+    write_series(tmp_path, "one", SeriesDescription="thin", SeriesNumber=4)
+    write_series(tmp_path, "two", SeriesDescription="thick")
+    routes = pair_routes('[[route]]\nrun = "pair"\nwhen = { description = "thin" }')
+    chosen = choose(tmp_path, "pair", pair_card("image"), routes, None)
+    assert {path.name[:3] for path, _ in chosen["image"].values()} == {"one"}
+    assert "series 4 was taken" in capsys.readouterr().err
+    chosen = choose(tmp_path, "pair", pair_card("image"), routes, str(derive_uid("cli", "two")))
+    assert {path.name[:3] for path, _ in chosen["image"].values()} == {"two"}
+
+
+def test_results_beside_the_images_are_no_choice(tmp_path):
+    write_series(tmp_path, "one")
+    write_series(tmp_path, "seg", Modality="SEG")
+    assert list(choose(tmp_path, "pair", pair_card("image"), (), None)) == ["image"]
+
+
+# -- errors as they are raised
 
 
 class _Group(words.Group):

@@ -1,0 +1,337 @@
+"""The doctor finds what is wrong with an installation, says what to do, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from pydicom.uid import AllTransferSyntaxes
+from pynetdicom import build_context
+from pynetdicom.sop_class import SegmentationStorage, Verification
+
+from pacs_ai import config as configuration
+from pacs_ai.cli import main
+from pacs_ai.doctor import Finding, Level, machine, network, storage
+from pacs_ai.doctor.samples import SAMPLES
+from pacs_ai.errors import Refused
+from pacs_ai.store import migrate, probe, processes
+from pacs_ai.store.database import Database
+from pacs_ai.store.owners import this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Config = configuration.Config
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.fixture
+def make_config(tmp_path, free_port) -> Callable[..., Config]:
+    """Make a configuration on loopback; keyword arguments are further tables."""
+
+    def make(**tables: object) -> Config:
+        store = {"folder": tmp_path / "data", "min_free_gb": 0.01, "min_free_percent": 0}
+        receive = {"bind": "127.0.0.1", "port": free_port}
+        given = {"store": store, "receive": receive, **tables}
+        for name, section in (("store", store), ("receive", receive)):
+            given[name] = {**section, **tables.get(name, {})}
+        return Config.model_validate(given)
+
+    return make
+
+
+def levels(found: Iterable[Finding]) -> dict[str, Level]:
+    return {finding.subject: finding.level for finding in found}
+
+
+def only(found: Iterable[Finding], level: Level) -> Finding:
+    (one,) = [finding for finding in found if finding.level is level]
+    return one
+
+
+# -- the whole
+
+
+def test_sound_installation_has_no_fault(tmp_path, free_port, keeping_peer):
+    path = tmp_path / "pacs-ai.toml"
+    path.write_text(f"""
+        [store]
+        folder = "data"
+        min_free_gb = 0.01
+        min_free_percent = 0
+        [receive]
+        bind = "127.0.0.1"
+        port = {free_port}
+        accept = "peers"
+        [infer]
+        devices = ["cpu"]
+        [[peer]]
+        name = "main-pacs"
+        ae_title = "{keeping_peer.ae_title}"
+        host = "127.0.0.1"
+        port = {keeping_peer.port}
+        [[route]]
+        run = "ct-lung"
+        when = {{ modality = "CT" }}
+        deliver_to = ["main-pacs"]
+    """)
+    result = CliRunner().invoke(main, ["--config", str(path), "doctor", "--json"])
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["sound"]) == (0, True), report
+    assert not [finding for finding in report["findings"] if finding["level"] != "ok"]
+    words = [finding["words"] for finding in report["findings"] if finding["area"] == "peer"]
+    assert len(words) == 3
+    assert "takes SEG in Explicit VR Little Endian" in words
+    assert "takes SR (Comprehensive 3D) in Explicit VR Little Endian" in words
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["pacs-ai.toml", "peer0"], "something was made"
+
+
+def test_faults_are_said_with_advice_and_exit_code(tmp_path, free_port):
+    path = tmp_path / "pacs-ai.toml"
+    path.write_text(f"""
+        [receive]
+        bind = "127.0.0.1"
+        port = {free_port}
+        [infer]
+        devices = ["warp:7"]
+        [[peer]]
+        name = "archive"
+        ae_title = "GONE"
+        host = "127.0.0.1"
+        port = {free_port}
+        connect_seconds = 1
+        [[route]]
+        run = "ct-liver"
+        when = {{ modality = "CT" }}
+        deliver_to = ["archive"]
+    """)
+    result = CliRunner().invoke(main, ["--config", str(path), "doctor"])
+    assert result.exit_code == 1
+    text = " ".join(result.stdout.split())
+    for words in ("there is no pipeline ct-liver", "warp:7 is no device", "cannot be reached", "3 faults"):
+        assert words in text
+    assert text.count("→") >= 3
+
+
+# -- the disk
+
+
+def test_folder_that_cannot_be_written_is_a_fault(make_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    finding = only(storage.examine_folder(make_config()), Level.FAULT)
+    assert "cannot be written by this user" in finding.words
+    assert str(tmp_path) in finding.words
+
+
+def test_low_room_is_a_fault_before_the_node_refuses_data(make_config):
+    found = levels(storage.examine_folder(make_config(store={"min_free_gb": 1e9})))
+    assert found["room"] is Level.FAULT
+    free = os.statvfs("/tmp").f_bavail * os.statvfs("/tmp").f_frsize / 1e9
+    assert levels(storage.examine_folder(make_config(store={"min_free_gb": free / 1.5})))["room"] is Level.WARNING
+
+
+@pytest.mark.parametrize(("kind", "words"), [("tmpfs", "lies in memory"), ("nfs4", "lies on another machine")])
+def test_wrong_kind_of_file_system_is_a_warning(make_config, monkeypatch, kind, words):
+    monkeypatch.setattr(probe, "mount_of", lambda _: probe.Mount("/data", kind, "server:/data"))
+    found = [finding for finding in storage.examine_folder(make_config()) if finding.subject == "file system"]
+    assert words in found[0].words
+    assert found[0].level is Level.WARNING
+
+
+def test_slow_disk_is_a_warning(make_config, monkeypatch):
+    monkeypatch.setattr(probe, "sync_milliseconds", lambda _: 120.0)
+    assert levels(storage.examine_folder(make_config()))["speed"] is Level.WARNING
+
+
+def test_open_folder_is_a_warning(make_config, tmp_path):
+    (tmp_path / "data").mkdir(mode=0o755)
+    finding = only(storage.examine_folder(make_config()), Level.WARNING)
+    assert "others can look into it (mode 0755)" in finding.words
+    assert finding.advice.startswith("chmod 0700")
+
+
+def test_mount_is_the_one_that_the_path_lies_on(tmp_path):
+    assert probe.mount_of(Path("/proc/self")).kind == "proc"
+    assert probe.mount_of(tmp_path).place == "/" or str(tmp_path).startswith(probe.mount_of(tmp_path).place)
+    assert probe.sync_milliseconds(tmp_path) > 0
+    assert not list(tmp_path.iterdir())
+
+
+# -- the database
+
+
+def made(config: Config) -> Database:
+    database = Database(config.database_url)
+    migrate.upgrade(database)
+    return database
+
+
+def test_database_is_sound_once_the_node_has_made_it(make_config):
+    config = make_config()
+    (before,) = storage.examine_database(config)
+    assert before.level is Level.OK
+    assert "not there yet" in before.words
+    made(config).close()
+    (after,) = storage.examine_database(config)
+    assert after.level is Level.OK
+    assert "journal_mode=wal, synchronous=2" in after.words
+
+
+def test_database_of_another_release_is_a_fault(make_config):
+    config = make_config()
+    database = made(config)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    assert "has schema 9999" in only(storage.examine_database(config), Level.FAULT).words
+
+
+def test_database_server_that_is_not_there_is_a_fault_without_its_password(make_config, free_port):
+    url = f"postgresql+psycopg://node:s3cret@127.0.0.1:{free_port}/pacs"
+    finding = only(storage.examine_database(make_config(store={"database": url})), Level.FAULT)
+    assert "does not answer" in finding.words
+    assert "s3cret" not in f"{finding.subject}{finding.words}{finding.advice}"
+
+
+# -- decoders, libraries, device
+
+
+def test_every_default_transfer_syntax_is_tried_and_decoded(make_config):
+    config = make_config()
+    found = list(machine.examine_decoders(config))
+    assert [finding.level for finding in found] == [Level.OK]
+    assert found[0].words.startswith(f"{len(config.receive.transfer_syntaxes)} accepted transfer syntaxes")
+    compressed = {uid.keyword for uid in AllTransferSyntaxes if uid.is_compressed} - {"DeflatedExplicitVRLittleEndian"}
+    assert set(SAMPLES) == compressed & set(config.receive.transfer_syntaxes)
+
+
+def test_decoder_that_fails_is_a_fault(make_config, monkeypatch):
+    def fail(layout, _frame):
+        raise Refused(f"no decoder for {layout.transfer_syntax_uid.name}")
+
+    monkeypatch.setattr("pacs_ai.infer.pixels.decode", fail)
+    config = make_config(receive={"transfer_syntaxes": ["ExplicitVRLittleEndian", "JPEGLSLossless"]})
+    finding = only(machine.examine_decoders(config), Level.FAULT)
+    assert finding.subject == "JPEG-LS Lossless Image Compression"
+    assert "take it out of receive.transfer_syntaxes" in finding.advice
+
+
+def test_decoder_that_decodes_wrong_is_a_fault(make_config, monkeypatch):
+    from pacs_ai.infer import pixels
+
+    right = pixels.decode
+    monkeypatch.setattr("pacs_ai.infer.pixels.decode", lambda *given: right(*given)[::-1])
+    finding = only(machine.examine_decoders(make_config(receive={"transfer_syntaxes": ["RLELossless"]})), Level.FAULT)
+    assert "decoded wrong" in finding.words
+
+
+def test_what_has_no_sample_is_said(make_config):
+    config = make_config(receive={"transfer_syntaxes": ["ExplicitVRLittleEndian", "MPEG2MPML"]})
+    assert "was not tried" in only(machine.examine_decoders(config), Level.WARNING).words
+
+
+def test_libraries_are_held_against_the_requirements(monkeypatch):
+    assert [finding.level for finding in machine.examine_libraries()] == [Level.OK]
+    versions = {"python-gdcm": "3.2.2", "pydicom": "3.1.0"}
+    right = machine.metadata.version
+    monkeypatch.setattr(machine.metadata, "version", lambda name: versions.get(name) or right(name))
+    faults = [finding for finding in machine.examine_libraries() if finding.level is Level.FAULT]
+    assert {finding.subject for finding in faults} == set(versions)
+    assert all(finding.advice.startswith("pip install") for finding in faults)
+
+
+@pytest.mark.parametrize(
+    ("installed", "bounds", "kept"),
+    [
+        ("2.13.0+cpu", "<3,>=2.10", True),
+        ("2.9.1", "<3,>=2.10", False),
+        ("3.2.6", ">=3.2.6,<3.3", True),
+        ("3.0", "==3.0.0", True),
+        ("3.3rc1", "<3.3", False),
+    ],
+)
+def test_versions_are_compared_by_their_numbers(monkeypatch, installed, bounds, kept):
+    monkeypatch.setattr(machine.metadata, "version", lambda _: installed)
+    assert (machine._library_fault("some", bounds) is None) is kept
+
+
+def test_device_that_is_not_here_is_a_fault(make_config):
+    found = list(machine.examine_device(make_config(infer={"devices": ["cpu", "cuda:99"]})))
+    assert [finding.level for finding in found] == [Level.OK, Level.FAULT]
+    assert "torch" in found[0].words
+    assert "cuda:99 is not here" in found[1].words
+
+
+# -- the network
+
+
+def test_port_of_another_program_is_a_fault(make_config, free_port):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", free_port))
+        other.listen()
+        config = make_config(deliver={"calling_ae_title": "X"})
+        finding = network.examine_port(config)
+    assert finding.level is Level.FAULT
+    assert "another program has it" in finding.words
+
+
+def test_port_of_the_running_node_is_called(make_config, make_peer):
+    peer = make_peer(ae_title="PACS_AI")
+    config = make_config(receive={"port": peer.port})
+    database = made(config)
+    processes.register(database, this_process("receive"), "receive")
+    assert "the node runs and answers C-ECHO" in network.examine_port(config).words
+    peer.stop()
+    assert "does not listen" in network.examine_port(config).words
+    database.close()
+
+
+def test_port_that_this_user_may_not_take_is_a_fault(make_config):
+    config = make_config(receive={"bind": "192.0.2.1"})
+    assert network.examine_port(config).advice == "correct receive.bind"
+
+
+def one_peer(peer, **route: object) -> dict[str, object]:
+    table = {"name": "p", "ae_title": peer.ae_title, "host": "127.0.0.1", "port": peer.port}
+    return {"peer": [table], "route": [{"run": "ct-lung", "when": {}, **route}]}
+
+
+def test_peer_that_takes_no_sr_is_a_fault(make_config, make_peer):
+    peer = make_peer(supported=[build_context(Verification), build_context(SegmentationStorage)])
+    config = make_config(**one_peer(peer, deliver_to=["p"]))
+    finding = only(network.examine_peer(config, config.peer[0]), Level.FAULT)
+    assert "does not take SR" in finding.words
+    assert "have its administrator enable" in finding.advice
+
+
+def test_peer_that_gets_nothing_is_only_called(make_config, make_peer):
+    config = make_config(**one_peer(make_peer()))
+    assert len(list(network.examine_peer(config, config.peer[0]))) == 1
+
+
+def test_peer_that_is_not_there_is_a_fault_only_where_it_gets_results(make_config, make_peer):
+    peer = make_peer()
+    peer.stop()
+    for further, level in (({"deliver_to": ["p"]}, Level.FAULT), ({}, Level.WARNING)):
+        config = make_config(**one_peer(peer, **further))
+        finding = only(network.examine_peer(config, config.peer[0]), level)
+        assert "cannot be reached" in finding.words
+        assert "firewall" in finding.advice
+
+
+def test_peer_that_knows_us_not_is_a_fault(make_config, make_peer):
+    config = make_config(**one_peer(make_peer(), deliver_to=["p"]))
+    wrong = config.peer[0].model_copy(update={"ae_title": "WRONG"})
+    finding = only(network.examine_peer(config, wrong), Level.FAULT)
+    assert 'does not answer to the called AE title "WRONG"' in finding.words
