@@ -204,6 +204,15 @@ def test_database_server_that_is_not_there_is_a_fault_without_its_password(make_
     assert "s3cret" not in f"{finding.subject}{finding.words}{finding.advice}"
 
 
+def test_durability_is_what_the_database_says(database):
+    sound, words = probe.durability(database)
+    if database.is_sqlite:
+        assert (sound, words) == (True, "journal_mode=wal, synchronous=2 (2 is FULL)")
+    else:  # the tests' server is quick instead of safe
+        assert not sound
+        assert "fsync=off, synchronous_commit=" in words
+
+
 # -- decoders, libraries, device
 
 
