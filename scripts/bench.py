@@ -242,6 +242,11 @@ def orthanc_configuration(port: int, folder: Path) -> Path:
     return path
 
 
+def tool(name: str) -> str | None:
+    """Return where Debian put a program: a virtual environment may have pynetdicom's namesakes of dcmtk's first."""
+    return shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
+
+
 @dataclass(frozen=True)
 class Server:
     """One that receives: its name in the table, its AE title, and how to start it."""
@@ -257,14 +262,24 @@ class Server:
         return {
             "stock": [*own, "--pdu", str(self.pdu_bytes)],
             "node": own,
-            "storescp": ["storescp", "--fork", "+xa", "+B", "-pdu", str(PDU_BYTES), "-od", str(folder), str(port)],
+            "storescp": [
+                str(tool("storescp")),
+                "--fork",
+                "+xa",
+                "+B",
+                "-pdu",
+                str(PDU_BYTES),
+                "-od",
+                str(folder),
+                str(port),
+            ],
             "orthanc": ["Orthanc", str(orthanc_configuration(port, folder))],
         }[self.kind]
 
     def is_installed(self) -> bool:
         """Tell whether the program is there."""
         program = {"storescp": "storescp", "orthanc": "Orthanc"}.get(self.kind)
-        return program is None or shutil.which(program) is not None
+        return program is None or tool(program) is not None
 
 
 SERVERS = (

@@ -90,15 +90,25 @@ class Courier:
         """Send one round and note each outcome as it happens."""
         waiting = {parcel.sop_instance_uid: parcel for parcel in held.parcels}
         lost, answered = "", False
-        for outcome in send(self._remote(held), [self._outgoing(parcel) for parcel in held.parcels]):
+        held_up: set[int] = set()  # jobs of which an object has to wait: what cites it waits too
+        outgoing = [self._outgoing(parcel) for parcel in held.parcels]
+
+        def is_held_back(instance: Outgoing) -> bool:
+            return waiting[instance.sop_instance_uid].job_id in held_up
+
+        for outcome in send(self._remote(held), outgoing, is_held_back):
             parcel = waiting.pop(outcome.sop_instance_uid)
+            if outcome.category is Category.TRANSIENT:
+                held_up.add(parcel.job_id)
             if outcome.category is Category.TRANSIENT and outcome.status is None:
                 lost = outcome.words
             else:
                 answered = True
             self._note(held, parcel, outcome)
         for parcel in waiting.values():
-            outbox.postponed(self._database, held, parcel, None, lost or "not sent", self._backoff)
+            outbox.postponed(
+                self._database, held, parcel, None, lost or "waits for the object that it cites", self._backoff
+            )
         reached = answered and not lost
         outbox.put_back(self._database, held, reached=reached, reason=lost, backoff=self._backoff)
         if lost:

@@ -116,8 +116,18 @@ class Scan:
     skipped: tuple[tuple[Path, str], ...]
 
 
-def send(remote: Remote, instances: Sequence[Outgoing]) -> Iterator[Outcome]:
+def nothing(_instance: Outgoing) -> bool:
+    """Hold nothing back."""
+    return False
+
+
+def send(
+    remote: Remote, instances: Sequence[Outgoing], held_back: Callable[[Outgoing], bool] = nothing
+) -> Iterator[Outcome]:
     """Send the instances in the order given and yield the outcome of each as it happens.
+
+    `held_back` is asked before each: one for which it is True is left out, without an outcome.
+
 
     One association that proposes only the contexts they need (several, one after another, for more than 128 kinds).
     Once the association is lost, all instances that were not answered are `Category.TRANSIENT`.
@@ -125,7 +135,7 @@ def send(remote: Remote, instances: Sequence[Outgoing]) -> Iterator[Outcome]:
     waiting = deque(instances)
     try:
         while waiting:
-            yield from _send_batch(remote, waiting)
+            yield from _send_batch(remote, waiting, held_back)
     except Unavailable as error:
         for instance in waiting:
             yield Outcome(instance.sop_instance_uid, None, Category.TRANSIENT, str(error))
@@ -215,11 +225,14 @@ def send_files(
     return [outcomes[instance.sop_instance_uid] for instance in instances]
 
 
-def _send_batch(remote: Remote, waiting: deque[Outgoing]) -> Iterator[Outcome]:
+def _send_batch(remote: Remote, waiting: deque[Outgoing], held_back: Callable[[Outgoing], bool]) -> Iterator[Outcome]:
     """Send a first run of `waiting` in one association, taking out what has its outcome."""
     batch = _batch(waiting)
     with Association(remote, contexts.needed(instance.pair for instance in batch)) as assoc:
         for number, instance in enumerate(batch):
+            if held_back(instance):
+                waiting.popleft()
+                continue
             outcome = _store(assoc, number % 0xFFFF + 1, instance)
             waiting.popleft()
             yield outcome

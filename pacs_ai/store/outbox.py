@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,19 +17,21 @@ from sqlalchemy import Connection, Row
 
 from pacs_ai.errors import UserError
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
-from pacs_ai.store import schema
+from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import is_due, now
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pacs_ai.store.database import Database
+    from pacs_ai.store.enqueue import Address
     from pacs_ai.store.owners import Watch
 
 _delivery, _result, _destination, _job = schema.delivery, schema.result, schema.destination, schema.job
 
+_TO_RETRY = frozenset({DeliveryState.FAILED, DeliveryState.CANCELLED})
 #: Most instances in one association.
 BATCH = 200
 
@@ -81,9 +84,7 @@ def due_peers(connection: Connection) -> list[str]:
             _destination.c.owner == "",
             is_due(_destination.c.next_try_at),
             sa.exists().where(
-                _delivery.c.peer == _destination.c.peer,
-                _delivery.c.state == DeliveryState.WAITING.value,
-                is_due(_delivery.c.due_at),
+                _delivery.c.peer == _destination.c.peer, _result.c.id == _delivery.c.result_id, _may_be_sent()
             ),
         )
         .order_by(_destination.c.peer)
@@ -131,8 +132,8 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
         return Round(peer, *_address(rows[0]), owner, taken.fence, parcels)
 
 
-def _due(peer: str, limit: int) -> sa.Select[Any]:
-    """Select what may be sent now, in order; an object waits while one of its job that goes before it waits longer."""
+def _may_be_sent() -> sa.ColumnElement[bool]:
+    """Return the condition on a delivery and its result: due, and none of its job that goes before it waits longer."""
     earlier, made = _delivery.alias(), _result.alias()
     held_up = sa.exists().where(
         earlier.c.job_id == _delivery.c.job_id,
@@ -142,6 +143,11 @@ def _due(peer: str, limit: int) -> sa.Select[Any]:
         made.c.ordinal < _result.c.ordinal,
         ~is_due(earlier.c.due_at),
     )
+    return sa.and_(_delivery.c.state == DeliveryState.WAITING.value, is_due(_delivery.c.due_at), ~held_up)
+
+
+def _due(peer: str, limit: int) -> sa.Select[Any]:
+    """Select what may be sent now, in order."""
     return (
         sa.select(
             _delivery,
@@ -153,12 +159,7 @@ def _due(peer: str, limit: int) -> sa.Select[Any]:
         )
         .join(_result, _result.c.id == _delivery.c.result_id)
         .join(_job, _job.c.id == _delivery.c.job_id)
-        .where(
-            _delivery.c.peer == peer,
-            _delivery.c.state == DeliveryState.WAITING.value,
-            is_due(_delivery.c.due_at),
-            ~held_up,
-        )
+        .where(_delivery.c.peer == peer, _may_be_sent())
         .order_by(_job.c.rank, _job.c.id, _result.c.ordinal)
         .limit(limit)
         .with_for_update(of=_delivery)
@@ -340,8 +341,20 @@ def _lose_sending(connection: Connection, peer: str, words: str, actor: str) -> 
         _return_to_waiting(connection, delivery_id, DeliveryEvent.LOST, words, actor)
 
 
-def retry(database: Database, delivery_ids: Sequence[int], *, actor: str) -> int:
-    """Send failed or cancelled deliveries again, at once; returns how many."""
+def retry(
+    database: Database,
+    delivery_ids: Sequence[int],
+    *,
+    actor: str,
+    addresses: Mapping[str, Address] = MappingProxyType({}),
+) -> int:
+    """Send failed or cancelled deliveries again, at once, and waiting ones to another address; returns how many.
+
+    Parameters
+    ----------
+    addresses
+        Where each peer is reached now: a delivery keeps the address of when its job was made until it is ordered so.
+    """
     query = sa.select(_delivery, _job.c.state.label("job_state")).join(_job, _job.c.id == _delivery.c.job_id)
     with database.write() as connection:
         for delivery_id in delivery_ids:
@@ -349,23 +362,33 @@ def retry(database: Database, delivery_ids: Sequence[int], *, actor: str) -> int
             row = connection.execute(one.with_for_update(of=_delivery)).one_or_none()
             if row is None:
                 raise UserError(f"there is no delivery {delivery_id}; `pacs-ai deliveries` lists them")
-            if row.state not in {DeliveryState.FAILED, DeliveryState.CANCELLED}:
-                raise UserError(f"delivery {delivery_id} is {row.state}: only a failed or cancelled one is sent again")
+            address = addresses.get(row.peer)
+            moved = address is not None and _address(row) != (address.ae_title, address.host, address.port)
+            if row.state not in _TO_RETRY and not (moved and row.state == DeliveryState.WAITING):
+                words = "only a failed or cancelled one is sent again, or a waiting one whose peer has another address"
+                raise UserError(f"delivery {delivery_id} is {row.state}: {words}")
             if row.job_state == JobState.SUPERSEDED:
                 raise UserError(f"delivery {delivery_id} is of job {row.job_id}, which a newer one has superseded")
-            move(
-                connection,
-                delivery_id,
-                DeliveryEvent.RETRIED,
-                actor=actor,
-                reason="sent again by an operator",
-                due_at=now(),
-                waited_seconds=0.0,
-                attempts=0,
-            )
+            _send_anew(connection, row, address, actor)
             connection.execute(
                 sa.update(_destination)
                 .where(_destination.c.peer == row.peer, _destination.c.owner == "")
                 .values(next_try_at=now(), failures=0)
             )
     return len(delivery_ids)
+
+
+def _send_anew(connection: Connection, row: Row[Any], address: Address | None, actor: str) -> None:
+    """Make a delivery due at once, to the peer's present address."""
+    values: dict[str, Any] = {"due_at": now(), "waited_seconds": 0.0, "attempts": 0}
+    reason = "sent again by an operator"
+    if address is not None:
+        values |= {"ae_title": address.ae_title, "host": address.host, "port": address.port}
+        if _address(row) != (address.ae_title, address.host, address.port):
+            reason += f", to {address.ae_title} at {address.host}:{address.port}"
+    if row.state != DeliveryState.WAITING:
+        move(connection, row.id, DeliveryEvent.RETRIED, actor=actor, reason=reason, **values)
+        return
+    connection.execute(sa.update(_delivery).where(_delivery.c.id == row.id).values(reason=reason, **values))
+    state = DeliveryState.WAITING.value
+    journal.append(connection, "delivery", row.id, "readdressed", before=state, after=state, reason=reason, actor=actor)

@@ -34,6 +34,8 @@ _instance, _series = schema.instance, schema.series
 
 #: The third crash fails the job: a poison study must not stop the line.
 MOST_CRASHES = 3
+#: So many tries that all ended for want of memory or another resource take about an hour.
+MOST_TRIES = 16
 _BACKOFF_SECONDS = 5.0
 #: Pipeline version of a job that was refused because its pipeline was disabled: the router identifies it when retried.
 _UNIDENTIFIED = ""
@@ -256,7 +258,10 @@ def fail(database: Database, held: Claim, reason: str) -> None:
 
 
 def postpone(database: Database, held: Claim, reason: str) -> None:
-    """Queue the job again after a transient error, with growing waits."""
+    """Queue the job again after a transient error, with growing waits; after `MOST_TRIES` in a row, fail it."""
+    if held.attempts >= MOST_TRIES:
+        fail(database, held, f"given up after {held.attempts} tries; the last: {reason}")
+        return
     wait = min(_BACKOFF_SECONDS * 2 ** min(held.attempts - 1, 10), LONGEST_WAIT)
     with database.write() as connection:
         _move_held(connection, held, JobEvent.POSTPONED, reason=reason, due_at=now() + timedelta(seconds=wait))
