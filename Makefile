@@ -54,8 +54,9 @@ bench: .venv/.installed-dev  ## measure receiving and the whole journey
 	$(BIN)/python scripts/bench.py receive
 	$(BIN)/python scripts/bench.py journey
 
-docs: .venv/.installed-dev  ## hold the documentation against the code
-	$(PYTEST) -k docs $(TESTS)
+docs: .venv/.installed-dev  ## write the reference pages, and hold all pages against the code
+	$(BIN)/python scripts/make_docs.py
+	$(PYTEST) tests/docs
 
 clean:  ## remove everything that make made
 	rm -rf .venv demo-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -165,7 +165,8 @@ class Pipeline(Section):
     timeout_seconds: Seconds = 900.0
     """A job that runs longer is ended, and counts as a crash."""
     bundle: Path | None = None
-    """Folder of a MONAI bundle. Its configuration executes code, so every file is named in `files`."""
+    """Folder of a MONAI bundle; a relative path counts from the configuration file. Its configuration executes code,
+    so every file is named in `files`."""
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 (hex) of every file of the bundle: `pacs-ai config bundle FOLDER` prints it."""
     labels: dict[int, LabelTable] = Field(default_factory=dict)
@@ -363,11 +364,16 @@ def load(path: Path | None) -> Config:
         config = Config.model_validate(table)
     except ValidationError as error:
         raise UserError(f"{path} has {error.error_count()} fault(s):\n{_faults(error)}") from error
-    folder = config.store.folder
-    if not folder.is_absolute():
-        store = config.store.model_copy(update={"folder": path.resolve().parent / folder})
-        config = config.model_copy(update={"store": store})
-    return config
+    return _with_whole_paths(config, path.resolve().parent)
+
+
+def _with_whole_paths(config: Config, folder: Path) -> Config:
+    """Return the configuration with its relative paths counted from the file's folder."""
+    store = config.store.model_copy(update={"folder": folder / config.store.folder})
+    pipelines = tuple(
+        p if p.bundle is None else p.model_copy(update={"bundle": folder / p.bundle}) for p in config.pipeline
+    )
+    return config.model_copy(update={"store": store, "pipeline": pipelines})
 
 
 def _faults(error: ValidationError) -> str:
