@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import tag_for_keyword
 
-from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.dicom.reading import read_text
-from pacs_ai.encode.encoded import Encoded
 from pacs_ai.encode.explicit import elements, items, text, values
 from pacs_ai.encode.frames import count_voxels, popcounts
 from pacs_ai.encode.grid import Grid
 from pacs_ai.errors import Permanent, PipelineFault, Refused
-from pacs_ai.pipeline import Card, Findings, Segment, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.encode.encoded import Encoded
+    from pacs_ai.pipeline import Card, Findings, Segment, Volume
 
 PRIOR = "prior"
 #: What all sources of one result must agree on, by the name that people know it by.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 
-from pacs_ai.dicom.evidence import Evidence
-from pacs_ai.encode.encoded import Encoded
 from pacs_ai.encode.identity import request_items
-from pacs_ai.encode.provenance import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.encode.encoded import Encoded
+    from pacs_ai.encode.provenance import Work
 
 
 def cite(report: Dataset, evidence: Mapping[str, Evidence], source: Dataset, segmentation: Encoded | None) -> None:

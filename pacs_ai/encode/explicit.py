@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pacs_ai.errors import NotUnderstood
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Value representations with a 32 bit length (PS3.5 7.1.2).
 LONG_LENGTH = frozenset(

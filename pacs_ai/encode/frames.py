@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pacs_ai.encode.explicit import element, sequence
-from pacs_ai.pipeline import Array, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pacs_ai.pipeline import Array, Segment
 
 FEW_LABELS = 12  # comparing a slice with so many numbers is still faster than its histogram
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from highdicom.spatial import get_normal_vector, get_volume_positions
-from pydicom import Dataset
 
-from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydicom import Dataset
+
+    from pacs_ai.dicom.evidence import Evidence, FrameReference
 
 KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 MACROS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")

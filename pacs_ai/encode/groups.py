@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.frames import plane
 from pacs_ai.encode.outline import outline, whole_frame
 from pacs_ai.pipeline import MILLILITRE, VOLUME, Card, Findings, Label, Measurement, Segment, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from pacs_ai.dicom.evidence import Evidence, FrameReference
 
 WHOLE_IMAGE = "Whole image"
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_description
 from pydicom.valuerep import VALIDATORS
 
 from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydicom import DataElement, Dataset
 
 #: Type 2 attributes of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): empty where the source has none.
 REQUIRED_IDENTITY = (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from pacs_ai.encode.frames import FEW_LABELS
 from pacs_ai.encode.provenance import DISCLAIMER
 from pacs_ai.pipeline import Array, Card, Clearance, Findings, Label, Measurement, Segment, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 COLUMNS = 4
 CELL = 384  # pixels across one slice

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
@@ -32,7 +30,6 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.citations import add_order, add_predecessors, cite
 from pacs_ai.encode.encoded import Encoded, encoded
 from pacs_ai.encode.groups import Group, absent_labels, groups_of
@@ -49,6 +46,14 @@ from pacs_ai.encode.provenance import (
     tracking,
 )
 from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, Clearance, Findings, Label, Measurement, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from pacs_ai.dicom.evidence import Evidence
 
 #: Title of a measurement report (CID 7021). Viewers draw its regions, and some fail on a group without a region.
 MEASUREMENT_REPORT = CodedConcept("126000", "DCM", "Imaging Measurement Report")

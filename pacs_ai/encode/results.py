@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.check import check_findings, check_results, check_sources
 from pacs_ai.encode.encoded import Encoded
 from pacs_ai.encode.frames import count_voxels
-from pacs_ai.encode.provenance import Work
 from pacs_ai.encode.report import encode_report
 from pacs_ai.encode.segmentation import encode_segmentation
-from pacs_ai.pipeline import Findings, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.encode.provenance import Work
+    from pacs_ai.pipeline import Findings, Volume
 
 __all__ = ["Encoded", "encode"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.encode.encoded import Encoded, encoded
 from pacs_ai.encode.explicit import element_head, item
 from pacs_ai.encode.frames import derivation_image, functional_groups, overlap, pack
@@ -32,7 +31,12 @@ from pacs_ai.encode.provenance import (
     tracking,
 )
 from pacs_ai.errors import Permanent
-from pacs_ai.pipeline import Segment, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.pipeline import Segment, Volume
 
 #: Pixel data of defined length ends below 4 GiB; many receivers read it with signed 32 bit arithmetic.
 MAX_BYTES = 2**31 - 2

@@ -20,7 +20,9 @@ def rows_under(heading: str) -> set[tuple[str, ...]]:
     return set(rows[2:])
 
 
-@pytest.mark.parametrize(("heading", "table"), [("Series", states.SERIES), ("Job", states.JOB), ("Delivery", states.DELIVERY)])
+@pytest.mark.parametrize(
+    ("heading", "table"), [("Series", states.SERIES), ("Job", states.JOB), ("Delivery", states.DELIVERY)]
+)
 def test_state_table_is_the_code(heading, table):
     assert rows_under(heading) == {(str(s), str(e), str(n)) for (s, e), n in table.items()}
 
