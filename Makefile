@@ -12,7 +12,7 @@ OUT ?= demo-out
 TESTS ?= tests
 
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -W error --durations=15
+PYTEST := $(BIN)/python -m pytest --durations=15
 
 export PYTHON PIP_OPTIONS
 
