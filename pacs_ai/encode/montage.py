@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING
@@ -259,7 +260,16 @@ def _line(label: Label, values: Sequence[Measurement], drawn: bool) -> tuple[Col
 
 
 def _values(measurements: Sequence[Measurement]) -> str:
-    return "     ".join(f"{one.concept.meaning} {_number(one.value)} {_unit(one)}".rstrip() for one in measurements)
+    return "     ".join(f"{_name(one)} {_number(one.value)} {_unit(one)}".rstrip() for one in measurements)
+
+
+def _name(measurement: Measurement) -> str:
+    """Return a short name: the abbreviation that a long one ends with, else derivation and concept."""
+    meaning = measurement.concept.meaning
+    short = re.search(r"\(([^()]+)\)$", meaning)
+    if short is not None:
+        return short.group(1)
+    return f"{measurement.derivation.meaning} {meaning.lower()}" if measurement.derivation else meaning
 
 
 def _number(value: float) -> str:
