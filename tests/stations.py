@@ -287,7 +287,7 @@ class Stations:
             for row in self.rows(table):
                 state = first
                 for entry in moves:
-                    if (entry.subject, entry.subject_id) != (subject, str(row.id)) or not entry.after:
+                    if (entry.subject, entry.subject_id) != (subject, str(row.id)) or entry.before == entry.after:
                         continue
                     if entry.event != "enqueued":
                         assert entry.before == state, f"{subject} {row.id} changed its state without a journal row"

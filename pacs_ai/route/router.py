@@ -6,24 +6,23 @@ import logging
 import math
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pacs_ai.errors import PacsAiError
 from pacs_ai.models.registry import Registry
 from pacs_ai.route.completeness import Bringer, Verdict, Waits, judge
 from pacs_ai.route.plan import OPEN, Plan, plans_for
+from pacs_ai.route.works import Works
 from pacs_ai.states import SeriesEvent
 from pacs_ai.store import completion, holds, outbox, queue, retention, views
 from pacs_ai.store.clock import now
-from pacs_ai.store.enqueue import PRIORITY_NAMES, Address, Source, Work, enqueue, is_covered, lock_study
+from pacs_ai.store.enqueue import Work, enqueue, is_covered, lock_study
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from pacs_ai.config import Config, Route
+    from pacs_ai.config import Config
     from pacs_ai.store.completion import OpenSeries
     from pacs_ai.store.database import Connection, Database
     from pacs_ai.store.files import Files
@@ -36,7 +35,6 @@ _WAITING_SECONDS = 2.0
 _RETENTION_SECONDS = 3600.0
 #: The first look for what retention may delete comes so long after the start.
 _SETTLE_SECONDS = 60.0
-_PRIORITIES = {name: number for number, name in PRIORITY_NAMES.items()}
 #: What one route waits for beside one series: series, its revision, route.
 _Wait = tuple[int, int, str]
 
@@ -61,6 +59,8 @@ class Router:
     ----------
     clock
         Monotonic seconds.
+    registry
+        The pipelines; None: those that the configuration names and that are installed.
     """
 
     def __init__(
@@ -70,13 +70,14 @@ class Router:
         files: Files,
         owner: str,
         clock: Callable[[], float] = time.monotonic,
+        registry: Registry | None = None,
     ) -> None:
         self._config = config
         self._database = database
         self._files = files
         self._owner = owner
         self._clock = clock
-        self._registry = Registry(config.pipeline)
+        self._works = Works(config, registry or Registry(config.pipeline))
         self._seen: dict[int, _Seen] = {}
         self._waits: dict[_Wait, float] = {}
         self._watch = Watch(clock)
@@ -186,9 +187,11 @@ class Router:
             awaiting = False
             for plan in plans_for(view, study, self._config.route):
                 if plan.verdict == "run":
-                    self._enqueue(connection, self._work(plan, ""))
+                    self._enqueue(connection, self._works.work(plan, ""))
                 elif plan.verdict == "wait" and self._has_waited(view, plan, study):
-                    self._enqueue(connection, self._work(plan, f"{plan.words} (waited {plan.route.wait_seconds:g} s)"))
+                    self._enqueue(
+                        connection, self._works.work(plan, f"{plan.words} (waited {plan.route.wait_seconds:g} s)")
+                    )
                 else:
                     awaiting |= plan.verdict == "wait"
             if awaiting != view.awaiting:
@@ -218,7 +221,7 @@ class Router:
             if plan.verdict == "wait":
                 due |= self._has_waited(view, plan, study)
             else:
-                due |= not is_covered(connection, self._work(plan, ""))
+                due |= not is_covered(connection, self._works.work(plan, ""))
         return due
 
     def _awaited(self, study: Sequence[SeriesView]) -> Iterator[tuple[SeriesView, Plan]]:
@@ -246,52 +249,16 @@ class Router:
             words = f", refused: {work.refusal}" if work.refusal else ""
             _log.info("job %d: %s by route %s%s", job_id, work.pipeline, work.route, words)
 
-    def _work(self, plan: Plan, refusal: str) -> Work:
-        route, inputs = plan.route, plan.inputs
-        version = digest = settings = ""
-        try:
-            version, digest, settings, inputs = self._identity(route, inputs)
-        except PacsAiError as error:
-            refusal = refusal or f"pipeline {route.run} is disabled: {error}"
-        peers = [self._config.peer_named(name) for name in route.deliver_to]
-        return Work(
-            study_id=next(iter(inputs.values())).study_id,
-            pipeline=route.run,
-            pipeline_version=version,
-            model_digest=digest,
-            settings_digest=settings,
-            sources=tuple(Source(name, view.id, view.revision) for name, view in sorted(inputs.items())),
-            priority=_PRIORITIES[route.priority] if route.priority else min(v.priority for v in inputs.values()),
-            route=route.title,
-            destinations=tuple(Address(p.name, p.ae_title, p.host, p.port) for p in peers),
-            overdue_at=now() + timedelta(seconds=route.overdue_seconds),
-            refusal=refusal,
-        )
-
-    def _identity(
-        self, route: Route, inputs: Mapping[str, SeriesView]
-    ) -> tuple[str, str, str, Mapping[str, SeriesView]]:
-        """Return version, model digest and settings digest of a route's pipeline, and the inputs by its own names."""
-        card = self._registry.card(route.run)
-        digests = self._registry.model_digest(route.run), self._registry.settings_digest(route.run)
-        if route.when is not None and len(card.inputs) == 1:
-            inputs = dict(zip(card.inputs, inputs.values(), strict=True))
-        return card.version, *digests, inputs
-
     def _identify(self) -> None:
-        """Look again for the pipelines of jobs that were refused because theirs was disabled, and are tried again."""
+        """Look at jobs that were refused because their pipeline was disabled, and are tried again."""
         with self._database.read() as connection:
             unidentified = queue.unidentified(connection)
         for job_id, pipeline in unidentified:
-            try:
-                version = self._registry.card(pipeline).version
-                digests = self._registry.model_digest(pipeline), self._registry.settings_digest(pipeline)
-            except PacsAiError as error:
-                queue.refuse_unidentified(
-                    self._database, job_id, f"pipeline {pipeline} is disabled: {error}", actor=self._owner
-                )
+            found = self._works.identity(pipeline)
+            if found.fault:
+                queue.refuse_unidentified(self._database, job_id, found.fault, actor=self._owner)
             else:
-                queue.identify(self._database, job_id, version, *digests)
+                queue.identify(self._database, job_id, found.version, found.model_digest, found.settings_digest)
 
 
 def _wait(view: SeriesView, plan: Plan) -> _Wait:
