@@ -1,0 +1,193 @@
+"""Transactions and bells, on both databases: all or nothing, one consistent view, woken by what was committed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+from stations import DEAD, ELSEWHERE, ME
+
+from pacs_ai.errors import Unavailable, UserError
+from pacs_ai.store import owners, processes, schema
+from pacs_ai.store.clock import now
+from pacs_ai.store.database import Database
+from pacs_ai.store.life import rest
+from pacs_ai.store.owners import Watch, is_dead, this_process
+
+STOP = threading.Event()
+PAUSED = sa.insert(schema.pipeline_switch)
+
+
+def switch(name):
+    return {"pipeline": name, "paused_at": now(), "reason": ""}
+
+
+def test_a_write_is_undone_as_a_whole(database):
+    def write_and_break():
+        with database.write() as connection:
+            connection.execute(PAUSED, switch("a"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_break()
+    with database.read() as connection:
+        assert connection.execute(sa.select(schema.pipeline_switch)).all() == []
+
+
+def test_a_read_sees_one_state_while_others_write(database):
+    query = sa.select(schema.pipeline_switch.c.pipeline)
+    with database.read() as reading:
+        assert reading.execute(query).all() == []
+        with database.write() as writing:
+            writing.execute(PAUSED, switch("a"))
+        assert reading.execute(query).all() == []
+    with database.read() as reading:
+        assert reading.execute(query).scalars().all() == ["a"]
+
+
+def test_every_connection_is_given_back(database):
+    for _ in range(40):
+        with database.read() as connection:
+            connection.execute(sa.select(1))
+        with pytest.raises(ZeroDivisionError), database.write():
+            raise ZeroDivisionError
+    assert database.engine.pool.checkedout() == 0
+
+
+def test_a_time_comes_back_as_it_went(database):
+    at = now()
+    with database.write() as connection:
+        connection.execute(PAUSED, {"pipeline": "a", "paused_at": at, "reason": ""})
+    with database.read() as connection:
+        (found,) = connection.execute(sa.select(schema.pipeline_switch.c.paused_at)).scalars()
+    assert abs((found - at).total_seconds()) < 1e-5
+    assert found.tzinfo is not None
+
+
+@pytest.mark.parametrize("url", ["mysql://x", "not a url", "sqlite"])
+def test_another_url_is_refused_in_words(url):
+    with pytest.raises(UserError, match=r"store\.database"):
+        Database(url)
+
+
+def test_a_server_that_is_not_there_is_unavailable(tmp_path):
+    database = Database(f"postgresql+psycopg://pacs_ai@/none?host={tmp_path}")
+    with pytest.raises(Unavailable, match="the database does not answer"), database.read():
+        pytest.fail("it answered")
+    bell, stop = database.bell(), threading.Event()
+    assert not bell.wait(0.3, stop)
+    bell.close()
+    database.close()
+
+
+# -- bells
+
+
+def test_a_commit_rings_the_bell_of_others(database):
+    bell = database.bell()
+    assert not bell.wait(0.05, STOP)
+    other = Database(database.url)
+    ring = threading.Timer(0.2, lambda: processes.register(other, "somebody", "test"))
+    ring.start()
+    begin = time.monotonic()
+    assert bell.wait(20, STOP)
+    assert time.monotonic() - begin < 10
+    ring.join()
+    other.close()
+    bell.close()
+
+
+def test_a_transaction_that_wrote_nothing_rings_no_bell(database):
+    bell = database.bell()
+    bell.wait(0.05, STOP)
+    with database.write() as connection:
+        connection.execute(sa.select(schema.job))
+    assert not bell.wait(0.3, STOP)
+    bell.close()
+
+
+def test_many_commits_while_nobody_waited_are_one_ring(database):
+    bell = database.bell()
+    bell.wait(0.05, STOP)
+    processes.register(database, "somebody", "test")
+    for _ in range(20):
+        processes.seen(database, "somebody")
+    assert bell.wait(5, STOP)
+    rings = sum(bell.wait(0.1, STOP) for _ in range(5))
+    assert rings <= 1  # PostgreSQL may bring the last ones a moment later
+    bell.close()
+
+
+def test_a_stop_ends_the_wait(database):
+    bell, stop = database.bell(), threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    begin = time.monotonic()
+    assert not bell.wait(30, stop)
+    assert time.monotonic() - begin < 10
+    bell.close()
+
+
+def test_a_bell_holds_no_transaction_open(database):
+    """Else SQLite could not check its log point, and PostgreSQL not vacuum."""
+    bell = database.bell()
+    bell.wait(0.05, STOP)
+    with database.write() as connection:
+        connection.execute(PAUSED, switch("a"))
+    bell.wait(0.05, STOP)
+    with database.engine.connect() as connection:
+        if database.is_sqlite:
+            busy, _, _ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            assert busy == 0
+        else:
+            states = "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            assert "idle in transaction" not in connection.exec_driver_sql(states).scalars().all()
+    bell.close()
+
+
+def test_resting_beats_now_and_then(database, monkeypatch):
+    monkeypatch.setattr("pacs_ai.store.life.BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.life.REST_SECONDS", 0.01)
+    processes.register(database, ME, "route")
+    with database.read() as connection:
+        (before,) = processes.running(connection)
+    bell = database.bell()
+    rest(bell, database, ME, STOP)()
+    with database.read() as connection:
+        (after,) = processes.running(connection)
+    assert after.seen_at > before.seen_at
+    bell.close()
+
+
+# -- processes and owners
+
+
+def test_dead_processes_leave_the_list_when_another_comes(database):
+    processes.register(database, DEAD, "infer")
+    processes.register(database, ELSEWHERE, "infer")
+    processes.register(database, ME, "route", "detail")
+    with database.read() as connection:
+        assert {view.owner for view in processes.running(connection)} == {ELSEWHERE, ME}
+        assert len(connection.execute(sa.select(schema.process)).all()) == 2
+    processes.leave(database, ME)
+    with database.read() as connection:
+        assert [view.owner for view in processes.running(connection)] == [ELSEWHERE]
+
+
+def test_who_is_dead():
+    assert not is_dead(ME)
+    assert is_dead(DEAD)
+    assert not is_dead(ELSEWHERE)
+    assert not is_dead("operator")
+    kind, boot, pid, started = this_process("infer").split(":")
+    assert is_dead(f"{kind}:{boot}:{pid}:{int(started) + 1}"), "the pid was given to another process since"
+    assert kind == "infer"
+
+
+def test_claims_that_ended_are_forgotten():
+    watch = Watch()
+    watch.lost("job", {n: owners.Held(ELSEWHERE, 1, 0) for n in range(100)})
+    watch.lost("destination", {"pacs": owners.Held(ELSEWHERE, 1, 0)})
+    assert watch.lost("job", {}) == []
+    assert watch._seen == {"job": {}, "destination": {"pacs": (1, 0, watch._seen["destination"]["pacs"][2])}}

@@ -1,0 +1,120 @@
+"""The schema, on both databases: the migrations lead to it, applied once however many nodes start at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from alembic import autogenerate
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from pacs_ai.errors import UserError
+from pacs_ai.store import migrate, schema, version
+from pacs_ai.store.clock import now
+from pacs_ai.store.database import Database
+
+
+@pytest.fixture
+def empty(empty_url):
+    database = Database(empty_url)
+    yield database
+    database.close()
+
+
+def differences(database: Database) -> list[object]:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return autogenerate.compare_metadata(context, schema.metadata)
+
+
+def test_the_migrations_lead_to_the_schema(empty):
+    migrate.upgrade(empty)
+    assert differences(empty) == []
+    version.check(empty)
+
+
+def test_partial_indices_are_partial(empty):
+    migrate.upgrade(empty)
+    inspector = sa.inspect(empty.engine)
+    where = f"{empty.engine.dialect.name}_where"
+    partial = {
+        index["name"]: str(index["dialect_options"][where])
+        for table in ("instance", "series")
+        for index in inspector.get_indexes(table)
+        if where in index.get("dialect_options", {})
+    }
+    assert set(partial) == {"uq_instance_current", "ix_series_awaiting"}
+    assert "current" in partial["uq_instance_current"]
+
+
+def test_upgrading_again_changes_nothing(empty):
+    migrate.upgrade(empty)
+    with empty.write() as connection:
+        connection.execute(
+            sa.insert(schema.journal).values(
+                at=now(), subject="node", subject_id="1", event="x", before="", after="", reason="", actor=""
+            )
+        )
+    migrate.upgrade(empty)
+    with empty.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.journal)).scalar_one() == 1
+    assert differences(empty) == []
+
+
+def test_several_nodes_upgrade_at_once(empty_url):
+    def start(_: int) -> None:
+        database = Database(empty_url)
+        migrate.upgrade(database)
+        version.check(database)
+        database.close()
+
+    with ThreadPoolExecutor(4) as nodes:
+        list(nodes.map(start, range(4)))
+
+
+def test_this_release_works_on_the_newest_migration():
+    _, scripts = migrate._alembic()
+    assert isinstance(scripts, ScriptDirectory)
+    assert scripts.get_current_head() == version.SCHEMA
+    assert len(scripts.get_heads()) == 1
+
+
+def test_a_database_without_schema_is_said_to_be_none(empty):
+    with pytest.raises(UserError, match=r"there is no pacs_ai database at .* yet: start the node"):
+        version.check(empty)
+
+
+def test_another_releases_schema_is_refused_in_words(empty):
+    migrate.upgrade(empty)
+    with empty.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UserError, match="has schema 9999, this release works on 0001"):
+        version.check(empty)
+
+
+def test_lookups_by_uid_and_claims_use_an_index(sqlite_template):
+    """A full scan would be found only in a hospital. SQLite is asked; PostgreSQL plans by statistics."""
+    database = Database(f"sqlite:///{sqlite_template}")
+    queries = [
+        sa.select(schema.series.c.id).where(schema.series.c.series_instance_uid == "1"),
+        sa.select(schema.series.c.id).where(schema.series.c.state.in_(["receiving", "reopened"])),
+        sa.select(schema.series.c.study_id).where(schema.series.c.awaiting),
+        sa.select(schema.instance.c.id).where(schema.instance.c.sop_instance_uid == "1"),
+        sa.select(schema.instance.c.id).where(schema.instance.c.sha256 >= "ab", schema.instance.c.sha256 < "ac"),
+        sa.select(schema.job.c.id).where(schema.job.c.state == "queued").order_by(schema.job.c.rank, schema.job.c.id),
+        sa.select(schema.job_source.c.job_id).where(schema.job_source.c.series_id == 1),
+        sa.select(schema.delivery.c.id).where(schema.delivery.c.state == "waiting", schema.delivery.c.peer == "pacs"),
+        sa.select(schema.journal.c.id).where(schema.journal.c.subject == "job", schema.journal.c.subject_id == "1"),
+        sa.select(schema.association_series.c.assoc_id).where(schema.association_series.c.series_id == 1),
+        sa.select(schema.association.c.id).where(schema.association.c.ended_at.is_(None)),
+    ]
+    with database.read() as connection:
+        for query in queries:
+            text = query.compile(database.engine, compile_kwargs={"literal_binds": True})
+            plan = " ".join(row.detail for row in connection.execute(sa.text(f"EXPLAIN QUERY PLAN {text}")))
+            assert "INDEX" in plan, f"{text}: {plan}"
+            partial = "ix_series_awaiting" in plan  # holds but what is asked for
+            assert partial or "SCAN" not in plan, f"{text}: {plan}"
+    database.close()
