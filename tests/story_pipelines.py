@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _SPARE_BYTES = 400_000_000
+#: What `Deeds.hang` starts.
+SLEEPER = ("sleep", "617.25")
 
 
 class Story:
@@ -83,9 +87,16 @@ class Deeds:
 
     @staticmethod
     def hang(volume: Volume) -> Findings:
-        """Never come back, holding the GIL now and then."""
+        """Never come back, holding the GIL now and then, with a process of its own that never ends either."""
+        subprocess.Popen(SLEEPER)
         while True:
             volume.voxels.sum()
+
+    @staticmethod
+    def share(volume: Volume) -> Findings:
+        """Answer rightly, by processes of its own, as many frameworks do."""
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            return pool.map(Deeds.find, [volume])[0]
 
     @staticmethod
     def blow_up(volume: Volume) -> Findings:

@@ -48,7 +48,11 @@ def main(connection: Connection[Any, Any], config: Config, device: str, parent: 
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
     configure(f"infer-child[{device}]", config.log.level, config.log.format)
-    bench = Bench(config, device)
+    try:
+        bench = Bench(config, device)
+    except PacsAiError as error:  # no such device here: the job waits, and says why
+        connection.send(Trouble("transient", str(error)))
+        return
     connection.send(Ready(bench.device, bench.warm()))
     while True:
         try:

@@ -7,24 +7,23 @@ past its time limit or whose job was cancelled, and starts a new one after a cra
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import shutil
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from pacs_ai.errors import Transient, WorkerLost
-from pacs_ai.infer.order import Done, EncodedFile, Message, Order, Ready, Reported, Step, Trouble
+from pacs_ai.infer.bench import Bench
+from pacs_ai.infer.order import Done, EncodedFile, Order, Ready, Reported, Step, Trouble
 from pacs_ai.store import queue, views
-from pacs_ai.store.owners import BEAT_SECONDS, Watch
+from pacs_ai.store.owners import BEAT_SECONDS, Watch, is_dead
 from pacs_ai.store.queue import Claim, Lost, NewResult
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
-    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from pacs_ai.config import Config
@@ -32,76 +31,17 @@ if TYPE_CHECKING:
     from pacs_ai.store.files import Files
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 _POLL_SECONDS = 0.25
 _SWEEP_SECONDS = 5.0
+_INSIST_SECONDS = 1.0
 #: A child that has not loaded its models by then is ended.
 _START_SECONDS = 600.0
-
-
-def _be_child(pipe: Connection[Any, Any], config: Config, device: str, parent: int) -> None:
-    """Run in the child only: what it imports (torch, highdicom) the parent never does."""
-    from pacs_ai.infer import child
-
-    child.main(pipe, config, device, parent)
-
-
-class Bench:
-    """The child process and the pipe to it."""
-
-    def __init__(self, config: Config, device: str) -> None:
-        self._config = config
-        self._device = device
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_be_child, args=(theirs, config, device, os.getpid()), daemon=True, name=f"infer-child-{device}"
-        )
-        self._process.start()
-        theirs.close()
-        self.ready: Ready | None = None
-        self.last_used = time.monotonic()
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the child."""
-        return self._process.pid
-
-    def receive(self, seconds: float) -> Message | None:
-        """Return the child's next message, None where there was none in time; `WorkerLost` where it died."""
-        try:
-            if not self._pipe.poll(seconds):
-                if not self._process.is_alive() and not self._pipe.poll(0):
-                    raise WorkerLost(self._death())
-                return None
-            message: Message = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise WorkerLost(self._death()) from error
-        return message
-
-    def send(self, order: Order) -> None:
-        """Give the child an order."""
-        self.last_used = time.monotonic()
-        try:
-            self._pipe.send(order)
-        except OSError as error:
-            raise WorkerLost(self._death()) from error
-
-    def _death(self) -> str:
-        self._process.join(5)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            words = " (out of memory?)" if code == -9 else ""
-            return f"the process that runs the model was killed by signal {-code}{words}"
-        return f"the process that runs the model ended with exit status {code}"
-
-    def end(self) -> None:
-        """End the child at once."""
-        with suppress(OSError):
-            self._pipe.close()
-        self._process.kill()
-        self._process.join()
-        self._process.close()
+#: Stands for the colons of an owner's name in the name of its scratch folder.
+_FOR_COLON = "-"
+#: A scratch folder of another boot or host that was not touched for so long belongs to nobody.
+_ABANDONED_SECONDS = 86_400.0
 
 
 class Worker:
@@ -125,12 +65,12 @@ class Worker:
         self._bench: Bench | None = None
         self._watch = Watch()
         self._swept = 0.0
-        self._scratch = config.store.folder / "scratch" / owner.replace(":", "-")
+        self._scratch = config.store.folder / "scratch" / owner.replace(":", _FOR_COLON)
         self._timeouts = {pipeline.name: pipeline.timeout_seconds for pipeline in config.pipeline}
 
     def start(self) -> None:
-        """Clear what a dead worker left, and load the models before the first job comes."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        """Clear what dead workers left, and load the models before the first job comes."""
+        _clear_scratch(self._scratch.parent)
         self._bench = Bench(self._config, self._device)
 
     def close(self) -> None:
@@ -177,6 +117,9 @@ class Worker:
             return
         if isinstance(message, Ready):
             self._note_ready(bench, message)
+        elif isinstance(message, Trouble):
+            _log.error("no model can run on %s: %s", self._device, message.words)
+            self._replace(start=False)
 
     def _note_ready(self, bench: Bench, message: Ready) -> None:
         bench.ready = message
@@ -189,17 +132,22 @@ class Worker:
             self._bench.end()
         self._bench = Bench(self._config, self._device) if start else None
 
+    def _living_bench(self) -> Bench:
+        """Return the child; one that died while it had nothing to do is replaced, and is no crash of the next job."""
+        if self._bench is None or not self._bench.is_alive:
+            self._replace()
+        assert self._bench is not None
+        return self._bench
+
     def _work(self, held: Claim) -> None:
         try:
             order = self._order(held)
-            if self._bench is None:
-                self._bench = Bench(self._config, self._device)
-            answer = self._serve(held, order, self._bench)
+            answer = self._serve(held, order, self._living_bench())
         except WorkerLost as error:
             words = str(error)
             _log.error("job %d: %s", held.job_id, words)
             self._replace()
-            self._insist(lambda: queue.crashed(self._database, held, words))
+            self._insist(held, lambda: queue.crashed(self._database, held, words))
             return
         if answer is None:  # nobody waits for this child's answer
             self._replace(start=not self._stop.is_set())
@@ -218,14 +166,15 @@ class Worker:
             reports = views.delivered_reports(connection, held.job_id)
         inputs: dict[str, list[tuple[Path, str]]] = {}
         current: dict[str, Path] = {}
-        unverified = []
         for source in sources:
             if source.role is Role.CURRENT:
                 current[source.sop_instance_uid] = self._files.path(source.sha256)
                 inputs.setdefault(source.input, []).append((self._files.path(source.sha256), source.sha256))
-        for source in sources:
-            if source.role is Role.UNVERIFIED and source.sop_instance_uid in current:
-                unverified.append((current[source.sop_instance_uid], self._files.path(source.sha256)))
+        unverified = [
+            (current[source.sop_instance_uid], self._files.path(source.sha256))
+            for source in sources
+            if source.role is Role.UNVERIFIED and source.sop_instance_uid in current
+        ]
         return Order(
             job_id=held.job_id,
             job_key=held.job_key,
@@ -282,54 +231,54 @@ class Worker:
         except Transient:
             return True
 
-    def _insist(self, call: Callable[[], Any]) -> None:
-        """Make a call that must not be lost, also while the database is away; a finished result is kept meanwhile."""
+    def _insist(self, held: Claim, call: Callable[[], _T]) -> _T:
+        """Make a call that must not be lost, also while the disk is full or the database away; beat meanwhile."""
         while True:
             try:
-                call()
+                return call()
             except Transient as error:
-                _log.warning("kept until the store answers: %s", error)
-                if self._stop.wait(1.0):
+                _log.warning("job %d is kept until the store takes it: %s", held.job_id, error)
+                if self._stop.wait(_INSIST_SECONDS):
                     raise
-            else:
-                return
+            with suppress(Transient):
+                queue.beat(self._database, held)
 
     def _finish(self, held: Claim, order: Order, done: Done) -> None:
-        stored: list[NewResult] = []
-        self._insist(lambda: stored.extend(self._store(done)) if not stored else None)
+        results = self._store(held, done)
         self._insist(
+            held,
             lambda: queue.finish(
                 self._database,
                 held,
-                stored,
+                results,
                 findings=done.findings,
                 timings=done.timings,
                 summary=done.summary,
                 verified=[other.name for _, other in order.unverified],
-            )
+            ),
         )
         steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in done.timings.items())
         _log.info("job %d (%s): %s (%s)", held.job_id, held.pipeline, done.summary, steps)
 
-    def _store(self, done: Done) -> list[NewResult]:
+    def _store(self, held: Claim, done: Done) -> list[NewResult]:
         """Make the encoded files durable under their digests."""
-        adopted = [(file, self._files.adopt(file.path)) for file in done.files]
-        self._files.sync([stored for _, stored in adopted])
-        return [_as_result(file, stored.sha256, stored.size) for file, stored in adopted]
+        adopted = [self._insist(held, partial(self._files.adopt, file.path)) for file in done.files]
+        self._insist(held, lambda: self._files.sync(adopted))
+        return [_as_result(file, one.sha256, one.size) for file, one in zip(done.files, adopted, strict=True)]
 
     def _trouble(self, held: Claim, trouble: Trouble) -> None:
         _log.warning("job %d (%s) %s: %s", held.job_id, held.pipeline, trouble.policy, trouble.words)
         if trouble.policy == "refused":
-            self._insist(lambda: queue.refuse(self._database, held, trouble.words))
+            self._insist(held, lambda: queue.refuse(self._database, held, trouble.words))
         elif trouble.policy == "failed":
-            self._insist(lambda: queue.fail(self._database, held, trouble.words))
+            self._insist(held, lambda: queue.fail(self._database, held, trouble.words))
         elif trouble.policy == "transient":
-            self._insist(lambda: queue.postpone(self._database, held, trouble.words))
+            self._insist(held, lambda: queue.postpone(self._database, held, trouble.words))
         elif trouble.policy == "conflict":
-            self._insist(lambda: queue.found_conflict(self._database, held, trouble.words))
+            self._insist(held, lambda: queue.found_conflict(self._database, held, trouble.words))
         else:
             self._replace()
-            self._insist(lambda: queue.crashed(self._database, held, trouble.words))
+            self._insist(held, lambda: queue.crashed(self._database, held, trouble.words))
 
 
 def _as_result(file: EncodedFile, sha256: str, size: int) -> NewResult:
@@ -343,3 +292,11 @@ def _as_result(file: EncodedFile, sha256: str, size: int) -> NewResult:
         sha256=sha256,
         size=size,
     )
+
+
+def _clear_scratch(folder: Path) -> None:
+    """Delete what workers that are no more have left half written."""
+    for left in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):
+            if is_dead(left.name.replace(_FOR_COLON, ":")) or time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from running_node import peer_table
+from story_pipelines import SLEEPER
 
 from pacs_ai.states import JobState
 from pacs_ai.store import orders
@@ -22,12 +25,12 @@ def node(make_node, pacs):
     """A node with a pipeline for every deed; each series says in its description which of them is to run."""
     return make_node(
         peer=[peer_table("pacs", pacs.ae_title, pacs.port)],
-        pipeline=[{"name": "good", "use": "story"}]
+        pipeline=[{"name": "good", "use": "story"}, {"name": "shared", "use": "story", "settings": {"do": "share"}}]
         + [{"name": deed, "use": "story", "settings": {"do": deed}, "timeout_seconds": TIME_LIMIT} for deed in DEEDS]
         + [{"name": "absent", "use": "never-installed"}],
         route=[
             {"when": {"description": f"to {name}"}, "run": name, "deliver_to": ["pacs"]}
-            for name in ("good", *DEEDS, "absent")
+            for name in ("good", "shared", *DEEDS, "absent")
         ],
         infer={"devices": ["cpu", "cpu:0"]},
     ).start()
@@ -37,13 +40,14 @@ def node(make_node, pacs):
 def ended(node, make_module_series):
     """Send a series to every bad pipeline and then a good one; returns name -> job when all have ended."""
     studies = {}
-    for seed, name in enumerate((*DEEDS, "good", "absent"), 100):
+    for seed, name in enumerate((*DEEDS, "good", "shared", "absent"), 100):
         studies[name], paths = make_module_series(seed, SeriesDescription=f"to {name}")
         node.send_all(paths)
     jobs = {
         name: node.job_in(study, JobState.DONE, JobState.FAILED, JobState.REFUSED) for name, study in studies.items()
     }
-    node.delivered(studies["good"])
+    for name in ("good", "shared"):
+        node.delivered(studies[name])
     node.account()
     return jobs
 
@@ -87,9 +91,33 @@ def test_others_go_on_meanwhile(ended):
     assert ended["good"].finished_at < slowest
 
 
+def test_a_pipeline_may_use_processes_of_its_own(ended):
+    assert ended["shared"].state is JobState.DONE
+    assert ended["shared"].findings["segments"][0]["voxels"] == ended["good"].findings["segments"][0]["voxels"]
+
+
+def test_what_a_hanging_pipeline_has_started_ends_with_it(ended):
+    assert ended["hang"].state is JobState.FAILED
+    sleeping = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _words(path) == list(SLEEPER)]
+    assert sleeping == []
+
+
+def _words(path):
+    try:
+        return path.read_text().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def test_nothing_half_written_stays(node, ended):
+    scratch = node.config.store.folder / "scratch"
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
 def test_only_results_of_good_work_left_the_node(node, pacs, ended):
-    assert set(pacs.stored) == set(node.result_bytes(ended["good"].id))
-    assert len(pacs.stored) == 2
+    good = node.result_bytes(ended["good"].id) | node.result_bytes(ended["shared"].id)
+    assert set(pacs.stored) == set(good)
+    assert len(pacs.stored) == 4
 
 
 def test_a_failed_job_is_overdue_and_can_be_tried_again(node, ended):
