@@ -241,11 +241,10 @@ class RunningNode:
         os.kill(pid, number)
         return pid
 
-    def claimant(self, job_id: int) -> int:
-        """Return the process id of the worker that holds a job."""
+    def owner(self, job_id: int) -> str:
+        """Return the worker that holds a job: kind, boot, process id, start time."""
         with self.read() as connection:
-            owner = connection.execute(sa.select(schema.job.c.owner).where(schema.job.c.id == job_id)).scalar_one()
-        return int(owner.split(":")[2])
+            return connection.execute(sa.select(schema.job.c.owner).where(schema.job.c.id == job_id)).scalar_one()
 
     def has_gone(self) -> bool:
         """Tell whether none of the processes that the node ever had is left."""

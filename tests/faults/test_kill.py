@@ -161,7 +161,7 @@ def test_a_worker_that_was_only_asleep_writes_nothing(make_node, make_peer, make
     study, paths = make_series(40)
     node.send_all(paths)
     held_running(node, study)
-    sleeper = node.claimant(node.job(study).id)
+    sleeper = int(node.owner(node.job(study).id).split(":")[2])
     node.until(lambda: node.log().count("ready on cpu") == 2, what="two workers")
     os.kill(sleeper, signal.SIGSTOP)
     hold.unlink()
@@ -175,3 +175,26 @@ def test_a_worker_that_was_only_asleep_writes_nothing(make_node, make_peer, make
     assert len(pacs.stored) == 2
     assert node.stop() == 0
     node.account()
+
+
+def test_a_child_that_dies_while_it_has_nothing_to_do_is_no_crash_of_the_next_job(node, make_series):
+    study, paths = make_series(50)
+    node.until(lambda: node.log(1000).count("ready on cpu") >= 1, what="loaded models")
+    child = node.signal_process("infer child")
+    node.until(lambda: not is_alive(child), what="the end of the child")
+    node.send_all(paths)
+    assert node.delivered(study).crashes == 0
+
+
+def test_what_a_dead_worker_left_half_written_is_cleared(node, hold, make_series):
+    hold.touch()
+    study, paths = make_series(51)
+    node.send_all(paths)
+    job = held_running(node, study)
+    left = node.config.store.folder / "scratch" / node.owner(job.id).replace(":", "-") / "half.part"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"half")
+    node.signal_process("infer")
+    hold.unlink()
+    node.delivered(study)
+    assert not left.exists()

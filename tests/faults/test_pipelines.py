@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running_node import peer_table
+from running_node import peer_table, until
 from story_pipelines import SLEEPER
 
+from pacs_ai.config import Config
+from pacs_ai.infer.bench import Bench
+from pacs_ai.infer.order import Trouble
 from pacs_ai.states import JobState
 from pacs_ai.store import orders
 
@@ -132,3 +135,14 @@ def test_a_failed_job_is_overdue_and_can_be_tried_again(node, ended):
         what="the second failure",
     )
     assert again.reason == ended["lie"].reason
+
+
+def test_a_device_that_is_not_there_is_said_and_the_work_waits():
+    bench = Bench(Config(), "cuda:63")
+    try:
+        message = until(lambda: bench.receive(0.1), what="the child's word")
+    finally:
+        bench.end()
+    assert isinstance(message, Trouble)
+    assert message.policy == "transient"
+    assert "cuda:63" in message.words
