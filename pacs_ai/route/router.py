@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pacs_ai.errors import Transient
 from pacs_ai.models.registry import Registry
 from pacs_ai.route.completeness import Bringer, Verdict, Waits, judge
 from pacs_ai.route.plan import OPEN, Plan, plans_for
@@ -80,6 +82,7 @@ class Router:
         self._works = Works(config, registry or Registry(config.pipeline))
         self._seen: dict[int, _Seen] = {}
         self._waits: dict[_Wait, float] = {}
+        self._broken: dict[int, int] = {}  # series that the router breaks on, at so many arrivals
         self._watch = Watch(clock)
         self._last = dict.fromkeys(("sweep", "waiting"), -math.inf)
         self._last["retention"] = clock() - _RETENTION_SECONDS + _SETTLE_SECONDS
@@ -93,10 +96,15 @@ class Router:
             open_series = completion.open_series(connection)
         self._seen = {series.id: self._observe(series) for series in open_series}
         verdicts = [(series, self._judge(series)) for series in open_series]
-        due = [(series, verdict) for series, verdict in verdicts if verdict.complete]
+        due = [(series, verdict) for series, verdict in verdicts if verdict.complete and not self._is_broken(series)]
         self.rest_seconds = max(0.02, min([1.0, *(v.again_seconds for _, v in verdicts if not v.complete)]))
         for series, verdict in due:
-            self._complete(series, verdict)
+            try:
+                self._complete(series, verdict)
+            except Transient:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is odd about one series must not stop the line
+                self._set_aside(series, error)
         return bool(due)
 
     def _keep_house(self) -> None:
@@ -123,6 +131,17 @@ class Router:
             return False
         self._last[duty] = self._clock()
         return True
+
+    def _is_broken(self, series: OpenSeries) -> bool:
+        return self._broken.get(series.id) == series.arrivals
+
+    def _set_aside(self, series: OpenSeries, error: Exception) -> None:
+        """Leave a series that the router breaks on until more of it arrives, and say so where people look."""
+        self._broken[series.id] = series.arrivals
+        _log.error("series %d cannot be routed: %s", series.id, traceback.format_exc())
+        words = f"it cannot be routed: unexpected {type(error).__name__}; the log of the router has the traceback"
+        with self._database.write() as connection:
+            completion.set_reason(connection, series.id, words)
 
     # -- when is a series complete?
 

@@ -50,6 +50,8 @@ _RT_IMAGE = _STORAGE + "481.1"
 _NO_SOURCE_MODALITIES = frozenset({"SR", "SEG", "PR", "KO", "DOC", "REG", "FID", "RWV", "RTSTRUCT", "RTPLAN", "RTDOSE"})
 #: A plane lies in an axis' plane where its normal has this much of the axis, i.e. within 37 degrees.
 _ALONG_AXIS = 0.8
+#: Number of Frames is a text that a peer may fill with any number.
+_MOST_FRAMES = 2**31 - 1
 _DAYS_PER_UNIT = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
 
 
@@ -84,7 +86,7 @@ class SeriesFacts:
     def images(self) -> int:
         """How many images the series has, each frame of a multi-frame instance counted (PS3.3 C.7.6.6)."""
         frames = numbers(self.header, "NumberOfFrames")
-        return self.instances * max(1, int(frames[0])) if frames else self.instances
+        return self.instances * int(min(max(frames[0], 1), _MOST_FRAMES)) if frames else self.instances
 
     @property
     def slice_thickness_mm(self) -> float | None:

@@ -134,3 +134,8 @@ def awaiting_studies(connection: Connection) -> list[int]:
 def set_awaiting(connection: Connection, series_id: int, awaiting: bool) -> None:
     """Note whether a route still waits for more of the study beside this series."""
     connection.execute(sa.update(_series).where(_series.c.id == series_id).values(awaiting=awaiting))
+
+
+def set_reason(connection: Connection, series_id: int, words: str) -> None:
+    """Say why a series is not complete though nothing is missing."""
+    connection.execute(sa.update(_series).where(_series.c.id == series_id).values(reason=words))

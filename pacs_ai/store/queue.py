@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pacs_ai.store.owners import Watch
 
 _job, _source, _result = schema.job, schema.job_source, schema.result
-_instance, _series = schema.instance, schema.series
+_instance, _series, _process = schema.instance, schema.series, schema.process
 
 #: The third crash fails the job: a poison study must not stop the line.
 MOST_CRASHES = 3
@@ -153,8 +153,9 @@ def is_held(database: Database, held: Claim) -> bool:
 
 
 def beat(database: Database, held: Claim) -> bool:
-    """Raise the beat counter; False where the claim no longer stands."""
+    """Raise the beat counter, and say that the process lives; False where the claim no longer stands."""
     with database.write() as connection:
+        connection.execute(sa.update(_process).where(_process.c.owner == held.owner).values(seen_at=now()))
         changed = connection.execute(
             sa.update(_job)
             .where(_job.c.id == held.job_id, _job.c.fence == held.fence, _job.c.state == JobState.RUNNING.value)

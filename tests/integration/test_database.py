@@ -160,6 +160,29 @@ def test_resting_beats_now_and_then(database, monkeypatch):
     bell.close()
 
 
+@pytest.mark.postgres
+def test_connections_that_the_server_ended_are_opened_anew(migrated_postgres):
+    """As after a restart of PostgreSQL: the next transaction goes through, and the bell rings again."""
+    database, other = Database(migrated_postgres), Database(migrated_postgres)
+    bell = database.bell()
+    processes.register(database, ME, "route")
+    bell.wait(0.1, STOP)
+    ended = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pacs_ai' AND pid <> pg_backend_pid()"
+    )
+    with other.engine.connect() as connection:
+        connection.exec_driver_sql(ended)
+    processes.seen(database, ME)
+    deadline = time.monotonic() + 20
+    while not bell.wait(0.2, STOP):
+        assert time.monotonic() < deadline
+        processes.seen(other, ME)
+    processes.leave(database, ME)
+    bell.close()
+    database.close()
+    other.close()
+
+
 # -- processes and owners
 
 

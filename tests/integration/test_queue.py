@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from stations import ARCHIVE, DEAD, ELSEWHERE, ME, PACS, Clock, Stations
 
 from pacs_ai.states import JobState
-from pacs_ai.store import queue, schema, views
+from pacs_ai.store import processes, queue, schema, views
 from pacs_ai.store.clock import now
 from pacs_ai.store.database import Database
 from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT, Source, is_covered
@@ -287,6 +287,14 @@ def test_a_beating_claim_is_left_alone(stations, source):
         assert queue.sweep(stations.database, watch, ME) == 0
         assert queue.beat(stations.database, held)
         time.forward(5)
+
+
+def test_a_worker_that_beats_is_heard_of_though_it_never_rests(stations, source):
+    processes.register(stations.database, ME, "infer")
+    (before,) = stations.rows(schema.process)
+    stations.enqueue(stations.work(source))
+    queue.beat(stations.database, stations.claim())
+    assert stations.rows(schema.process)[0].seen_at > before.seen_at
 
 
 def test_a_standstill_counts_from_when_this_sweeper_first_saw_it(stations, source):

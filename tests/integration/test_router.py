@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -9,8 +10,10 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from stations import DEAD, ME, Clock, Sender, Stations, WallClock
 
 from pacs_ai.config import Config
+from pacs_ai.dicom.attributes import Header
 from pacs_ai.models.registry import GROUP, Registry
 from pacs_ai.pipeline import Card, Code, Input, Label
+from pacs_ai.route import router
 from pacs_ai.route.router import Router
 from pacs_ai.states import JobState
 from pacs_ai.store import holds, journal, orders, queue, schema
@@ -468,6 +471,43 @@ def test_a_late_slice_of_one_input_runs_the_pair_again(make_node, stations):
     assert stations.jobs() == [JobState.SUPERSEDED, JobState.QUEUED]
     used = stations.rows(schema.job_source, schema.job_source.c.job_id == 2)
     assert {(row.input, row.revision) for row in used} == {("t1", 2), ("flair", 1)}
+
+
+# -- a series that is odd beyond what was thought of
+
+
+def test_a_series_that_breaks_the_router_stops_no_other_and_says_so(make_node, stations, monkeypatch):
+    node = make_node()
+    plans_for = router.plans_for
+
+    def break_on_the_first(view, *rest):
+        if view.instances == 2:
+            raise ZeroDivisionError
+        return plans_for(view, *rest)
+
+    monkeypatch.setattr(router, "plans_for", break_on_the_first)
+    node.sender.send("1", range(2))
+    node.sender.send("2", range(3))
+    node.sender.end()
+    node.pass_time(30)
+    assert stations.jobs() == [JobState.QUEUED]
+    words = "it cannot be routed: unexpected ZeroDivisionError; the log of the router has the traceback"
+    assert (stations.series("1").state, stations.series("1").reason) == ("receiving", words)
+    node.sender.send("1", [2], assoc="a2")
+    node.sender.end("a2")
+    node.pass_time(12)
+    assert stations.jobs() == [JobState.QUEUED] * 2
+
+
+@pytest.mark.parametrize("frames", ["1e308", "-5", "0", "99999999999999999999", "nan", "many"])
+def test_an_odd_number_of_frames_breaks_nothing(make_node, stations, frames):
+    node = make_node({"when": {"min_instances": 100_000, "max_instances": 100_001}, "run": "one"})
+    arrival = node.sender.arrival()
+    header = Header({**arrival.header.values, "NumberOfFrames": frames})
+    node.sender.index.record([replace(arrival, header=header)])
+    node.sender.end()
+    node.pass_time(12)
+    assert stations.series().reason.startswith("no route wants it; nearest is one: number of images is ")
 
 
 # -- conflicts
