@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pydicom import dcmread
@@ -106,6 +107,23 @@ def test_a_stopped_node_goes_on_where_it_was(node, pacs, make_series):
     assert (job.attempts, job.crashes) == (1, 0)
     for uid, content in node.result_bytes(job.id).items():
         assert content.endswith(pacs.path(uid).read_bytes()[split_dataset(pacs.path(uid))[1] :])
+
+
+def test_a_stop_amid_a_study_keeps_what_was_acknowledged(node, pacs, make_series):
+    """The association in progress may end in its time; whoever comes then is told to come again."""
+    study, paths = make_series(305, slices=150)
+    before = len(node.instances())
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(node.send, paths)
+        node.until(lambda: len(node.instances()) >= before + 10, what="the first instances")
+        assert node.stop() == 0
+        outcomes = sending.result(timeout=60)
+    node.account()
+    assert len(node.instances()) - before >= sum(outcome.stored for outcome in outcomes) >= 10
+    node.start()
+    node.send_all(paths)
+    assert node.delivered(study).sources[0][2] == 1
+    assert "Traceback" not in node.log_path.read_text()
 
 
 def test_a_late_slice_makes_a_revision_that_cites_the_delivered_report(node, pacs, make_series):
