@@ -68,12 +68,13 @@ def encode_segmentation(
         Where a source lacks its position or orientation.
     """
     grid = Grid.of(evidence)
-    frames, places = _frame_order(counts, grid)
+    overlapping = overlap(segments, counts)
+    frames, places = _frame_order(counts, grid, overlapping)
     _check_size(len(frames), volume)
     template = _template(segments, evidence, grid, volume, work)
     groups = _functional_groups(template, grid, frames, places, len(segments))
     _complete(template, evidence, work)
-    template.SegmentsOverlap = "YES" if overlap(segments, counts) else "NO"
+    template.SegmentsOverlap = "YES" if overlapping else "NO"
     if len(segments) == 1 and grid.climbs(np.flatnonzero(counts[0])):
         template.DimensionOrganizationType = "3D"  # PS3.3 C.7.6.17.3
     template.NumberOfFrames = len(frames)
@@ -81,10 +82,16 @@ def encode_segmentation(
     return encoded("SEG", template, groups, element_head(0x7FE00010, b"OB", len(pixels)), pixels)
 
 
-def _frame_order(counts: npt.NDArray[np.int64], grid: Grid) -> tuple[list[tuple[int, int]], dict[int, int]]:
-    """Return the frames (segment after segment, along the normal) and each used slice's place along the normal."""
+def _frame_order(
+    counts: npt.NDArray[np.int64], grid: Grid, overlapping: bool
+) -> tuple[list[tuple[int, int]], dict[int, int]]:
+    """Return the frames (segment after segment, along the normal) and each used slice's place along the normal.
+
+    A segment has a frame on the slices that it uses. Where segments overlap it has one, if need be empty, on every
+    slice that any segment uses: OHIF 3.13 shows no slice that only some of the overlapping segments have.
+    """
     used = [int(index) for index in grid.along_normal if counts[:, index].any()]
-    frames = [(row, index) for row in range(len(counts)) for index in used if counts[row, index]]
+    frames = [(row, index) for row in range(len(counts)) for index in used if overlapping or counts[row, index]]
     return frames, {index: place for place, index in enumerate(used, 1)}
 
 

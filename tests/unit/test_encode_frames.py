@@ -16,6 +16,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from pacs_ai.encode import explicit
+from pacs_ai.encode.check import check_results
 from pacs_ai.encode.frames import count_voxels, overlap, pack, popcounts
 from pacs_ai.encode.grid import Grid
 from pacs_ai.encode.results import encode
@@ -145,6 +146,39 @@ def test_overlapping_masks_keep_every_voxel():
     assert popcounts(seg.parts[-1], seg.dataset.NumberOfFrames, 30 * 41).sum() == one.sum() + two.sum()
     apart = (Segment("Right lung", one), Segment("Left lung", two & ~one))
     assert not overlap(apart, count_voxels(apart))
+
+
+def nested_and_disjoint():
+    outer, inner, far = (np.zeros(make_volume().voxels.shape, bool) for _ in range(3))
+    outer[2:7, 5:20, 5:20] = True
+    inner[3:5, 8:12, 8:12] = True
+    far[9:11, 22:28, 30:40] = True
+    return tuple(
+        Segment(*one) for one in zip(("Right lung", "Left lung", "Marker front"), (outer, inner, far), strict=True)
+    )
+
+
+def test_where_segments_overlap_each_has_a_frame_on_every_used_slice(tmp_path):
+    """OHIF drops the slices that only some of the overlapping segments have."""
+    segments, evidence = nested_and_disjoint(), make_evidence()
+    seg = encode_segmentation(segments, evidence, make_volume(), make_work(), count_voxels(segments))
+    check_results([seg], {"image": evidence}, Findings(segments), make_volume())
+    seg.write(tmp_path / "seg.dcm")
+    read = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert read.NumberOfFrames == 3 * 7
+    places = [tuple(one.FrameContentSequence[0].DimensionIndexValues) for one in read.PerFrameFunctionalGroupsSequence]
+    assert places == [(number, place) for number in (1, 2, 3) for place in range(1, 8)]
+    masks = read.get_pixels_by_source_instance(
+        [ref.sop_instance_uid for ref in evidence.slices], assert_missing_frames_are_empty=True
+    )
+    for row, segment in enumerate(segments):
+        assert np.array_equal(masks[..., row].astype(bool), segment.mask)
+
+
+def test_segments_that_do_not_overlap_have_no_empty_frames():
+    segments = nested_and_disjoint()[::2]
+    seg = encode_segmentation(segments, make_evidence(), make_volume(), make_work(), count_voxels(segments))
+    assert seg.dataset.NumberOfFrames == 5 + 2
 
 
 def test_more_labels_than_are_compared_one_by_one_are_counted_alike():
