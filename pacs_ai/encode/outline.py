@@ -8,6 +8,8 @@ from contourpy import LineType, contour_generator
 
 #: Graphic Data (0070,0022) has VR FL: at most 65534 bytes in Explicit VR, so 8191 points of two floats (PS3.5 7.1.2).
 MAX_POINTS = 8000
+#: OHIF 3.13 takes an outline of 4 or 5 points for a rectangle that a person drew.
+MIN_POINTS = 6
 
 
 def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -20,8 +22,8 @@ def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
 
     Returns
     -------
-    (points, 2) float32 of (column, row), the last point equal to the first. (0, 0) is the outer corner of the first
-    pixel, so that its centre is (0.5, 0.5) (PS3.3 C.18.6.1.2).
+    (points, 2) float32 of (column, row), at least `MIN_POINTS`, the last point equal to the first.
+    (0, 0) is the outer corner of the first pixel, so that its centre is (0.5, 0.5) (PS3.3 C.18.6.1.2).
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     window = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -34,17 +36,28 @@ def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
         largest = largest[np.linspace(0, len(largest) - 1, MAX_POINTS).round().astype(int)]
     largest[-1] = largest[0]
     shift = np.array([columns[0] - 0.5, rows[0] - 0.5])  # pad -1, pixel centre +0.5
-    return np.asarray(largest + shift, np.float32)
+    return np.asarray(_with_enough_points(largest + shift), np.float32)
 
 
 def whole_frame(rows: int, columns: int) -> npt.NDArray[np.float32]:
-    """Return the closed outline of a whole image, (5, 2) float32 of (column, row)."""
-    return np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], np.float32)
+    """Return the closed outline of a whole image, (9, 2) float32 of (column, row): corners and middles of the sides."""
+    corners = np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], np.float64)
+    return np.asarray(_with_enough_points(corners), np.float32)
 
 
 def _area(line: npt.NDArray[np.float64]) -> float:
     x, y = line[:, 0], line[:, 1]
     return abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
+
+
+def _with_enough_points(line: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the line, with the middle of each side as a further point where it has fewer than `MIN_POINTS`."""
+    if len(line) >= MIN_POINTS:
+        return line
+    fuller = np.empty((2 * len(line) - 1, 2))
+    fuller[::2] = line
+    fuller[1::2] = (line[:-1] + line[1:]) / 2
+    return fuller
 
 
 def _without_straight_points(line: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

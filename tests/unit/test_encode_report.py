@@ -21,7 +21,7 @@ from encode_material import (
 from highdicom.sr import srread
 from pydicom.uid import Comprehensive3DSRStorage
 
-from pacs_ai.encode.outline import MAX_POINTS, outline
+from pacs_ai.encode.outline import MAX_POINTS, MIN_POINTS, outline, whole_frame
 from pacs_ai.encode.provenance import Predecessor
 from pacs_ai.encode.results import encode
 from pacs_ai.pipeline import (
@@ -168,6 +168,28 @@ def test_one_pixel_has_an_outline_around_its_centre():
     points = outline(mask)
     assert np.allclose(points[:-1].mean(axis=0), (3.5, 2.5))
     assert np.allclose(np.ptp(points, axis=0), (1, 1))
+
+
+def boxed(rows, columns):
+    mask = np.zeros((12, 12), bool)
+    mask[3 : 3 + rows, 4 : 4 + columns] = True
+    return outline(mask)
+
+
+@pytest.mark.parametrize(
+    "points", [boxed(1, 1), boxed(1, 5), boxed(4, 1), boxed(6, 6), whole_frame(30, 41)], ids=lambda one: str(len(one))
+)
+def test_no_outline_is_taken_for_a_rectangle(points):
+    """OHIF takes one of 4 or 5 points for a rectangle and asks whether to go on with it."""
+    assert len(points) >= MIN_POINTS
+    assert np.array_equal(points[0], points[-1])
+    assert np.diff(points, axis=0).any(axis=1).all(), "no point stands twice"
+
+
+def test_the_outline_of_a_whole_image_runs_along_its_edge():
+    points = whole_frame(30, 41)
+    assert [tuple(one) for one in points[::2]] == [(0, 0), (41, 0), (41, 30), (0, 30), (0, 0)]
+    assert tuple(points[1]) == (20.5, 0)
 
 
 def test_holes_and_smaller_parts_are_left_out():
