@@ -45,8 +45,8 @@ LEAST_EXTENT_MM = 120.0
 _LUNG = Code("39607008", "SCT", "Lung")
 MEAN_DENSITY = Code("112031", "DCM", "Attenuation Coefficient")
 MEAN = Code("373098007", "SCT", "Mean")
-LOW_ATTENUATION_AREA = Code("LAA950", "99PACSAI", "Percentage of lung below -950 HU (LAA-950)")
-PERCENTILE_15 = Code("PERC15", "99PACSAI", "15th percentile of lung density (Perc15)")
+LOW_ATTENUATION_AREA = Code("LAA950", "99PACSAI", "LAA-950")
+PERCENTILE_15 = Code("PERC15", "99PACSAI", "Perc15")
 
 _RIGHT_LUNG = Label("Right lung", ANATOMICAL_STRUCTURE, _LUNG, RIGHT, (64, 160, 255))
 _LEFT_LUNG = Label("Left lung", ANATOMICAL_STRUCTURE, _LUNG, LEFT, (255, 160, 64))
@@ -67,6 +67,7 @@ class CtLung:
     - the mean density in HU (112031, DCM, "Attenuation Coefficient") with derivation (373098007, SCT, "Mean");
     - LAA-950, the percentage of its voxels below -950 HU, and Perc15, the density below which 15 % of its voxels
       lie. Neither has a code in DCM, SNOMED CT, LOINC or IBSI: they are coded in this node's own scheme, 99PACSAI.
+      Their meanings are the abbreviations, because viewers draw them beside the outline and clip long ones.
 
     Densities are those of the series as reconstructed: a sharp kernel or thin slices raise LAA-950 by their noise.
 
