@@ -181,7 +181,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number with its meaning: concept, value, unit (UCUM), and the segment it belongs to (None: the whole image)."""
+    """A number with its meaning: concept, value, unit (UCUM), and the segment it belongs to (None: the whole image).
+
+    A pure number has a UCUM annotation such as ``{score}`` or ``{count}``, or ``%``, as its unit, not ``1``: viewers
+    print the unit behind the value, and a score of 0.7 would read "0.7 1".
+    """
 
     concept: Code
     value: float
