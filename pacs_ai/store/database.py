@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy import Connection, event
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pacs_ai.errors import Unavailable, UserError
@@ -26,9 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Bell", "Connection", "Contended", "Database"]
 
-_CHANNEL = "pacs_ai"
+#: NOTIFY on it wakes who waits.
+CHANNEL = "pacs_ai"
 #: Rings the bell where this transaction wrote anything; a transaction that only looked wakes nobody.
-_RING = sa.text(f"SELECT pg_notify('{_CHANNEL}', '') WHERE pg_current_xact_id_if_assigned() IS NOT NULL")
+_RING = sa.text(f"SELECT pg_notify('{CHANNEL}', '') WHERE pg_current_xact_id_if_assigned() IS NOT NULL")
 #: SQLSTATEs of PostgreSQL: serialization_failure, deadlock_detected.
 _CONTENDED = frozenset({"40001", "40P01"})
 #: Longest wait for another's lock.
@@ -111,18 +111,30 @@ class Database:
 
     def insert_new(self, table: sa.Table) -> Any:
         """Return an INSERT that skips a row which is there already (ON CONFLICT DO NOTHING)."""
-        statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        statement = self._insert(table)
         return statement.on_conflict_do_nothing()
 
     def insert_adding(self, table: sa.Table, keys: list[str], counter: sa.Column[int]) -> Any:
         """Return an INSERT that adds to the counter of a row which is there already."""
-        statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        statement = self._insert(table)
         added = counter + statement.excluded[counter.name]
         return statement.on_conflict_do_update(index_elements=keys, set_={counter.name: added})
 
+    def _insert(self, table: sa.Table) -> Any:
+        """Return the dialect's INSERT, which knows ON CONFLICT."""
+        if self.is_sqlite:
+            return sqlite.insert(table)
+        from sqlalchemy.dialects import postgresql  # psycopg comes with it
+
+        return postgresql.insert(table)
+
     def bell(self) -> Bell:
         """Return something to wait on until the database changes."""
-        return SqliteBell(self.engine) if self.is_sqlite else PostgresBell(self.url)
+        if self.is_sqlite:
+            return SqliteBell(self.engine)
+        from pacs_ai.store.postgres import PostgresBell  # psycopg: a node on SQLite does without
+
+        return PostgresBell(self.url, CHANNEL)
 
     def close(self) -> None:
         """Close every connection."""
@@ -172,46 +184,6 @@ class SqliteBell(Bell):
     def close(self) -> None:
         """Give back the connection."""
         self._raw.close()
-
-
-class PostgresBell(Bell):
-    """LISTENs; a lost connection is opened anew, and the poll meanwhile is once a second."""
-
-    def __init__(self, url: str) -> None:
-        self._dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        self._connection: psycopg.Connection[Any] | None = None
-
-    def wait(self, seconds: float, stop: threading.Event) -> bool:
-        """Wait for a notification, in short turns so that `stop` is seen; what else has come is one ring with it."""
-        until = time.monotonic() + seconds
-        while not stop.is_set():
-            left = until - time.monotonic()
-            if left <= 0:
-                return False
-            try:
-                connection = self._connected()
-                heard = list(connection.notifies(timeout=min(left, 0.25), stop_after=1))
-                if heard:
-                    list(connection.notifies(timeout=0))
-            except psycopg.Error:
-                self.close()
-                stop.wait(min(left, 1.0))
-                continue
-            if heard:
-                return True
-        return False
-
-    def _connected(self) -> psycopg.Connection[Any]:
-        if self._connection is None:
-            self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
-            self._connection.execute(f"LISTEN {_CHANNEL}")
-        return self._connection
-
-    def close(self) -> None:
-        """Give back the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
