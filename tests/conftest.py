@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """Undo what a command run in this process did to logging (`pacs_ai.log.configure`)."""
+    loggers = [logging.getLogger(name) for name in (None, "pacs_ai", "pynetdicom", "pydicom", "py.warnings")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture(scope="session")
