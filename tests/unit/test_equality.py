@@ -282,7 +282,7 @@ def test_colours_encoded_by_plane_are_the_same_colours(tmp_path: Path):
 def test_pixels_that_cannot_be_decoded_are_not_understood(whole: Path, tmp_path: Path):
     broken = tmp_path / "broken.dcm"
     good = compressed(an_instance(), tmp_path / "good.dcm", RLELossless).read_bytes()
-    broken.write_bytes(good.replace(struct.pack("<LL", 2, 64), struct.pack("<LL", 9, 64)))
+    broken.write_bytes(good.replace(struct.pack("<LL", 2, 64), struct.pack("<LL", 2, 60_000)))
     assert compare(whole, broken) is UNDECIDED
     with pytest.raises(NotUnderstood, match="cannot be decoded"):
         compare_pixels(whole, broken)
