@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs_ai.cli import looking, words
+from pacs_ai.cli import tables, words
 from pacs_ai.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def show(session: Session, job_id: int, *, as_json: bool) -> None:
         if not found:
             raise UserError(f"there is no job {job_id}; `pacs-ai jobs` lists them")
         results = views.results(connection, job_id)
-        tries = looking.next_tries(connection)
+        tries = tables.next_tries(connection)
         sent = views.deliveries(connection, job_id=job_id, limit=1000)[::-1]
         story = journal.of(connection, "job", job_id)
         story += [entry for one in sent for entry in journal.of(connection, "delivery", one.id)]
@@ -46,7 +46,7 @@ def show(session: Session, job_id: int, *, as_json: bool) -> None:
         out.print(words.rows(drawn, ((r.kind, r.sop_instance_uid, words.size(r.size), r.sha256[:16]) for r in results)))
     if sent:
         _title(out, "deliveries")
-        out.print(looking.delivery_table(sent, tries))
+        out.print(tables.delivery_table(sent, tries))
     _title(out, "journal")
     out.print(_story(story))
 

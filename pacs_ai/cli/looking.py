@@ -6,28 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs_ai.cli import words
+from pacs_ai.cli import tables, words
 from pacs_ai.cli.session import Session, pass_session
 from pacs_ai.cli.words import as_json, example
 from pacs_ai.states import DeliveryState, JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Sequence
 
     from rich.console import Console
 
-    from pacs_ai.store.database import Connection
-    from pacs_ai.store.views import DeliveryView, JobView, StudyView
+    from pacs_ai.store.views import JobView, StudyView
 
 _limit = click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show so many, the newest first."
 )
-_COLOURS = {
-    "running": "cyan", "sending": "cyan", "receiving": "cyan", "queued": "blue", "waiting": "blue",
-    "done": "green", "sent": "green", "complete": "green",
-    "failed": "red", "conflict": "red", "refused": "yellow", "withheld": "yellow",
-}  # fmt: skip
 
 
 @click.command(epilog=example("pacs-ai status", "pacs-ai status --json"))
@@ -121,20 +114,13 @@ def deliveries(
     states = [DeliveryState(state)] if state else None
     with session.reading() as connection:
         found = views.deliveries(connection, job_id=job_id, peer=peer, states=states, limit=limit)
-        tries = next_tries(connection)
+        tries = tables.next_tries(connection)
     if as_json:
         words.print_json(found)
     elif not found:
         click.echo("there is no such delivery" if peer or state or job_id else "nothing was delivered yet")
     else:
-        words.console().print(delivery_table(found, tries))
-
-
-def coloured(state: str) -> object:
-    """Return the state's name in its colour."""
-    from rich.text import Text
-
-    return Text(state, style=_COLOURS.get(state, ""))
+        words.console().print(tables.delivery_table(found, tries))
 
 
 def _show_study(out: Console, study: StudyView) -> None:
@@ -158,7 +144,7 @@ def _show_study(out: Console, study: StudyView) -> None:
             f"revision {view.revision}",
         ]
         told = Text.assemble("  ·  ".join(facts), f"\n{view.reason}", (f"\n{view.series_instance_uid}", "dim"))
-        words.rows(grid, [(coloured(view.state), view.header.get("SeriesNumber", "-"), told)])
+        words.rows(grid, [(tables.coloured(view.state), view.header.get("SeriesNumber", "-"), told)])
     out.print(Padding(grid, (0, 0, 1, 2)))
 
 
@@ -175,7 +161,7 @@ def _job_table(found: Sequence[JobView]) -> object:
         (
             (
                 job.id,
-                coloured(job.state),
+                tables.coloured(job.state),
                 f"{job.pipeline} {job.pipeline_version}" + (f" (run {job.generation + 1})" if job.generation else ""),
                 words.at(job.created_at),
                 took(job),
@@ -193,30 +179,3 @@ def took(job: JobView) -> str:
     if job.state is JobState.RUNNING and job.started_at is not None:
         return words.lasting(words.since(job.started_at))
     return words.lasting(sum(job.timings.values())) if job.timings else "-"
-
-
-def next_tries(connection: Connection) -> dict[str, datetime]:
-    """Return when each peer is tried next, by its name."""
-    from pacs_ai.store import views
-
-    return {peer: moment for peer, _, moment, _ in views.destinations(connection)}
-
-
-def delivery_table(found: Sequence[DeliveryView], tries: Mapping[str, datetime]) -> object:
-    """Return deliveries as a table; one that waits is not sent before its peer's next try."""
-    drawn = words.table("delivery", "job", "what", "to", "state", "tries", "when", "answer")
-    return words.rows(
-        drawn,
-        (
-            (one.id, one.job_id, one.kind, one.peer, coloured(one.state), one.attempts, _when(one, tries), one.reason)
-            for one in found
-        ),
-    )
-
-
-def _when(one: DeliveryView, tries: Mapping[str, datetime]) -> str:
-    if one.sent_at is not None:
-        return f"sent {words.at(one.sent_at)}"
-    if one.state is DeliveryState.WAITING:
-        return f"due {words.at(max(one.due_at, tries.get(one.peer, one.due_at)))}"
-    return "-"

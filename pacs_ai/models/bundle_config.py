@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
 
-    from pacs_ai.models.bundle import BundleSpec
+    from pacs_ai.models.bundle_spec import BundleSpec
 
 CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 WEIGHTS = ("models/model.pt", "models/model.ts")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
 
-    from pacs_ai.models.bundle import BundleSpec
+    from pacs_ai.models.bundle_spec import BundleSpec
     from pacs_ai.pipeline import Array, Volume
 
 #: What a bundle's own code and MONAI's parser raise.

@@ -6,8 +6,6 @@ when the database is opened); writers queue at BEGIN IMMEDIATE.
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +16,10 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pacs_ai.errors import Unavailable, UserError
+from pacs_ai.store.bell import Bell, SqliteBell
 
 if TYPE_CHECKING:
-    import threading
+    import sqlite3
     from collections.abc import Iterator
 
 __all__ = ["Bell", "Connection", "Contended", "Database"]
@@ -41,7 +40,6 @@ _POSTGRES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
-_POLL_SECONDS = 0.02
 
 
 class Contended(Unavailable):
@@ -139,51 +137,6 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
-
-
-class Bell:
-    """Wakes an actor when another committed."""
-
-    def wait(self, seconds: float, stop: threading.Event) -> bool:
-        """Return after a commit (True), after `seconds` or when `stop` is set (False)."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Give back the connection."""
-
-
-class SqliteBell(Bell):
-    """Looks at ``PRAGMA data_version``, which changes when another connection commits."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._raw = engine.raw_connection()
-        self._version = self._read()
-
-    def _read(self) -> int:
-        cursor = self._raw.cursor()
-        try:
-            return int(cursor.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error as error:
-            raise Unavailable(f"the database does not answer: {error}") from error
-        finally:
-            cursor.close()
-
-    def wait(self, seconds: float, stop: threading.Event) -> bool:
-        """Look every 20 ms."""
-        until = time.monotonic() + seconds
-        while True:
-            version = self._read()
-            if version != self._version:
-                self._version = version
-                return True
-            left = until - time.monotonic()
-            if left <= 0 or stop.wait(min(_POLL_SECONDS, left)):
-                return False
-
-    def close(self) -> None:
-        """Give back the connection."""
-        self._raw.close()
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import sqlalchemy as sa
 
-from pacs_ai.store.database import Bell
+from pacs_ai.store.bell import Bell
 
 if TYPE_CHECKING:
     import threading
