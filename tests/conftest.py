@@ -31,14 +31,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
 
+_LOGGERS = (None, "pacs_ai", "pynetdicom", "pydicom", "py.warnings")
+_LEVELS = {name: logging.getLogger(name).level for name in _LOGGERS}
+
+
 @pytest.fixture(autouse=True)
-def _logging_as_it_was():
-    """Undo what a command run in this process did to logging (`pacs_ai.log.configure`)."""
-    loggers = [logging.getLogger(name) for name in (None, "pacs_ai", "pynetdicom", "pydicom", "py.warnings")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+def _logging_as_at_the_start():
+    """Undo what a command run in this process did to logging (`pacs_ai.log.configure`), in whatever fixture."""
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     logging.captureWarnings(capture=False)
 
 
