@@ -18,7 +18,7 @@ HERE = socket.gethostname()
 
 
 def process(kind: str, host: str = HERE, silent: float = 1.0) -> ProcessView:
-    return ProcessView(f"{kind}:b:1:1", kind, "", host, 1, NOW, NOW - timedelta(seconds=silent))
+    return ProcessView(f"{kind}:b:1:1", kind, "", host, 1, NOW, datetime.now(UTC) - timedelta(seconds=silent))
 
 
 def job(number: int, state: JobState, reason: str = "because") -> JobView:
