@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pacs_ai import profiles
 from pacs_ai.conditions import When
 from pacs_ai.errors import UserError
 
@@ -125,6 +126,56 @@ class Peer(Section):
     """Time limit for the TCP connection."""
     answer_seconds: Seconds = 60.0
     """Time limit for the answer to an association request or a C-STORE."""
+    profile: Name = profiles.DEFAULT_PROFILE
+    """Which objects it gets: `ohif`, `slicer`, `generic-pacs`, `dictation`, `archive`, or a `[[profile]]`."""
+
+
+class ObjectTable(Section):
+    """One object of a profile."""
+
+    kind: profiles.Kind
+    """What it is."""
+    form: str = ""
+    """How it is written; empty: the kind's first (docs/results.md lists them)."""
+    transfer_syntax: str = ""
+    """Transfer syntax (pydicom's keyword); empty: the form's first."""
+    frames: profiles.Frames = "sparse"
+    """Of a segmentation: `full` writes a frame for each segment and slice, `sparse` leaves empty ones out."""
+    otherwise: ObjectTable | None = None
+    """What is sent instead where the peer accepts no such object; empty: the delivery fails and says so."""
+
+    @property
+    def wanted(self) -> profiles.Wanted:
+        """The same, as `pacs_ai.profiles` takes it."""
+        otherwise = None if self.otherwise is None else self.otherwise.wanted
+        return profiles.Wanted(self.kind, self.form, self.transfer_syntax, self.frames, otherwise)
+
+
+class Profile(Section):
+    """Which objects a destination gets, in which order; its name may be that of a built-in one, which it replaces."""
+
+    name: Name
+    """What a `[[peer]]` calls it."""
+    objects: Annotated[tuple[ObjectTable, ...], Field(min_length=1)]
+    """In the order of delivery; Series Numbers ascend in this order, and objects of one modality share a series."""
+    series_number: Annotated[int, Field(ge=1, le=99_000)] | None = None
+    """Series Number of the first; empty: `deliver.series_number`."""
+    honours_rejection_notes: bool = True
+    """Whether the peer hides what a rejection note names (IHE IOCM). Where not, `pacs-ai retract` sends it objects
+    that say RETRACTED."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Profile:
+        try:
+            profiles.plan(self.known, 1)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def known(self) -> profiles.Profile:
+        """The same, as `pacs_ai.profiles` takes it."""
+        return profiles.Profile(self.name, tuple(table.wanted for table in self.objects), self.honours_rejection_notes)
 
 
 class LabelTable(Section):
@@ -263,7 +314,7 @@ class Deliver(Section):
     give_up_hours: Annotated[float, Field(gt=0)] = 72.0
     """A result that could not be delivered for so long is failed; `pacs-ai retry` sends it again."""
     series_number: Annotated[int, Field(ge=1, le=99_000)] = 9001
-    """Series Number of a SEG; the SR gets the next."""
+    """Series Number of the first series of results; the next ones follow, in the order of the profile."""
 
 
 class Retention(Section):
@@ -292,6 +343,7 @@ class Config(Section):
     store: Store = Store()
     receive: Receive = Receive()
     peer: tuple[Peer, ...] = ()
+    profile: tuple[Profile, ...] = ()
     pipeline: tuple[Pipeline, ...] = ()
     route: tuple[Route, ...] = ()
     infer: Infer = Infer()
@@ -299,7 +351,7 @@ class Config(Section):
     retention: Retention = Retention()
     log: Log = Log()
 
-    @field_validator("peer", "pipeline")
+    @field_validator("peer", "profile", "pipeline")
     @classmethod
     def _unique(cls, tables: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [table.name for table in tables]
@@ -317,6 +369,11 @@ class Config(Section):
             for name in route.deliver_to
             if name not in known
         ]
+        faults += [
+            f"peer {peer.name}: there is no profile {peer.profile!r} (known: {', '.join(self.profile_names)})"
+            for peer in self.peer
+            if peer.profile not in self.profile_names
+        ]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -330,6 +387,29 @@ class Config(Section):
     def calling_ae_title(self) -> str:
         """AE title that the node calls others with."""
         return self.deliver.calling_ae_title or self.receive.ae_titles[0]
+
+    @property
+    def profile_names(self) -> tuple[str, ...]:
+        """The profiles that a peer may name."""
+        return tuple(dict.fromkeys((*profiles.BUILT_IN, *(profile.name for profile in self.profile))))
+
+    def profile_named(self, name: str) -> profiles.Profile:
+        """Return the profile of that name, the file's own before a built-in one; UserError where there is none."""
+        own = next((profile.known for profile in self.profile if profile.name == name), None)
+        found = own or profiles.BUILT_IN.get(name)
+        if found is None:
+            raise UserError(f"there is no profile {name!r} (known: {', '.join(self.profile_names)})")
+        return found
+
+    def plan_of(self, profile: str) -> profiles.Plan:
+        """Return what a destination of that profile gets."""
+        own = next((one.series_number for one in self.profile if one.name == profile), None)
+        return profiles.plan(self.profile_named(profile), own or self.deliver.series_number)
+
+    def plans_of(self, pipeline: str) -> tuple[profiles.Plan, ...]:
+        """Return what the destinations of all routes that run a pipeline get."""
+        peers = [self.peer_named(name) for route in self.route if route.run == pipeline for name in route.deliver_to]
+        return tuple(self.plan_of(name) for name in dict.fromkeys(peer.profile for peer in peers))
 
     def peer_named(self, name: str) -> Peer:
         """Return the peer of that name; UserError with the known names where there is none."""

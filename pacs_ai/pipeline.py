@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +75,14 @@ class Input:
         Fewest slices.
     max_slice_spacing_mm
         Largest distance between slice centres in mm, None for any.
+    given
+        What `run` gets: the series as one `Volume`, or its images as `Frames` (radiographs, mammograms, ultrasound).
     """
 
     modality: tuple[str, ...]
     min_slices: int = 1
     max_slice_spacing_mm: float | None = None
+    given: Literal["volume", "frames"] = "volume"
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,12 @@ class Volume:
     header: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns), the shape of a segment."""
+        slices, rows, columns = self.voxels.shape
+        return slices, rows, columns
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance between neighbouring slices, rows and columns in mm."""
         s, r, c = (float(np.linalg.norm(self.affine[:3, axis])) for axis in range(3))
@@ -156,6 +165,58 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """One image of a `Frames` input: a radiograph, a mammogram, one frame of an ultrasound clip.
+
+    Parameters
+    ----------
+    pixels
+        (rows, columns), or (rows, columns, 3) RGB uint8; greyscale after the Modality LUT, MONOCHROME1 turned so that
+        high is bright; int16, uint16 or float32.
+    spacing
+        Distance of neighbouring rows and columns in mm; None where the image says none that holds in the patient.
+    header
+        DICOM keyword -> value, as text (ViewPosition, ImageLaterality, PatientOrientation, BodyPartExamined ...).
+    """
+
+    pixels: Array
+    spacing: tuple[float, float] | None
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """One series of projection or ultrasound images, which need not be of one size.
+
+    Parameters
+    ----------
+    images
+        In the order of Instance Number, the frames of a multi-frame image one after another.
+    modality
+        Modality (0008,0060): CR, DX, MG, US, ...
+    header
+        As `Volume.header`, of the first image.
+    """
+
+    images: tuple[Frame, ...]
+    modality: str
+    header: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """(images, rows, columns), the shape of a segment; None where the images are not of one size."""
+        sizes = {image.pixels.shape[:2] for image in self.images}
+        if len(sizes) != 1:
+            return None
+        ((rows, columns),) = sizes
+        return len(self.images), rows, columns
+
+
+#: What a pipeline is given under each name.
+Given = Volume | Frames
+
+
+@dataclass(frozen=True)
 class Segment:
     """The voxels of one label, on the grid of the input named by `Findings.grid`.
 
@@ -164,7 +225,8 @@ class Segment:
     label
         Name of a label of the card.
     voxels
-        (slices, rows, columns), bool or unsigned; several segments may share one array (a label map).
+        (slices, rows, columns), bool or unsigned; several segments may share one array (a label map). Of a `Frames`
+        input (images, rows, columns), where its images are of one size.
     number
         The value in `voxels` that is this segment (1 for a mask).
     """
@@ -195,20 +257,157 @@ class Measurement:
     derivation: Code | None = None
 
 
+class Shape(StrEnum):
+    """Graphic Type (0070,0023) of a region, PS3.3 C.18.6.1."""
+
+    POINT = "POINT"  #: one point
+    POLYLINE = "POLYLINE"  #: a line; a closed outline where the last point equals the first
+    ELLIPSE = "ELLIPSE"  #: ends of the major axis, then of the minor axis
+
+
+@dataclass(frozen=True)
+class Region:
+    """A place on one image.
+
+    Parameters
+    ----------
+    shape
+        What the points are.
+    points
+        (points, 2) float32 of (column, row); (0, 0) is the outer corner of the first pixel, so that its centre is
+        (0.5, 0.5) (PS3.3 C.18.6.1.2).
+    index
+        Slice of the volume or image of the frames, from 0.
+    """
+
+    shape: Shape
+    points: Array
+    index: int
+
+
+@dataclass(frozen=True)
+class Diameters:
+    """Longest diameter of a lesion and the longest one at a right angle to it: two lines on one image.
+
+    Parameters
+    ----------
+    long_axis, short_axis
+        (2, 2) float32: two points of (column, row), as in `Region.points`.
+    index
+        Slice or image, from 0.
+    """
+
+    long_axis: Array
+    short_axis: Array
+    index: int
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A coded answer: "Pneumothorax: present", "Breast density: B"; of a label, a detection or the whole image.
+
+    Parameters
+    ----------
+    concept, value
+        The question and the answer.
+    probability
+        0 to 1, None where the pipeline gives none.
+    label
+        Label of the card, None for the whole image.
+    """
+
+    concept: Code
+    value: Code
+    probability: float | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One finding at a place: a nodule, a mass, a fracture. Several may bear one label.
+
+    Parameters
+    ----------
+    label
+        Label of the card.
+    region
+        Where it is; None where `diameters` say it.
+    diameters
+        Of a lesion; their lengths in mm are added to the measurements where the spacing is known.
+    probability
+        That the finding is what the label says, 0 to 1.
+    measurements, classifications
+        Of this finding; their `label` is not read.
+    """
+
+    label: str
+    region: Region | None = None
+    diameters: Diameters | None = None
+    probability: float | None = None
+    measurements: tuple[Measurement, ...] = ()
+    classifications: tuple[Classification, ...] = ()
+
+
+@dataclass(frozen=True)
+class Map:
+    """A number for each voxel: a probability, a saliency, a physical quantity.
+
+    Parameters
+    ----------
+    name
+        For people, at most 64 characters ("Saliency").
+    concept, unit
+        What the numbers are (PS3.16 CID 7180 and the like) and their UCUM unit.
+    voxels
+        (slices, rows, columns) float32, finite, on the grid of `Findings.grid`.
+    label
+        Label of the card of which this is the probability, 0 to 1; None otherwise.
+    """
+
+    name: str
+    concept: Code
+    unit: Code
+    voxels: Array
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The images of an input made anew: denoised, sharpened, reconstructed. Becomes a series of the same kind.
+
+    Parameters
+    ----------
+    title
+        For people ("Denoised"); part of Series Description.
+    derivation
+        What was done (PS3.16 CID 7203).
+    voxels
+        (slices, rows, columns) on the grid of `Findings.grid`, modality values as the input's.
+    """
+
+    title: str
+    derivation: Code
+    voxels: Array
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a pipeline found. Empty findings are an answer ("nothing found"), never a fault.
 
     Parameters
     ----------
-    segments, measurements
+    segments, measurements, detections, classifications, maps, images
         In the order in which they are shown.
     grid
-        Name of the input on whose grid the segments lie.
+        Name of the input on whose grid they lie.
     """
 
     segments: tuple[Segment, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    detections: tuple[Detection, ...] = ()
+    classifications: tuple[Classification, ...] = ()
+    maps: tuple[Map, ...] = ()
+    images: tuple[Derived, ...] = ()
     grid: str = "image"
 
 
@@ -223,7 +422,7 @@ class Pipeline(Protocol):
     def prepare(self, device: str) -> None:
         """Load weights onto the device ("cpu", "cuda:0")."""
 
-    def run(self, inputs: Mapping[str, Volume]) -> Findings:
+    def run(self, inputs: Mapping[str, Any]) -> Findings:
         """Analyse; raise `pacs_ai.errors.Refused` with the reason where that is impossible."""
 
 

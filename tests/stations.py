@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
+from objects import PLAN, SEG_AND_SR
 from pydicom import Dataset, FileMetaDataset, dcmwrite
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -43,8 +44,8 @@ ME = this_process("test")
 DEAD = ":".join([*ME.split(":")[:2], "1", "0"])
 #: An owner of whom nothing can be known from here.
 ELSEWHERE = "infer:another-boot:17:4711"
-PACS = Address("pacs", "PACS", "127.0.0.1", 104)
-ARCHIVE = Address("archive", "ARCHIVE", "127.0.0.1", 105)
+PACS = Address("pacs", "PACS", "127.0.0.1", 104, PLAN)
+ARCHIVE = Address("archive", "ARCHIVE", "127.0.0.1", 105, PLAN)
 
 
 BACKOFF = Backoff(first_seconds=5, longest_seconds=300, give_up_hours=72)
@@ -231,6 +232,7 @@ class Stations:
         """Return an encoded object of a job."""
         return NewResult(
             kind=kind,
+            encoding=next((one.key for one in SEG_AND_SR if one.label == kind), kind),
             study_instance_uid="1.2.9.7",
             series_instance_uid=f"2.25.{held.job_id}",
             sop_instance_uid=f"2.25.{held.job_id}.{ordinal}",

@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ import click
 from pacs_ai.cli import words
 from pacs_ai.cli.session import Session, pass_session
 from pacs_ai.cli.words import TROUBLE, Plain, as_json, example
+from pacs_ai.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pacs_ai.infer.analysis import Analysis
     from pacs_ai.pipeline import Card, Pipeline
+    from pacs_ai.profiles import Encoding
 
 REPORT = "findings.json"
 MONTAGE = "montage.png"
@@ -36,6 +39,7 @@ _DOING = {"loading": "loading the series", "inferring": "running the model", "en
 )
 @click.option("--device", help="cpu, cuda:0 or auto. Default: the first of [infer] devices.")
 @click.option("--series", "series_uid", metavar="UID", help="Which series, where the folder holds several.")
+@click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help="Which objects to write.")
 @as_json
 @pass_session
 def infer(
@@ -45,6 +49,7 @@ def infer(
     out: Path,
     device: str | None,
     series_uid: str | None,
+    profile: str,
     *,
     as_json: bool,
 ) -> None:
@@ -64,7 +69,8 @@ def infer(
     registry = Registry(config.pipeline)
     card = registry.card(pipeline)
     inputs = choose(folder, pipeline, card, config.route, series_uid)
-    order = _Order.of(pipeline, registry, inputs, out, config.node.name, config.deliver.series_number)
+    wanted = tuple(choice.encoding for choice in config.plan_of(profile))
+    order = _Order.of(pipeline, registry, inputs, out, config.node.name, wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries talk to their developers; what matters is checked and said
         try:
@@ -90,7 +96,7 @@ class _Order:
     created_at: datetime
     out: Path
     node: str
-    series_number: int
+    encodings: tuple[Encoding, ...]
 
     @classmethod
     def of(
@@ -100,7 +106,7 @@ class _Order:
         inputs: Mapping[str, Mapping[str, tuple[Path, str]]],
         out: Path,
         node: str,
-        series_number: int,
+        encodings: tuple[Encoding, ...],
     ) -> _Order:
         """Derive the job's key from the instances' digests: the same series gives the same UIDs again."""
         from pacs_ai.dicom.identifiers import digest
@@ -111,7 +117,7 @@ class _Order:
         key = digest("offline", pipeline, version, model, settings, sorted(sources))
         paths = {name: tuple(files.values()) for name, files in inputs.items()}
         out.mkdir(parents=True, exist_ok=True)
-        return cls(pipeline, model, settings, paths, key, _first_made(out, key), out, node, series_number)
+        return cls(pipeline, model, settings, paths, key, _first_made(out, key), out, node, encodings)
 
 
 def _first_made(out: Path, job_key: str) -> datetime:
@@ -151,12 +157,11 @@ def _analyse(order: _Order, pipeline: Pipeline, wanted: str) -> tuple[Analysis, 
             parameters=parameters(device),
             node_name=order.node,
             software_version=__version__,
-            series_number=order.series_number,
         )
 
     with progress.steps() as begin:
         steps = Steps(lambda name: begin(_DOING[name]), timings)
-        return analyse(order.pipeline, prepared, order.inputs, work, steps), timings
+        return analyse(order.pipeline, prepared, order.inputs, work, order.encodings, steps), timings
 
 
 def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, float]) -> dict[str, Any]:
@@ -164,14 +169,13 @@ def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, flo
     from pacs_ai.encode.montage import montage
     from pacs_ai.infer import contract
 
-    files = []
-    for kind in ("SEG", "SR"):
-        (order.out / f"{kind}.dcm").unlink(missing_ok=True)  # of an earlier run, which may have found more
+    files: list[dict[str, str]] = []
+    for left in _left_by_an_earlier_run(order.out):
+        left.unlink(missing_ok=True)
     for encoded in analysis.encoded:
-        encoded.write(order.out / f"{encoded.kind}.dcm")
-        files.append(
-            {"kind": encoded.kind, "file": f"{encoded.kind}.dcm", "sop_instance_uid": encoded.sop_instance_uid}
-        )
+        name = _file_name(encoded.kind, [file["file"] for file in files])
+        encoded.write(order.out / name)
+        files.append({"kind": encoded.kind, "file": name, "sop_instance_uid": encoded.sop_instance_uid})
     volumes, findings = analysis.material.volumes, analysis.findings
     shown = volumes.get(findings.grid) or next(iter(volumes.values()))
     montage(shown, findings, card, order.out / MONTAGE)
@@ -187,6 +191,21 @@ def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, flo
     }
     (order.out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _left_by_an_earlier_run(out: Path) -> list[Path]:
+    """Return the objects that the report in the folder names: that run may have found more than this one."""
+    try:
+        files = json.loads((out / REPORT).read_text(encoding="utf-8"))["files"]
+        return [out / Path(file["file"]).name for file in files if file["file"].endswith(".dcm")]
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # no such report, or another program's
+
+
+def _file_name(kind: str, taken: Sequence[str]) -> str:
+    """Return SEG.dcm, and where there are several of a kind SEG-2.dcm and so on."""
+    names = (f"{kind}.dcm" if number == 1 else f"{kind}-{number}.dcm" for number in count(1))
+    return next(name for name in names if name not in taken)
 
 
 def _show(order: _Order, card: Card, report: Mapping[str, Any]) -> None:

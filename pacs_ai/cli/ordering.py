@@ -31,7 +31,8 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
 
     if not job_ids and not delivery_ids:
         raise click.UsageError("name jobs, or deliveries with --delivery; `pacs-ai jobs --state failed` lists them")
-    addresses = {p.name: Address(p.name, p.ae_title, p.host, p.port) for p in session.config.peer}
+    config = session.config
+    addresses = {p.name: Address(p.name, p.ae_title, p.host, p.port, config.plan_of(p.profile)) for p in config.peer}
     with session.database() as database:
 
         def run_again(job_id: int) -> str:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.encode.case import Case
     from pacs_ai.encode.encoded import Encoded
-    from pacs_ai.pipeline import Card, Findings, Segment, Volume
+    from pacs_ai.pipeline import Card, Findings, Given, Segment, Volume
 
 PRIOR = "prior"
 #: What all sources of one result must agree on, by the name that people know it by.
@@ -117,7 +118,7 @@ def _check_references(name: str, evidence: Evidence) -> None:
         raise Refused(f"the slices of the input '{name}' are not among its images")
 
 
-def check_findings(findings: Findings, card: Card, volumes: Mapping[str, Volume]) -> None:
+def check_findings(findings: Findings, card: Card, volumes: Mapping[str, Given]) -> None:
     """Hold the findings against the card and the volume that they were made from.
 
     Raises
@@ -139,15 +140,15 @@ def check_findings(findings: Findings, card: Card, volumes: Mapping[str, Volume]
             raise PipelineFault(f"the measurement '{measurement.concept.meaning}' is {measurement.value}, not a number")
 
 
-def _check_segment(segment: Segment, names: set[str], seen: set[str], volume: Volume) -> None:
+def _check_segment(segment: Segment, names: set[str], seen: set[str], volume: Given) -> None:
     if segment.label not in names:
         raise PipelineFault(f"a segment has the label '{segment.label}', which the card does not have")
     if segment.label in seen:
         raise PipelineFault(f"the pipeline returned the segment '{segment.label}' twice; a label has one segment")
-    if segment.voxels.shape != volume.voxels.shape:
+    if segment.voxels.shape != volume.shape:
         raise PipelineFault(
             f"the segment '{segment.label}' has the shape {segment.voxels.shape}, "
-            f"the volume {volume.voxels.shape}: segments lie on the grid of their input"
+            f"the volume {volume.shape}: segments lie on the grid of their input"
         )
     if segment.voxels.dtype.kind not in "bu":
         raise PipelineFault(
@@ -157,29 +158,16 @@ def _check_segment(segment: Segment, names: set[str], seen: set[str], volume: Vo
         raise PipelineFault(f"the segment '{segment.label}' has the number {segment.number}; numbers begin at 1")
 
 
-def check_results(
-    results: Sequence[Encoded], evidence: Mapping[str, Evidence], findings: Findings, volume: Volume
-) -> None:
+def check_results(results: Sequence[Encoded], case: Case) -> None:
     """Read the encoded results again and hold them against what was received and found; costs about 0.2 s.
-
-    Parameters
-    ----------
-    results
-        The SEG (where there is one) and the SR.
-    evidence
-        By name of input.
-    findings
-        What they were made from.
-    volume
-        The volume of the input `findings.grid`.
 
     Raises
     ------
     Permanent
         Where a result cites an instance that was not read, lies elsewhere, or holds other voxels than were found.
     """
-    own = evidence[findings.grid]
-    read = {str(ds.SOPInstanceUID) for one in evidence.values() for ds in one.datasets}
+    own = case.own
+    read = {str(ds.SOPInstanceUID) for one in case.evidence.values() for ds in one.datasets}
     made = {result.sop_instance_uid for result in results if result.kind == "SEG"}
     for result in results:
         ds = dcmread(BytesIO(b"".join(result.parts[:2])), stop_before_pixels=True)
@@ -188,7 +176,7 @@ def check_results(
         if strange:
             raise Permanent(f"the {result.kind} cites {len(strange)} instances that were not read")
         if result.kind == "SEG":
-            _check_segmentation(ds, result.parts, own, findings, volume)
+            _check_segmentation(ds, result.parts, own, case.findings, case.volume)
 
 
 def _check_identity(ds: Dataset, source: Dataset, kind: str) -> None:

@@ -5,40 +5,42 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydicom import Dataset, FileDataset, dcmread, dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pacs_ai.profiles import Encoding
+
 
 @dataclass(frozen=True)
 class Encoded:
-    """One SEG or SR in the DICOM File Format (PS3.10), Explicit VR Little Endian.
+    """One result object in the DICOM File Format (PS3.10).
 
     Parameters
     ----------
-    kind
+    encoding
         What it is.
-    sop_class_uid, sop_instance_uid, series_instance_uid, study_instance_uid
-        As in the data set.
+    sop_class_uid, sop_instance_uid, series_instance_uid, study_instance_uid, transfer_syntax_uid
+        As in the data set and its file meta information.
     parts
         The file's bytes in order; in pieces, so that large pixel data is not copied.
     """
 
-    kind: Literal["SEG", "SR"]
+    encoding: Encoding
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
+    transfer_syntax_uid: str
     parts: tuple[bytes | bytearray, ...] = field(repr=False)
 
     @property
-    def transfer_syntax_uid(self) -> str:
-        """Transfer Syntax UID (0002,0010) of the file."""
-        return str(ExplicitVRLittleEndian)
+    def kind(self) -> str:
+        """What people call it: SEG, SR, ..."""
+        return self.encoding.label
 
     @property
     def size(self) -> int:
@@ -75,13 +77,14 @@ def part10(dataset: Dataset) -> bytes:
     return target.getvalue()
 
 
-def encoded(kind: Literal["SEG", "SR"], dataset: Dataset, *parts: bytes | bytearray) -> Encoded:
+def encoded(encoding: Encoding, dataset: Dataset, *parts: bytes | bytearray) -> Encoded:
     """Return the data set, followed by further parts that are encoded already, as a result object."""
     return Encoded(
-        kind=kind,
+        encoding=encoding,
         sop_class_uid=str(dataset.SOPClassUID),
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_instance_uid=str(dataset.SeriesInstanceUID),
         study_instance_uid=str(dataset.StudyInstanceUID),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
         parts=(part10(dataset), *parts),
     )

@@ -5,22 +5,27 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import TYPE_CHECKING
 
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.sr import CodedConcept
 from pydicom import Dataset, config
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, AllTransferSyntaxes
 
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid, digest
 from pacs_ai.encode.identity import copy_identity, own_copy
 from pacs_ai.pipeline import Card, Clearance, Code
+
+if TYPE_CHECKING:
+    from pacs_ai.profiles import Encoding
 
 #: Who made the equipment, and its model name (PS3.3 C.7.5.1).
 MANUFACTURER = "pacs_ai"
 MODEL_NAME = "pacs_ai"
 DISCLAIMER = "not for clinical use"
 LONG_STRING = 64  # characters of VR LO, PS3.5 6.2
+_TRANSFER_SYNTAXES = {uid.keyword: uid for uid in AllTransferSyntaxes}
 
 #: Algorithm family (CID 7162).
 ARTIFICIAL_INTELLIGENCE = CodedConcept("122402", "DCM", "Artificial Intelligence")
@@ -66,8 +71,6 @@ class Work:
         Identifies this node; its device UID and serial number derive from it.
     software_version
         Version of this node.
-    series_number
-        Series Number of the first result's series; the next ones follow.
     predecessors
         Delivered SRs of an earlier revision.
     """
@@ -81,7 +84,6 @@ class Work:
     parameters: str
     node_name: str
     software_version: str
-    series_number: int
     predecessors: tuple[Predecessor, ...] = ()
 
     def uid(self, kind: str, *parts: object) -> UID:
@@ -161,24 +163,24 @@ def algorithm(work: Work) -> AlgorithmIdentificationSequence:
     return sequence
 
 
-def stamp(result: Dataset, source: Dataset, work: Work, ordinal: int) -> None:
+def stamp(result: Dataset, source: Dataset, work: Work, encoding: Encoding) -> None:
     """Give a result its identity, series, times, equipment and file meta information, in place.
 
     Parameters
     ----------
     result
-        A SEG or SR as highdicom made it.
+        A result object as highdicom made it.
     source
         The data set whose patient, study and order it shares; not changed.
     work
         The job.
-    ordinal
-        0 for the first series of the job, 1 for the second: added to `Work.series_number`.
+    encoding
+        Gives Series Number and transfer syntax.
     """
     with config.disable_value_validation():  # the source's values stay as they are, right or wrong
         copy_identity(result, source)
     _set_times(result, work, _zone(source, work))
-    result.SeriesNumber = work.series_number + ordinal
+    result.SeriesNumber = encoding.series_number
     result.SeriesDescription = work.series_description
     result.ContentQualification = work.card.clearance.value
     result.Manufacturer = MANUFACTURER
@@ -186,7 +188,7 @@ def stamp(result: Dataset, source: Dataset, work: Work, ordinal: int) -> None:
     result.DeviceSerialNumber = work.device_serial_number
     result.SoftwareVersions = work.software_versions
     result.ContributingEquipmentSequence = [*_acquisition_equipment(source), _processing_equipment(work)]
-    result.file_meta = _file_meta(result)
+    result.file_meta = _file_meta(result, UID(_TRANSFER_SYNTAXES[encoding.transfer_syntax]))
 
 
 def _zone(source: Dataset, work: Work) -> tzinfo | None:
@@ -230,12 +232,12 @@ def _processing_equipment(work: Work) -> Dataset:
     return item
 
 
-def _file_meta(result: Dataset) -> FileMetaDataset:
+def _file_meta(result: Dataset, transfer_syntax_uid: UID) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = result.SOPClassUID
     meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = transfer_syntax_uid
     meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta

@@ -45,15 +45,14 @@ from pacs_ai.encode.provenance import (
     stamp,
     tracking,
 )
-from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, Clearance, Findings, Label, Measurement, Volume
+from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, Clearance, Label, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
-
     from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.encode.case import Case
+    from pacs_ai.profiles import Encoding
 
 #: Title of a measurement report (CID 7021). Viewers draw its regions, and some fail on a group without a region.
 MEASUREMENT_REPORT = CodedConcept("126000", "DCM", "Imaging Measurement Report")
@@ -68,53 +67,31 @@ ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
 LONG_TEXT = 1024
 
 
-def encode_report(
-    findings: Findings,
-    evidence: Mapping[str, Evidence],
-    volumes: Mapping[str, Volume],
-    work: Work,
-    counts: npt.NDArray[np.int64],
-    segmentation: Encoded | None,
-) -> Encoded:
-    """Return the SR.
-
-    Parameters
-    ----------
-    findings
-        Checked against the card (`pacs_ai.encode.check.check_findings`).
-    evidence, volumes
-        By name of input.
-    work
-        The job.
-    counts
-        Voxels of each segment in each slice, (segments, slices).
-    segmentation
-        The SEG that it cites, None where no segment has a voxel.
-    """
-    own = evidence[findings.grid]
-    groups = tuple(groups_of(findings, counts, own, volumes[findings.grid], work.card))
-    source = own.datasets[0]
+def encode_report(case: Case, encoding: Encoding, segmentation: Encoded | None) -> tuple[Encoded, ...]:
+    """Return the SR, which cites the SEG where there is one."""
+    findings, evidence, work, source = case.findings, case.evidence, case.work, case.source
+    groups = tuple(groups_of(findings, case.counts, case.own, case.volume, work.card))
     root = _heading(MEASUREMENT_REPORT if groups else TEXT_REPORT, work)
     report = Comprehensive3DSR(
         evidence=[_instance(source)],
         content=root,
-        series_instance_uid=work.uid("SR", "series"),
-        series_number=work.series_number + 1,
-        sop_instance_uid=work.uid("SR", "instance", 1),
-        instance_number=1,
+        series_instance_uid=work.uid(encoding.series),
+        series_number=encoding.series_number,
+        sop_instance_uid=work.uid(encoding.key, "instance", 1),
+        instance_number=encoding.instance_number,
         manufacturer=MANUFACTURER,
         is_complete=True,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     # Only now: highdicom copies and searches all content that it is given, 20 ms per group.
     report.ContentSequence = root.ContentSequence
-    report.ContentSequence.extend(_body(groups, absent_labels(findings, counts, work.card), evidence, work))
+    report.ContentSequence.extend(_body(groups, absent_labels(findings, case.counts, work.card), evidence, work))
     _separate(report)
     cite(report, evidence, source, segmentation)
     add_order(report, source)
     add_predecessors(report, work)
-    stamp(report, source, work, 1)
-    return encoded("SR", report)
+    stamp(report, source, work, encoding)
+    return (encoded(encoding, report),)
 
 
 def _heading(title: CodedConcept, work: Work) -> ContainerContentItem:

@@ -14,7 +14,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from pacs_ai.encode.encoded import Encoded, encoded
+from pacs_ai.encode.encoded import encoded
 from pacs_ai.encode.explicit import element_head, item
 from pacs_ai.encode.frames import derivation_image, functional_groups, overlap, pack
 from pacs_ai.encode.grid import Grid, frame_of_reference
@@ -36,29 +36,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pacs_ai.dicom.evidence import Evidence
+    from pacs_ai.encode.case import Case
+    from pacs_ai.encode.encoded import Encoded
     from pacs_ai.pipeline import Segment, Volume
+    from pacs_ai.profiles import Encoding
 
 #: Pixel data of defined length ends below 4 GiB; many receivers read it with signed 32 bit arithmetic.
 MAX_BYTES = 2**31 - 2
 
 
-def encode_segmentation(
-    segments: Sequence[Segment], evidence: Evidence, volume: Volume, work: Work, counts: npt.NDArray[np.int64]
-) -> Encoded:
-    """Return the SEG of the non-empty segments.
-
-    Parameters
-    ----------
-    segments
-        At least one, each with at least one voxel, on the grid of `volume`.
-    evidence
-        The received instances of that grid, one reference per slice.
-    volume
-        Gives the distance between slices.
-    work
-        The job.
-    counts
-        Voxels of each segment in each slice, (segments, slices).
+def encode_segmentation(case: Case, encoding: Encoding, _cited: Encoded | None) -> tuple[Encoded, ...]:
+    """Return the SEG of the segments that have voxels; none where no segment has one.
 
     Raises
     ------
@@ -67,19 +55,24 @@ def encode_segmentation(
     Refused
         Where a source lacks its position or orientation.
     """
+    if not case.filled:
+        return ()
+    segments = tuple(segment for segment, _ in case.filled)
+    counts = np.stack([row for _, row in case.filled])
+    evidence, volume, work = case.own, case.volume, case.work
     grid = Grid.of(evidence)
     overlapping = overlap(segments, counts)
     frames, places = _frame_order(counts, grid, overlapping)
     _check_size(len(frames), volume)
-    template = _template(segments, evidence, grid, volume, work)
+    template = _template(segments, evidence, grid, volume, work, encoding)
     groups = _functional_groups(template, grid, frames, places, len(segments))
-    _complete(template, evidence, work)
+    _complete(template, evidence, work, encoding)
     template.SegmentsOverlap = "YES" if overlapping else "NO"
     if len(segments) == 1 and grid.climbs(np.flatnonzero(counts[0])):
         template.DimensionOrganizationType = "3D"  # PS3.3 C.7.6.17.3
     template.NumberOfFrames = len(frames)
     pixels = pack(segments, frames)
-    return encoded("SEG", template, groups, element_head(0x7FE00010, b"OB", len(pixels)), pixels)
+    return (encoded(encoding, template, groups, element_head(0x7FE00010, b"OB", len(pixels)), pixels),)
 
 
 def _frame_order(
@@ -106,7 +99,7 @@ def _check_size(frames: int, volume: Volume) -> None:
 
 
 def _template(
-    segments: Sequence[Segment], evidence: Evidence, grid: Grid, volume: Volume, work: Work
+    segments: Sequence[Segment], evidence: Evidence, grid: Grid, volume: Volume, work: Work, encoding: Encoding
 ) -> HighdicomSegmentation:
     """Return highdicom's SEG of one slice in which every segment has one pixel: all but frames and references."""
     rows, columns = volume.voxels.shape[1:]
@@ -117,10 +110,10 @@ def _template(
         pixel_array=seeds,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[describe(segment, number, work) for number, segment in enumerate(segments, 1)],
-        series_instance_uid=work.uid("SEG", "series"),
-        series_number=work.series_number,
-        sop_instance_uid=work.uid("SEG", "instance", 1),
-        instance_number=1,
+        series_instance_uid=work.uid(encoding.series),
+        series_number=encoding.series_number,
+        sop_instance_uid=work.uid(encoding.key, "instance", 1),
+        instance_number=encoding.instance_number,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL_NAME,
         software_versions=MODEL_NAME,
@@ -208,10 +201,10 @@ def _encode(ds: Dataset) -> bytes:
     return target.getvalue()
 
 
-def _complete(template: HighdicomSegmentation, evidence: Evidence, work: Work) -> None:
+def _complete(template: HighdicomSegmentation, evidence: Evidence, work: Work, encoding: Encoding) -> None:
     """Give the template what depends on all images and on the job: references, dimensions, identity."""
     source = evidence.datasets[0]
-    organization = work.uid("SEG", "dimension organization")
+    organization = work.uid(encoding.key, "dimension organization")
     template.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in template.DimensionIndexSequence:
         index.DimensionOrganizationUID = organization
@@ -223,7 +216,7 @@ def _complete(template: HighdicomSegmentation, evidence: Evidence, work: Work) -
     template.ReferencedSeriesSequence = [series]
     template.ContentCreatorName = None  # type 2, PS3.3 Table 10-12
     _copy_series(template, evidence)
-    stamp(template, source, work, 0)
+    stamp(template, source, work, encoding)
 
 
 def _reference(ds: Dataset) -> Dataset:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pacs_ai.encode.encoded import Encoded
     from pacs_ai.encode.provenance import Work
     from pacs_ai.pipeline import Card, Findings, Pipeline, Volume
+    from pacs_ai.profiles import Encoding
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def analyse(
     prepared: Callable[[], Pipeline],
     inputs: Mapping[str, Sequence[tuple[Path, str]]],
     work_of: Callable[[Card], Work],
+    wanted: Sequence[Encoding],
     steps: Steps,
 ) -> Analysis:
     """Do one analysis.
@@ -85,6 +87,8 @@ def analyse(
         Name of input -> (file, SHA-256 in hex) of every instance.
     work_of
         Returns what the results state of the job.
+    wanted
+        What to make of the findings.
 
     Raises
     ------
@@ -106,7 +110,7 @@ def analyse(
         findings = pipeline.run(material.volumes)
     contract.check(pipeline.card, material.volumes, findings)
     with steps("encoding"):
-        encoded = encode(findings, material.evidence, material.volumes, work_of(pipeline.card))
+        encoded = encode(findings, material.evidence, material.volumes, work_of(pipeline.card), wanted)
     return Analysis(material, findings, encoded)
 
 

@@ -123,6 +123,7 @@ class Bench:
             lambda: self.pipeline(order.pipeline),
             order.inputs,
             lambda card: self._work(order, card),
+            order.encodings,
             steps,
         )
         with steps("encoding"):
@@ -145,7 +146,6 @@ class Bench:
             parameters=parameters(self.device),
             node_name=order.node_name,
             software_version=__version__,
-            series_number=order.series_number,
             predecessors=tuple(
                 Predecessor(p.study_instance_uid, p.series_instance_uid, p.sop_class_uid, p.sop_instance_uid)
                 for p in order.predecessors
@@ -163,6 +163,7 @@ def _written(order: Order, encoded: tuple[Encoded, ...]) -> tuple[EncodedFile, .
             EncodedFile(
                 path=path,
                 kind=one.kind,
+                encoding=one.encoding.key,
                 study_instance_uid=one.study_instance_uid,
                 series_instance_uid=one.series_instance_uid,
                 sop_instance_uid=one.sop_instance_uid,

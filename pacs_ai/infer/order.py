@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from pacs_ai.profiles import Encoding
+
 Policy = Literal["refused", "failed", "transient", "crash", "conflict"]
 
 
@@ -33,6 +35,8 @@ class Order:
         Name -> (file, SHA-256) of every instance.
     unverified
         (file, other file) of instances whose pixels have to be compared before anything is analysed.
+    encodings
+        What to make of the findings, for all destinations, fallbacks too.
     output
         Folder, on the store's file system, for the encoded objects.
     """
@@ -47,7 +51,7 @@ class Order:
     inputs: Mapping[str, tuple[tuple[Path, str], ...]]
     unverified: tuple[tuple[Path, Path], ...]
     predecessors: tuple[Reported, ...]
-    series_number: int
+    encodings: tuple[Encoding, ...]
     node_name: str
     output: Path
 
@@ -58,6 +62,7 @@ class EncodedFile:
 
     path: Path
     kind: str
+    encoding: str
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str

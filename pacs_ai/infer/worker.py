@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pacs_ai.errors import Transient, WorkerLost
 from pacs_ai.infer.bench import Bench
 from pacs_ai.infer.order import Done, EncodedFile, Order, Ready, Reported, Step, Trouble
+from pacs_ai.profiles import encodings
 from pacs_ai.store import queue, views
 from pacs_ai.store.owners import BEAT_SECONDS, Watch, is_dead
 from pacs_ai.store.queue import Claim, Lost, NewResult
@@ -164,6 +165,7 @@ class Worker:
         with self._database.read() as connection:
             sources = queue.source_files(connection, held.job_id)
             reports = views.delivered_reports(connection, held.job_id)
+            plans = queue.plans(connection, held.job_id)
         inputs: dict[str, list[tuple[Path, str]]] = {}
         current: dict[str, Path] = {}
         for source in sources:
@@ -189,7 +191,7 @@ class Worker:
                 Reported(r.study_instance_uid, r.series_instance_uid, r.sop_class_uid, r.sop_instance_uid)
                 for r in reports
             ),
-            series_number=self._config.deliver.series_number,
+            encodings=encodings((*plans, *self._config.plans_of(held.pipeline))),
             node_name=self._config.node.name,
             output=self._scratch,
         )
@@ -284,6 +286,7 @@ class Worker:
 def _as_result(file: EncodedFile, sha256: str, size: int) -> NewResult:
     return NewResult(
         kind=file.kind,
+        encoding=file.encoding,
         study_instance_uid=file.study_instance_uid,
         series_instance_uid=file.series_instance_uid,
         sop_instance_uid=file.sop_instance_uid,

@@ -59,7 +59,9 @@ class Works:
             sources=tuple(Source(name, view.id, view.revision) for name, view in sorted(inputs.items())),
             priority=_PRIORITIES[route.priority] if route.priority else min(v.priority for v in inputs.values()),
             route=route.title,
-            destinations=tuple(Address(p.name, p.ae_title, p.host, p.port) for p in peers),
+            destinations=tuple(
+                Address(p.name, p.ae_title, p.host, p.port, self._config.plan_of(p.profile)) for p in peers
+            ),
             overdue_at=now() + timedelta(seconds=route.overdue_seconds),
             refusal=refusal or identity.fault,
         )

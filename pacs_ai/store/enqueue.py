@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
+from pacs_ai import profiles
 from pacs_ai.dicom.identifiers import digest
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobEvent, JobState
 from pacs_ai.store import journal, schema
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from pacs_ai.profiles import Plan
     from pacs_ai.store.database import Database
 
 _job, _source, _destination = schema.job, schema.job_source, schema.job_destination
@@ -42,12 +44,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a peer is reached; frozen in the job's rows when it is enqueued."""
+    """Where a peer is reached and what it gets; frozen in the job's rows when it is enqueued."""
 
     peer: str
     ae_title: str
     host: str
     port: int
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,7 @@ def _add_destinations(connection: Connection, database: Database, job_id: int, w
                 "host": address.host,
                 "port": address.port,
                 "route": work.route,
+                "plan": profiles.to_json(address.plan),
             },
         )
 
@@ -310,9 +314,10 @@ def cancel_deliveries(
 
 
 def fill_outbox(connection: Connection, database: Database, job_id: int) -> None:
-    """Insert the deliveries of a done job that are not there yet: every result to every destination."""
-    results = connection.execute(sa.select(_result.c.id).where(_result.c.job_id == job_id).order_by(_result.c.ordinal))
-    result_ids = list(results.scalars())
+    """Insert the deliveries of a done job that are not there yet: to each destination the results of its plan."""
+    results = connection.execute(
+        sa.select(_result.c.id, _result.c.encoding).where(_result.c.job_id == job_id).order_by(_result.c.ordinal)
+    ).all()
     for target in connection.execute(sa.select(_destination).where(_destination.c.job_id == job_id)).all():
         connection.execute(
             database.insert_new(schema.destination),
@@ -326,7 +331,8 @@ def fill_outbox(connection: Connection, database: Database, job_id: int) -> None
                 "reason": "",
             },
         )
-        for result_id in result_ids:
+        wanted = profiles.keys(profiles.from_json(target.plan))
+        for result_id in [row.id for row in results if row.encoding in wanted]:
             row = connection.execute(
                 database.insert_new(_delivery).returning(_delivery.c.id),
                 {

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from pacs_ai.errors import UserError
+from pacs_ai.profiles import from_json
 from pacs_ai.states import DeliveryState, JobEvent, JobState, SeriesEvent, SeriesState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
@@ -103,7 +104,7 @@ def _work_of(connection: Connection, row: Row[Any]) -> Work:
         sources=tuple(sources),
         priority=row.priority,
         route=row.route,
-        destinations=tuple(Address(t.peer, t.ae_title, t.host, t.port) for t in targets),
+        destinations=tuple(Address(t.peer, t.ae_title, t.host, t.port, from_json(t.plan)) for t in targets),
         overdue_at=now() + (row.overdue_at - row.created_at),
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
+from pacs_ai import profiles
 from pacs_ai.states import JobEvent, JobState, SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
@@ -26,11 +27,13 @@ from pacs_ai.store.schema import Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pacs_ai.profiles import Plan
     from pacs_ai.store.database import Database
     from pacs_ai.store.owners import Watch
 
 _job, _source, _result = schema.job, schema.job_source, schema.result
 _instance, _series, _process = schema.instance, schema.series, schema.process
+_destination = schema.job_destination
 
 #: The third crash fails the job: a poison study must not stop the line.
 MOST_CRASHES = 3
@@ -75,6 +78,7 @@ class NewResult:
     """One encoded object whose file is durable."""
 
     kind: str
+    encoding: str
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str
@@ -192,6 +196,12 @@ def source_files(connection: Connection, job_id: int) -> list[SourceFile]:
     return [
         SourceFile(row.input, row.sop_instance_uid, row.sha256, Role(row.role)) for row in connection.execute(query)
     ]
+
+
+def plans(connection: Connection, job_id: int) -> list[Plan]:
+    """Return what each destination of a job gets."""
+    query = sa.select(_destination.c.plan).where(_destination.c.job_id == job_id).order_by(_destination.c.peer)
+    return [profiles.from_json(plan) for plan in connection.execute(query).scalars()]
 
 
 def _require_held(connection: Connection, held: Claim) -> None:

@@ -209,6 +209,7 @@ job_destination = Table(
     Column("host", Text, nullable=False),
     Column("port", Integer, nullable=False),
     Column("route", Text, nullable=False),
+    Column("plan", JSON, nullable=False),  # the objects that it gets: pacs_ai.profiles.to_json
 )
 
 pipeline_switch = Table(
@@ -225,7 +226,8 @@ result = Table(
     _id(),
     _ref("job_id", "job", index=True),
     Column("ordinal", Integer, nullable=False),
-    Column("kind", String(16), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("encoding", String(160), nullable=False),  # key of the encoding: pacs_ai.profiles
     Column("study_instance_uid", String(64), nullable=False),
     Column("series_instance_uid", String(64), nullable=False),
     Column("sop_instance_uid", String(64), nullable=False, unique=True),

@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from objects import SEG_AND_SR
 from pydicom.uid import CTImageStorage
 
 from pacs_ai.dicom.identifiers import derive_uid
@@ -87,7 +88,9 @@ class Made:
     def __init__(self, paths, folder):
         self.loaded = load_volume(paths)
         self.findings = findings_for(self.loaded.volume)
-        results = encode(self.findings, {"image": self.loaded.evidence}, {"image": self.loaded.volume}, work())
+        results = encode(
+            self.findings, {"image": self.loaded.evidence}, {"image": self.loaded.volume}, work(), SEG_AND_SR
+        )
         self.seg, self.sr = folder / "seg.dcm", folder / "sr.dcm"
         for path, one in zip((self.seg, self.sr), results, strict=True):
             one.write(path)
@@ -104,7 +107,6 @@ def work():
         parameters="device=cpu",
         node_name="test-node",
         software_version="0.1.0",
-        series_number=9000,
     )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pydicom
 import pytest
+from objects import SEG_AND_SR
 from page_blocks import DOCS, table
 from pydicom.datadict import dictionary_description
 from pydicom.tag import Tag
@@ -39,9 +40,10 @@ def made(tmp_path_factory):
         parameters="device=cpu; torch=2",
         node_name=config.Node().name,
         software_version="0",
-        series_number=config.Deliver().series_number,
     )
-    results = encode(pipeline.run({"image": loaded.volume}), {"image": loaded.evidence}, {"image": loaded.volume}, work)
+    results = encode(
+        pipeline.run({"image": loaded.volume}), {"image": loaded.evidence}, {"image": loaded.volume}, work, SEG_AND_SR
+    )
     by_kind = {result.kind: result.dataset for result in results}
     return pydicom.dcmread(paths[0]), by_kind["SEG"], by_kind["SR"]
 

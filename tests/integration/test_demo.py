@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from objects import SEG_AND_SR
 from pydicom import dcmread
 from rich.console import Console
 
@@ -158,9 +159,8 @@ class Material:
             parameters="device=cpu",
             node_name="test",
             software_version="0",
-            series_number=9001,
         )
-        seg, sr = encode(findings, {"image": self.loaded.evidence}, volumes, work)
+        seg, sr = encode(findings, {"image": self.loaded.evidence}, volumes, work, SEG_AND_SR)
         self.seg, self.sr = folder / "seg.dcm", folder / "sr.dcm"
         seg.write(self.seg)
         sr.write(self.sr)

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from objects import PLAN
 from stations import ARCHIVE, BACKOFF, DEAD, ELSEWHERE, ME, PACS, Clock, Stations, WallClock
 
 from pacs_ai.errors import UserError
@@ -99,7 +100,7 @@ def test_one_round_goes_to_one_address(stations, sender):
     """A destination that moved keeps the address for what was enqueued before."""
     sender.send("1", [1, 2])
     sender.send("2", [1, 2])
-    moved = Address("pacs", "PACS", "127.0.0.2", 104)
+    moved = Address("pacs", "PACS", "127.0.0.2", 104, PLAN)
     stations.enqueue(stations.work(stations.complete("1")))
     stations.enqueue(stations.work(stations.complete("2"), destinations=(moved,)))
     stations.finish(stations.claim())

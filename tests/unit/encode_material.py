@@ -6,11 +6,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+from objects import SEG
 from pydicom import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
 from pacs_ai.dicom.evidence import Evidence, FrameReference
+from pacs_ai.encode.case import Case
 from pacs_ai.encode.provenance import Work
+from pacs_ai.encode.segmentation import encode_segmentation
 from pacs_ai.pipeline import (
     ANATOMICAL_STRUCTURE,
     HOUNSFIELD_UNIT,
@@ -62,7 +65,6 @@ def make_work(**changes):
         parameters="device=cpu; torch 2.13.0",
         node_name="node-1",
         software_version="0.1.0",
-        series_number=9000,
     )
     return replace(work, **changes)
 
@@ -97,6 +99,13 @@ def make_findings(phantom=SMALL, labels=("Right lung", "Left lung")):
         )
     )
     return Findings(segments, measurements)
+
+
+def segmentation(segments, evidence, volume, work, encoding=SEG):
+    """Return the SEG of these segments, which stand alone."""
+    case = Case(Findings(tuple(segments)), {"image": evidence}, {"image": volume}, work)
+    (seg,) = encode_segmentation(case, encoding, None)
+    return seg
 
 
 def make_multiframe(phantom=SMALL, orientation_shared=True):

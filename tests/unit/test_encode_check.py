@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from encode_material import SMALL, make_evidence, make_findings, make_multiframe, make_volume, make_work
+from objects import SEG_AND_SR
 
+from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results, check_sources
 from pacs_ai.encode.results import encode
 from pacs_ai.errors import Permanent, PipelineFault, Refused
@@ -20,7 +22,11 @@ SECRET = "Topsecret"
 
 def encoded(findings=None, evidence=None):
     return encode(
-        findings or make_findings(), {"image": evidence or make_evidence()}, {"image": make_volume()}, make_work()
+        findings or make_findings(),
+        {"image": evidence or make_evidence()},
+        {"image": make_volume()},
+        make_work(),
+        SEG_AND_SR,
     )
 
 
@@ -103,13 +109,15 @@ def test_findings_that_fit_nothing_are_the_pipelines_fault(findings, words):
 
 
 def test_empty_findings_on_an_unnamed_grid_are_an_answer():
-    (sr,) = encode(Findings(), {"t1": make_evidence()}, {"t1": make_volume()}, make_work())
+    (sr,) = encode(Findings(), {"t1": make_evidence()}, {"t1": make_volume()}, make_work(), SEG_AND_SR)
     assert sr.kind == "SR"
 
 
 @pytest.mark.parametrize("evidence", [make_evidence(), make_multiframe()], ids=["single", "multi"])
 def test_honest_results_pass(evidence):
-    check_results(encoded(evidence=evidence), {"image": evidence}, make_findings(), make_volume())
+    check_results(
+        encoded(evidence=evidence), Case(make_findings(), {"image": evidence}, {"image": make_volume()}, make_work())
+    )
 
 
 def test_a_flipped_bit_is_noticed():
@@ -119,9 +127,7 @@ def test_a_flipped_bit_is_noticed():
     with pytest.raises(Permanent, match="not those that the pipeline returned"):
         check_results(
             (replace(seg, parts=(*seg.parts[:-1], pixels)), sr),
-            {"image": make_evidence()},
-            make_findings(),
-            make_volume(),
+            Case(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work()),
         )
 
 
@@ -131,7 +137,7 @@ def test_references_to_images_that_were_not_read_are_noticed():
     evidence = make_evidence()
     fewer = replace(evidence, datasets=evidence.datasets[1:], slices=evidence.slices[1:])
     with pytest.raises(Permanent, match="cites 1 instances that were not read"):
-        check_results(results, {"image": fewer}, make_findings(), make_volume())
+        check_results(results, Case(make_findings(), {"image": fewer}, {"image": make_volume()}, make_work()))
 
 
 def test_frames_that_lie_elsewhere_are_noticed():
@@ -140,16 +146,19 @@ def test_frames_that_lie_elsewhere_are_noticed():
     x, y, z = (float(value) for value in moved.datasets[6].ImagePositionPatient)
     moved.datasets[6].ImagePositionPatient = [x, y, z + 1]
     with pytest.raises(Permanent, match="does not lie where its source frame lies"):
-        check_results(results, {"image": moved}, make_findings(), make_volume())
+        check_results(results, Case(make_findings(), {"image": moved}, {"image": make_volume()}, make_work()))
     turned = make_evidence(ImageOrientationPatient=[0, 1, 0, 1, 0, 0])
     with pytest.raises(Permanent, match="another pixel spacing or orientation"):
-        check_results(results, {"image": turned}, make_findings(), make_volume())
+        check_results(results, Case(make_findings(), {"image": turned}, {"image": make_volume()}, make_work()))
 
 
 def test_another_patient_and_another_grid_are_noticed():
     results = encoded()
     with pytest.raises(Permanent, match="differ in PatientID"):
-        check_results(results, {"image": make_evidence(PatientID="P2")}, make_findings(), make_volume())
+        check_results(
+            results,
+            Case(make_findings(), {"image": make_evidence(PatientID="P2")}, {"image": make_volume()}, make_work()),
+        )
     small = Volume(np.zeros((12, 30, 40), np.int16), SMALL.affine, "CT")
     with pytest.raises(Permanent, match="lies on"):
-        check_results(results, {"image": make_evidence()}, make_findings(), small)
+        check_results(results, Case(make_findings(), {"image": make_evidence()}, {"image": small}, make_work()))

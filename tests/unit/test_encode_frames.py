@@ -7,20 +7,31 @@ import time
 import highdicom
 import numpy as np
 import pytest
-from encode_material import CARD, SMALL, make_evidence, make_findings, make_multiframe, make_volume, make_work
+from encode_material import (
+    CARD,
+    SMALL,
+    make_evidence,
+    make_findings,
+    make_multiframe,
+    make_volume,
+    make_work,
+    segmentation,
+)
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objects import SEG_AND_SR
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from pacs_ai.encode import explicit
+from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results
 from pacs_ai.encode.frames import count_voxels, overlap, pack, popcounts
 from pacs_ai.encode.grid import Grid
 from pacs_ai.encode.results import encode
-from pacs_ai.encode.segmentation import describe, encode_segmentation
+from pacs_ai.encode.segmentation import describe
 from pacs_ai.errors import NotUnderstood, Permanent, Refused
 from pacs_ai.pipeline import Findings, Segment, Volume
 from pacs_ai.testing import CORONAL, SAGITTAL, Phantom
@@ -48,7 +59,6 @@ def by_highdicom(segments, evidence, phantom, work):
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[describe(segment, number, work) for number, segment in enumerate(segments, 1)],
         series_instance_uid="1.2.3",
-        series_number=1,
         sop_instance_uid="1.2.3.4",
         instance_number=1,
         manufacturer="m",
@@ -75,7 +85,7 @@ def by_highdicom(segments, evidence, phantom, work):
 def test_everything_that_describes_frames_is_as_highdicom_makes_it(phantom, labels):
     evidence, work = make_evidence(phantom), make_work()
     segments = make_findings(phantom, labels).segments
-    ours = encode_segmentation(segments, evidence, make_volume(phantom), work, count_voxels(segments)).dataset
+    ours = segmentation(segments, evidence, make_volume(phantom), work).dataset
     theirs = by_highdicom(segments, evidence, phantom, work)
     for index in theirs.DimensionIndexSequence:
         index.DimensionOrganizationUID = ours.DimensionOrganizationSequence[0].DimensionOrganizationUID
@@ -94,9 +104,7 @@ def test_everything_that_describes_frames_is_as_highdicom_makes_it(phantom, labe
     assert ours.PixelData[:bits] == theirs.PixelData[:bits]
     groups = Dataset()
     groups.PerFrameFunctionalGroupsSequence = theirs.PerFrameFunctionalGroupsSequence
-    assert encode_segmentation(segments, evidence, make_volume(phantom), work, count_voxels(segments)).parts[
-        1
-    ] == written(groups)
+    assert segmentation(segments, evidence, make_volume(phantom), work).parts[1] == written(groups)
     # Shared groups: the same but for the number of digits of the measured slice spacing
     for side in (ours, theirs):
         measures = side.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -107,8 +115,8 @@ def test_everything_that_describes_frames_is_as_highdicom_makes_it(phantom, labe
 @pytest.mark.parametrize("orientation_shared", [True, False])
 def test_a_multiframe_source_is_cited_frame_by_frame(orientation_shared):
     evidence, segments = make_multiframe(orientation_shared=orientation_shared), make_findings().segments
-    seg = encode_segmentation(segments, evidence, make_volume(), make_work(), count_voxels(segments))
-    single = encode_segmentation(segments, make_evidence(), make_volume(), make_work(), count_voxels(segments))
+    seg = segmentation(segments, evidence, make_volume(), make_work())
+    single = segmentation(segments, make_evidence(), make_volume(), make_work())
     assert seg.dataset.PixelData == single.dataset.PixelData
     for group, other in zip(
         seg.dataset.PerFrameFunctionalGroupsSequence, single.dataset.PerFrameFunctionalGroupsSequence, strict=True
@@ -122,9 +130,7 @@ def test_a_multiframe_source_is_cited_frame_by_frame(orientation_shared):
 
 def test_highdicom_reads_back_exactly_the_masks(tmp_path):
     findings, evidence = make_findings(), make_evidence()
-    encode_segmentation(findings.segments, evidence, make_volume(), make_work(), count_voxels(findings.segments)).write(
-        tmp_path / "seg.dcm"
-    )
+    segmentation(findings.segments, evidence, make_volume(), make_work()).write(tmp_path / "seg.dcm")
     seg = highdicom.seg.segread(tmp_path / "seg.dcm")
     masks = seg.get_pixels_by_source_instance([ref.sop_instance_uid for ref in evidence.slices])
     for row, segment in enumerate(findings.segments):
@@ -141,7 +147,7 @@ def test_overlapping_masks_keep_every_voxel():
     segments = (Segment("Right lung", one), Segment("Left lung", two))
     counts = count_voxels(segments)
     assert overlap(segments, counts)
-    seg = encode_segmentation(segments, make_evidence(), make_volume(), make_work(), counts)
+    seg = segmentation(segments, make_evidence(), make_volume(), make_work())
     assert seg.dataset.SegmentsOverlap == "YES"
     assert popcounts(seg.parts[-1], seg.dataset.NumberOfFrames, 30 * 41).sum() == one.sum() + two.sum()
     apart = (Segment("Right lung", one), Segment("Left lung", two & ~one))
@@ -161,8 +167,8 @@ def nested_and_disjoint():
 def test_where_segments_overlap_each_has_a_frame_on_every_used_slice(tmp_path):
     """OHIF drops the slices that only some of the overlapping segments have."""
     segments, evidence = nested_and_disjoint(), make_evidence()
-    seg = encode_segmentation(segments, evidence, make_volume(), make_work(), count_voxels(segments))
-    check_results([seg], {"image": evidence}, Findings(segments), make_volume())
+    seg = segmentation(segments, evidence, make_volume(), make_work())
+    check_results([seg], Case(Findings(segments), {"image": evidence}, {"image": make_volume()}, make_work()))
     seg.write(tmp_path / "seg.dcm")
     read = highdicom.seg.segread(tmp_path / "seg.dcm")
     assert read.NumberOfFrames == 3 * 7
@@ -177,7 +183,7 @@ def test_where_segments_overlap_each_has_a_frame_on_every_used_slice(tmp_path):
 
 def test_segments_that_do_not_overlap_have_no_empty_frames():
     segments = nested_and_disjoint()[::2]
-    seg = encode_segmentation(segments, make_evidence(), make_volume(), make_work(), count_voxels(segments))
+    seg = segmentation(segments, make_evidence(), make_volume(), make_work())
     assert seg.dataset.NumberOfFrames == 5 + 2
 
 
@@ -208,7 +214,7 @@ def test_a_segmentation_beyond_2_gib_is_refused_before_it_is_packed(monkeypatch)
     monkeypatch.setattr("pacs_ai.encode.segmentation.MAX_BYTES", 1000)
     segments = make_findings().segments
     with pytest.raises(Permanent, match="one DICOM instance can hold 2 GiB"):
-        encode_segmentation(segments, make_evidence(), make_volume(), make_work(), count_voxels(segments))
+        segmentation(segments, make_evidence(), make_volume(), make_work())
 
 
 @pytest.mark.parametrize(
@@ -231,10 +237,7 @@ def test_a_lost_frame_of_reference_is_derived_from_the_series():
     evidence, segments = make_evidence(), make_findings().segments
     for ds in evidence.datasets:
         del ds.FrameOfReferenceUID
-    made = [
-        encode_segmentation(segments, evidence, make_volume(), make_work(job_key=key), count_voxels(segments)).dataset
-        for key in ("one", "two")
-    ]
+    made = [segmentation(segments, evidence, make_volume(), make_work(job_key=key)).dataset for key in ("one", "two")]
     assert made[0].FrameOfReferenceUID == made[1].FrameOfReferenceUID
     assert made[0].FrameOfReferenceUID.is_valid
 
@@ -283,7 +286,7 @@ def test_three_hundred_slices_are_encoded_in_a_second_of_one_core():
         lungs[((z - 150) / 113) ** 2 + ((y - 256) / 150) ** 2 + ((x - centre) / 90) ** 2 < 1] = number
     findings = Findings((Segment("Right lung", lungs, 1), Segment("Left lung", lungs, 2)))
     volume = Volume(np.broadcast_to(np.int16(0), lungs.shape), phantom.affine, "CT")
-    arguments = findings, {"image": evidence}, {"image": volume}, make_work()
+    arguments = findings, {"image": evidence}, {"image": volume}, make_work(), SEG_AND_SR
     encode(*arguments)  # highdicom reads its tables once per process
     began = time.process_time()
     seg, _ = encode(*arguments)

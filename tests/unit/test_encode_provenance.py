@@ -6,9 +6,11 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from encode_material import CARD, make_evidence, make_findings, make_volume, make_work
+from objects import SEG_AND_SR
 from pydicom import Dataset, config, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
@@ -23,26 +25,31 @@ RESULTS = ("SEG", "SR")
 def results(evidence=None, findings=None, **changes):
     evidence = make_evidence() if evidence is None else evidence
     findings = make_findings() if findings is None else findings
-    made = encode(findings, {"image": evidence}, {"image": make_volume()}, make_work(**changes))
+    made = encode(findings, {"image": evidence}, {"image": make_volume()}, make_work(**changes), SEG_AND_SR)
     return {one.kind: one.dataset for one in made}
 
 
 def test_same_work_same_bytes_in_another_process():
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
         "from encode_material import *\n"
         "from pacs_ai.encode.results import encode\n"
-        "made = encode(make_findings(), {'image': make_evidence()}, {'image': make_volume()}, make_work())\n"
+        "given = make_findings(), {'image': make_evidence()}, {'image': make_volume()}, make_work(), SEG_AND_SR\n"
+        "made = encode(*given)\n"
         "print(*(one.sha256 for one in made))\n"
     )
-    folder = __file__.rpartition("/")[0]
+    folder = Path(__file__).parent
     printed = {
         subprocess.run(
-            [sys.executable, "-c", code, folder], check=True, capture_output=True, text=True, env={"TZ": zone}
+            [sys.executable, "-c", code, folder, folder.rpartition("/")[0]],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={"TZ": zone},
         ).stdout
         for zone in ("Asia/Tokyo", "America/New_York")
     }
-    here = encode(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work())
+    here = encode(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work(), SEG_AND_SR)
     assert printed == {" ".join(one.sha256 for one in here) + "\n"}
 
 
@@ -50,7 +57,11 @@ def test_a_rerun_makes_other_uids_for_everything():
     def uids(generation):
         found = set()
         for one in encode(
-            make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work(generation=generation)
+            make_findings(),
+            {"image": make_evidence()},
+            {"image": make_volume()},
+            make_work(generation=generation),
+            SEG_AND_SR,
         ):
             found |= {one.sop_instance_uid, one.series_instance_uid}
             found |= {item.TrackingUID for item in one.dataset.get("SegmentSequence", ())}

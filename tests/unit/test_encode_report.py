@@ -19,6 +19,7 @@ from encode_material import (
     make_work,
 )
 from highdicom.sr import srread
+from objects import SEG_AND_SR
 from pydicom.uid import Comprehensive3DSRStorage
 
 from pacs_ai.encode.outline import MAX_POINTS, MIN_POINTS, outline, whole_frame
@@ -44,7 +45,7 @@ INDEX = Code("C2348143", "UMLS", "Emphysema index")
 
 def report(findings, evidence=None, **changes):
     evidence = make_evidence() if evidence is None else evidence
-    return encode(findings, {"image": evidence}, {"image": make_volume()}, make_work(**changes))[-1].dataset
+    return encode(findings, {"image": evidence}, {"image": make_volume()}, make_work(**changes), SEG_AND_SR)[-1].dataset
 
 
 def tree(ds):
@@ -95,7 +96,9 @@ def test_each_segment_has_a_group_with_its_values_site_and_algorithm():
 def test_groups_and_segments_are_tied_by_their_tracking_uids():
     seg, sr = (
         one.dataset
-        for one in encode(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work())
+        for one in encode(
+            make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work(), SEG_AND_SR
+        )
     )
     assert [(item.TrackingID, item.TrackingUID) for item in seg.SegmentSequence] == [
         (named(group, "Tracking Identifier")[0].TextValue, named(group, "Tracking Unique Identifier")[0].UID)
@@ -216,7 +219,7 @@ def test_an_outline_of_noise_still_fits_an_element_of_64_kib():
 
 @pytest.mark.parametrize("segments", [(), (Segment("Left lung", np.zeros((12, 30, 41), np.uint8), 1),)])
 def test_nothing_found_is_said_in_words_and_codes(segments):
-    (one,) = encode(Findings(segments), {"image": make_evidence()}, {"image": make_volume()}, make_work())
+    (one,) = encode(Findings(segments), {"image": make_evidence()}, {"image": make_volume()}, make_work(), SEG_AND_SR)
     ds = one.dataset
     assert one.kind == "SR"
     assert named(ds, "Finding")[0].TextValue == (
@@ -236,8 +239,7 @@ def test_empty_segments_leave_the_segmentation_and_are_named_in_the_report():
         one.dataset
         for one in encode(
             Findings((empty, Segment("Left lung", truth.labels, LABELS["Left lung"]))),
-            {"image": make_evidence()}, {"image": make_volume()}, make_work(),
-        )
+            {"image": make_evidence()}, {"image": make_volume()}, make_work(), SEG_AND_SR)
     )  # fmt: skip
     assert [(item.SegmentNumber, item.SegmentLabel) for item in seg.SegmentSequence] == [(1, "Left lung")]
     assert named(sr, "Finding")[-1].TextValue == "12 images analysed. Looked for and absent: Right lung, Marker front."
@@ -297,7 +299,9 @@ def test_methods_derivations_and_odd_values_are_kept():
 
 
 def test_highdicom_finds_every_group(tmp_path):
-    encode(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work())[1].write(tmp_path / "sr")
+    encode(make_findings(), {"image": make_evidence()}, {"image": make_volume()}, make_work(), SEG_AND_SR)[1].write(
+        tmp_path / "sr"
+    )
     found = srread(tmp_path / "sr").content.get_volumetric_roi_measurement_groups()
     assert [group.tracking_identifier for group in found] == ["Right lung", "Left lung"]
     for group in found:
@@ -317,7 +321,7 @@ def test_every_series_that_was_read_is_evidence():
     evidence = {"t1": make_evidence(), "flair": flair, "prior.t1": prior}
     volumes = dict.fromkeys(evidence, make_volume())
     findings = replace(make_findings(), grid="t1")
-    ds = encode(findings, evidence, volumes, make_work())[1].dataset
+    ds = encode(findings, evidence, volumes, make_work(), SEG_AND_SR)[1].dataset
     (current,), (other,) = ds.CurrentRequestedProcedureEvidenceSequence, ds.PertinentOtherEvidenceSequence
     assert {series.SeriesInstanceUID for series in current.ReferencedSeriesSequence} > {
         evidence["t1"].datasets[0].SeriesInstanceUID,
