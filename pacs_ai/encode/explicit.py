@@ -16,6 +16,7 @@ LONG_LENGTH = frozenset(
 )
 UNDEFINED = 0xFFFFFFFF
 ITEM = 0xFFFEE000
+SEQUENCE_DELIMITER = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:
@@ -34,7 +35,12 @@ def element_head(tag: int, vr: bytes, length: int) -> bytes:
 
 def item(content: bytes) -> bytes:
     """Return a sequence item of defined length (PS3.5 7.5.1)."""
-    return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
+    return item_head(len(content)) + content
+
+
+def item_head(length: int) -> bytes:
+    """Return tag and length of an item whose content follows."""
+    return struct.pack("<HHI", 0xFFFE, 0xE000, length)
 
 
 def sequence(tag: int, *contents: bytes) -> bytes:
@@ -45,10 +51,12 @@ def sequence(tag: int, *contents: bytes) -> bytes:
 def elements(encoded: bytes, start: int, end: int) -> Iterator[tuple[int, bytes, int, int]]:
     """Yield (tag, VR, start, end) of the value of each data element between two offsets, nested ones not.
 
+    Encapsulated pixel data, of undefined length, yields its items without their delimiter.
+
     Raises
     ------
     NotUnderstood
-        Where an element ends beyond the data or has an undefined length, which this package never writes.
+        Where an element ends beyond the data or a sequence has an undefined length, which this package never writes.
     """
     while start < end:
         group, number, vr, length = struct.unpack_from("<HH2sH", encoded, start)
@@ -56,10 +64,22 @@ def elements(encoded: bytes, start: int, end: int) -> Iterator[tuple[int, bytes,
         if vr in LONG_LENGTH:
             (length,) = struct.unpack_from("<I", encoded, start)
             start += 4
+        closing = 0
+        if length == UNDEFINED and vr == b"OB":
+            length, closing = _fragments_end(encoded, start, end) - start, len(SEQUENCE_DELIMITER)
         if length == UNDEFINED or start + length > end:
             raise NotUnderstood(f"the element ({group:04X},{number:04X}) has no end")
         yield group << 16 | number, vr, start, start + length
-        start += length
+        start += length + closing
+
+
+def _fragments_end(encoded: bytes, start: int, end: int) -> int:
+    """Return where the Sequence Delimitation Item of encapsulated pixel data begins (PS3.5 A.4)."""
+    while start + len(SEQUENCE_DELIMITER) <= end:
+        if encoded[start : start + len(SEQUENCE_DELIMITER)] == SEQUENCE_DELIMITER:
+            return start
+        start += 8 + int.from_bytes(encoded[start + 4 : start + 8], "little")
+    raise NotUnderstood("the encapsulated pixel data has no end")
 
 
 def items(encoded: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:

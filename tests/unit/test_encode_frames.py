@@ -59,6 +59,7 @@ def by_highdicom(segments, evidence, phantom, work):
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[describe(segment, number, work) for number, segment in enumerate(segments, 1)],
         series_instance_uid="1.2.3",
+        series_number=9001,
         sop_instance_uid="1.2.3.4",
         instance_number=1,
         manufacturer="m",
