@@ -25,8 +25,8 @@ def encode_frame(frame: Array) -> bytes:
     Parameters
     ----------
     frame
-        (rows, columns) or (rows, columns, 3), of unsigned integers. Each sample's high byte comes before its low byte; colours follow
-        one another as planes, whatever Planar Configuration says.
+        (rows, columns) or (rows, columns, 3), of unsigned integers. Each sample's high byte comes before its low byte;
+        colours follow one another as planes, whatever Planar Configuration says.
     """
     samples = frame[..., np.newaxis] if frame.ndim == 2 else frame
     octets = np.ascontiguousarray(samples).view(np.uint8).reshape(*samples.shape, samples.itemsize)
