@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pacs_ai import config
 
 GROUP = "pacs_ai.pipelines"
+#: Pipelines for tests and for trying a viewer: used where they are named, listed nowhere.
+UNLISTED = "pacs_ai.testing_pipelines"
 #: Keys of [[pipeline]] that change no result: two nodes that differ only in them give the same UIDs.
 NO_RESULT = {"name", "timeout_seconds", "bundle", "files"}
 
@@ -101,6 +103,16 @@ class Source:
         return pipeline
 
 
+def _by_name(plugins: Iterable[EntryPoint]) -> dict[str, tuple[EntryPoint, ...]]:
+    """Return the different entry points of each name."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for plugin in plugins:
+        others = found.get(plugin.name, ())
+        if plugin.value not in {other.value for other in others}:
+            found[plugin.name] = (*others, plugin)
+    return found
+
+
 class Registry:
     """The pipelines of this node, by name.
 
@@ -113,15 +125,14 @@ class Registry:
     """
 
     def __init__(self, sections: Iterable[config.Pipeline] = (), plugins: Iterable[EntryPoint] | None = None) -> None:
-        found = entry_points(group=GROUP) if plugins is None else plugins
-        installed: dict[str, tuple[EntryPoint, ...]] = {}
-        for plugin in found:
-            others = installed.get(plugin.name, ())
-            if plugin.value not in {other.value for other in others}:
-                installed[plugin.name] = (*others, plugin)
+        installed = _by_name(entry_points(group=GROUP) if plugins is None else plugins)
+        unlisted = _by_name(entry_points(group=UNLISTED) if plugins is None else ())
+        self._unlisted = {name: Source(offers) for name, offers in unlisted.items() if name not in installed}
         self._sources = {name: Source(offers) for name, offers in installed.items()}
         for section in sections:
-            self._sources[section.name] = Source(installed.get(section.use or section.name, ()), section)
+            wanted = section.use or section.name
+            offers = installed.get(wanted, unlisted.get(wanted, ()))
+            self._sources[section.name] = Source(offers, section)
 
     @cached_property
     def _cards(self) -> dict[str, Card | str]:
@@ -144,6 +155,8 @@ class Registry:
         return {name: reason for name, reason in self._cards.items() if isinstance(reason, str)}
 
     def _source(self, name: str) -> Source:
+        if name not in self._sources and name in self._unlisted:
+            return self._unlisted[name]
         if name not in self._sources:
             known = ", ".join(sorted(self._sources)) or "none"
             raise UserError(f"there is no pipeline {name}: installed or configured are {known}")
@@ -160,7 +173,7 @@ class Registry:
             It is broken; the message says why.
         """
         self._source(name)
-        card = self._cards[name]
+        card = self._cards[name] if name in self._sources else self._card_or_reason(name)
         if isinstance(card, str):
             raise PipelineFault(card)
         return card
