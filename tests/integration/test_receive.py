@@ -427,14 +427,27 @@ def test_several_called_ae_titles(make_node: Callable[..., Node]):
     assert [arrival.called_ae_title for arrival in node.arrivals] == ["PACS_AI", "STAT_AI"]
 
 
-def rejection(assoc: Association) -> tuple[int, int, int]:
-    assert assoc.is_rejected
-    primitive = assoc.acceptor.primitive
+def rejection(node: Node, **titles: str) -> tuple[int, int, int]:
+    """Return result, source and reason of the A-ASSOCIATE-RJ.
+
+    pynetdicom 3.0.4 as a requestor now and then takes a connection that a quick rejection has ended for one that never
+    was, and says "aborted": then it is asked again.
+    """
+    answered: list[Association] = []
+
+    def rejected() -> bool:
+        assoc = node.associate(**titles)
+        assert not assoc.is_established
+        answered.append(assoc)
+        return bool(assoc.is_rejected)
+
+    until(rejected)
+    primitive = answered[-1].acceptor.primitive
     return primitive.result, primitive.result_source, primitive.diagnostic
 
 
 def test_wrong_called_ae_title_is_rejected(node: Node):
-    assert rejection(node.associate(called="SOMEBODY")) == (1, 1, 7)
+    assert rejection(node, called="SOMEBODY") == (1, 1, 7)
 
 
 def test_callers_may_be_restricted_by_title_and_address(make_node: Callable[..., Node]):
@@ -443,16 +456,16 @@ def test_callers_may_be_restricted_by_title_and_address(make_node: Callable[...,
     for calling in ("PACS", "CT"):
         assert send(node, small_ct(), calling=calling).Status == status.SUCCESS
     for calling in ("FAR", "STRANGER"):
-        assert rejection(node.associate(calling=calling)) == (1, 1, 3)
+        assert rejection(node, calling=calling) == (1, 1, 3)
 
 
 def test_the_limits_of_associations_are_ours(make_node: Callable[..., Node]):
     node = make_node(maximum_associations=3, maximum_associations_per_peer=2)
     first, second = node.associate(calling="GREEDY"), node.associate(calling="GREEDY")
-    assert rejection(node.associate(calling="GREEDY")) == (2, 3, 2)
+    assert rejection(node, calling="GREEDY") == (2, 3, 2)
     third = node.associate(calling="OTHER")
     assert third.is_established
-    assert rejection(node.associate(calling="LATE")) == (2, 3, 2)
+    assert rejection(node, calling="LATE") == (2, 3, 2)
     for assoc in (first, second, third):
         assoc.release()
     until(lambda: node.receiver.associations == 0)
