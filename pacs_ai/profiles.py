@@ -33,6 +33,14 @@ class Kind(StrEnum):
     PRESENTATION_STATE = "presentation-state"  #: contours over the source images, GSPS
     SUMMARY = "summary"  #: one page as PDF
     DERIVED_IMAGES = "derived-images"  #: a new series of the source's own kind: denoised, reconstructed
+    NOT_ANALYSED = "not-analysed"  #: notice: no result, and why
+    REJECTION_NOTE = "rejection-note"  #: notice: these objects are withdrawn, as IHE IOCM says it
+    RETRACTED_REPORT = "retracted-report"  #: notice: the same as a report that replaces the withdrawn ones
+    RETRACTED_PICTURE = "retracted-picture"  #: notice: the same in large letters, for viewers that show images only
+
+
+#: What is said about results and is none; no profile names them.
+NOTICES = (Kind.NOT_ANALYSED, Kind.REJECTION_NOTE, Kind.RETRACTED_REPORT, Kind.RETRACTED_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,13 @@ FORMS: Mapping[Kind, tuple[Form, ...]] = {
     Kind.PRESENTATION_STATE: (Form("greyscale", "1.2.840.10008.5.1.4.1.1.11.1", "PR"),),
     Kind.SUMMARY: (Form("pdf", "1.2.840.10008.5.1.4.1.1.104.1", "DOC"),),
     Kind.DERIVED_IMAGES: (Form("images", "", ""),),
+    Kind.NOT_ANALYSED: (Form("basic-text", f"{_SR}11", "SR"),),
+    Kind.REJECTION_NOTE: (Form("key-objects", f"{_SR}59", "KO"),),
+    Kind.RETRACTED_REPORT: (Form("basic-text", f"{_SR}11", "SR"),),
+    Kind.RETRACTED_PICTURE: (Form("page", "1.2.840.10008.5.1.4.1.1.7", "OT"),),
 }
+#: Series Numbers of notices follow the first of the results by so much, in the order of `NOTICES`.
+NOTICE_OFFSET = 80
 #: Kinds that have a series of their own whatever its modality: image series are scrolled through.
 _OWN_SERIES = frozenset({Kind.PARAMETRIC_MAP, Kind.SECONDARY_CAPTURE, Kind.OVERLAY, Kind.DERIVED_IMAGES})
 #: Kinds that refer to the segmentation of the same plan.
@@ -256,7 +270,7 @@ def plan(profile: Profile, first_series_number: int) -> Plan:
     Raises
     ------
     UserError
-        A form or a transfer syntax that the kind does not have.
+        A notice, or a form or a transfer syntax that the kind does not have.
     """
     numbers: dict[str, int] = {}
     instances: dict[str, int] = {}
@@ -269,12 +283,22 @@ def plan(profile: Profile, first_series_number: int) -> Plan:
     return _citing(tuple(choices))
 
 
+def notice_encodings(first_series_number: int) -> Mapping[Kind, Encoding]:
+    """Return the encoding of each notice, where the results' first Series Number is this one."""
+    return {
+        kind: Encoding(kind, FORMS[kind][0].name, EXPLICIT, "sparse", first_series_number + NOTICE_OFFSET + place, 1)
+        for place, kind in enumerate(NOTICES)
+    }
+
+
 def _choice(wanted: Wanted, series_number: int, instance_number: int) -> Choice:
     otherwise = None if wanted.otherwise is None else _choice(wanted.otherwise, series_number, instance_number)
     return Choice(_encoding(wanted, series_number, instance_number), otherwise)
 
 
 def _encoding(wanted: Wanted, series_number: int, instance_number: int) -> Encoding:
+    if wanted.kind in NOTICES:
+        raise UserError(f"{wanted.kind} is a notice, which the node sends by itself; leave it out of the profile")
     forms = FORMS[wanted.kind]
     form = next((one for one in forms if one.name == (wanted.form or forms[0].name)), None)
     if form is None:

@@ -28,13 +28,13 @@ def cite(report: Dataset, evidence: Mapping[str, Evidence], source: Dataset, seg
         cited.append(
             (study, segmentation.series_instance_uid, segmentation.sop_class_uid, segmentation.sop_instance_uid)
         )
-    report.CurrentRequestedProcedureEvidenceSequence = _references([one for one in cited if one[0] == study])
+    report.CurrentRequestedProcedureEvidenceSequence = references([one for one in cited if one[0] == study])
     other = [one for one in cited if one[0] != study]
     if other:
-        report.PertinentOtherEvidenceSequence = _references(other)
+        report.PertinentOtherEvidenceSequence = references(other)
 
 
-def _references(cited: Sequence[tuple[str, str, str, str]]) -> list[Dataset]:
+def references(cited: Sequence[tuple[str, str, str, str]]) -> list[Dataset]:
     """Return a Hierarchical SOP Instance Reference (PS3.3 Table C.17-3) of (study, series, class, instance)."""
     studies = []
     ordered = sorted(cited, key=lambda one: one[:2])
@@ -83,7 +83,7 @@ def add_order(report: Dataset, source: Dataset) -> None:
 def add_predecessors(report: Dataset, work: Work) -> None:
     """Name the delivered reports that this one replaces (Predecessor Documents, PS3.3 C.17.2)."""
     if work.predecessors:
-        report.PredecessorDocumentsSequence = _references(
+        report.PredecessorDocumentsSequence = references(
             [
                 (one.study_instance_uid, one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid)
                 for one in work.predecessors
