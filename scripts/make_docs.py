@@ -11,13 +11,15 @@ import inspect
 import sys
 import types
 import typing
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from pydantic import BaseModel
+from pydicom.uid import UID
 
-from pacs_ai import config
+from pacs_ai import config, profiles
 from pacs_ai.cli import main as commands
 from pacs_ai.cli import toml
 from pacs_ai.conditions import When
@@ -66,6 +68,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[store]", config.Store, ""),
     ("[receive]", config.Receive, ""),
     ("[[peer]]", config.Peer, "Once for each."),
+    ("[[profile]]", config.Profile, "Once for each that the built-in ones do not serve."),
+    ("[[profile.objects]]", config.ObjectTable, "In the order of delivery."),
     ("[[pipeline]]", config.Pipeline, "Once for each that needs settings, and for each MONAI bundle."),
     ("[pipeline.labels.VALUE]", config.LabelTable, ""),
     ("[pipeline.inputs.NAME]", config.InputTable, ""),
@@ -85,10 +89,36 @@ def configuration_page() -> str:
         parts.append(f"## `{title}`\n")
         parts.append(f"{inspect.cleandoc(model.__doc__ or '')} {remark}".strip() + "\n")
         parts.append(_table(model))
+    parts += ["## Profiles that come with the node\n", _profiles(), "## Forms of each object\n", _forms()]
     parts.append("## Attributes that conditions may name\n")
     kept = ", ".join(f"`{keyword}`" for keyword in sorted(INDEXED))
     parts.append(f"`attributes = {{ ... }}` may name those that the index keeps of each series:\n{_filled(kept)}\n")
     return "\n".join(parts)
+
+
+def _profiles() -> str:
+    lines = ["| profile | for | objects, in the order of delivery | rejection notes |", "|---|---|---|---|"]
+    for profile in profiles.BUILT_IN.values():
+        objects = "<br>".join(_wanted(one) for one in profile.objects)
+        honoured = "honoured" if profile.honours_rejection_notes else "not honoured"
+        lines.append(f"| `{profile.name}` | {profile.purpose} | {objects} | {honoured} |")
+    return "\n".join(lines) + "\n"
+
+
+def _wanted(wanted: profiles.Wanted) -> str:
+    form = wanted.form or profiles.FORMS[wanted.kind][0].name
+    otherwise = f", else {_wanted(wanted.otherwise)}" if wanted.otherwise else ""
+    return f"{wanted.kind} ({form}){otherwise}"
+
+
+def _forms() -> str:
+    lines = ["| kind | form | SOP class | transfer syntaxes, default first |", "|---|---|---|---|"]
+    for kind in (one for one in profiles.Kind if one not in profiles.NOTICES):
+        for form in profiles.FORMS[kind]:
+            sop_class = UID(form.sop_class_uid).name if form.sop_class_uid else "the source's own"
+            syntaxes = ", ".join(f"`{syntax}`" for syntax in form.syntaxes)
+            lines.append(f"| `{kind}` | `{form.name}` | {sop_class} | {syntaxes} |")
+    return "\n".join(lines) + "\n"
 
 
 def _table(model: type[BaseModel]) -> str:
@@ -124,6 +154,8 @@ def _words(kind: Any) -> str:
         return f"{several}: {_words(inside[0])}"
     if origin is dict:
         return f"table: {_words(inside[0])} to {_words(inside[1])}"
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return " or ".join(f"`{value}`" for value in kind if value not in profiles.NOTICES)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "conditions" if kind is When else "table"
     return _KINDS[kind]
