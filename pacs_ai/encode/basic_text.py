@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pacs_ai.profiles import Encoding
 
 
-def basic_text(  # noqa: PLR0913 - what every result states
+def basic_text(
     source: Dataset,
     work: Work,
     encoding: Encoding,
