@@ -56,7 +56,7 @@ class Grid:
             Where an image lacks its position, or the first one its orientation or pixel spacing.
         """
         by_uid = {str(ds.SOPInstanceUID): ds for ds in evidence.datasets}
-        found = [_frame_geometry(by_uid[ref.sop_instance_uid], ref.frame_number) for ref in evidence.slices]
+        found = [frame_geometry(by_uid[ref.sop_instance_uid], ref.frame_number) for ref in evidence.slices]
         _require(found)
         return cls(
             slices=evidence.slices,
@@ -122,7 +122,7 @@ def _require(found: list[dict[str, Any]]) -> None:
         )
 
 
-def _frame_geometry(ds: Dataset, frame_number: int | None) -> dict[str, Any]:
+def frame_geometry(ds: Dataset, frame_number: int | None) -> dict[str, Any]:
     """Return the attributes of `KEYWORDS` that the frame has, from wherever the image keeps them.
 
     Single-frame images have them at the root (PS3.3 C.7.6.2), multi-frame ones in the functional groups, shared or
