@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from pydicom import Dataset, config
+from pydicom import Dataset, Sequence, config
 from pydicom.datadict import dictionary_description, dictionary_has_tag
 
 from pacs_ai.encode.gate_required import ALWAYS, ALWAYS_PRESENT, PRESENT, VALUED, VALUED_IMAGE
@@ -65,7 +65,7 @@ def _check_required(opened: Opened) -> None:
     ds = opened.ds
     uid = str(ds.get("SOPClassUID", ""))
     valued = (*ALWAYS, *VALUED.get(uid, VALUED_IMAGE))
-    lacking = [keyword for keyword in valued if ds.get(keyword) in (None, "") or _is_empty_sequence(ds, keyword)]
+    lacking = [keyword for keyword in valued if _is_empty(ds.get(keyword))]
     lacking += [keyword for keyword in (*ALWAYS_PRESENT, *PRESENT.get(uid, ())) if keyword not in ds]
     if lacking:
         raise Permanent(f"the {opened.kind} lacks {', '.join(lacking)}")
@@ -78,9 +78,8 @@ def _check_required(opened: Opened) -> None:
         raise Permanent(f"the {opened.kind} has other UIDs inside than outside")
 
 
-def _is_empty_sequence(ds: Dataset, keyword: str) -> bool:
-    element = ds.get_item(keyword)
-    return element is not None and element.VR == "SQ" and not element.value
+def _is_empty(value: object) -> bool:
+    return value is None or value == "" or (isinstance(value, Sequence) and not value)
 
 
 def _check_clearance(opened: Opened, card: Card) -> None:

@@ -60,7 +60,7 @@ def encode(
     Permanent
         Where an object would exceed 2 GiB, or what was encoded is not what was found.
     """
-    check_sources(evidence)
+    check_sources(evidence, inputs)
     case = Case.of(findings, evidence, inputs, work)
     check_findings(case.findings, work.card, inputs)
     made: dict[str, tuple[Encoded, ...]] = {}

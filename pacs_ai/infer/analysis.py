@@ -105,7 +105,7 @@ def analyse(
         material = load(inputs)
     pipeline = prepared()
     contract.accept(pipeline.card, material.volumes)
-    check_sources(material.evidence)
+    check_sources(material.evidence, material.volumes)
     with steps("inferring"), foreign_code(name, "running"):
         findings = pipeline.run(material.volumes)
     contract.check(pipeline.card, material.volumes, findings)
