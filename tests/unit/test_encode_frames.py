@@ -21,7 +21,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objects import SEG_AND_SR
-from pydicom import Dataset
+from pydicom import Dataset, uid
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
@@ -31,7 +31,7 @@ from pacs_ai.encode.check import check_results
 from pacs_ai.encode.frames import count_voxels, overlap, pack, popcounts
 from pacs_ai.encode.grid import Grid
 from pacs_ai.encode.results import encode
-from pacs_ai.encode.segmentation import describe
+from pacs_ai.encode.template import describe
 from pacs_ai.errors import NotUnderstood, Permanent, Refused
 from pacs_ai.pipeline import Findings, Segment, Volume
 from pacs_ai.testing import CORONAL, SAGITTAL, Phantom
@@ -57,7 +57,7 @@ def by_highdicom(segments, evidence, phantom, work):
         source_images=sources,
         pixel_array=stacked,
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[describe(segment, number, work) for number, segment in enumerate(segments, 1)],
+        segment_descriptions=[describe(segment.label, number, work) for number, segment in enumerate(segments, 1)],
         series_instance_uid="1.2.3",
         series_number=9001,
         sop_instance_uid="1.2.3.4",
@@ -211,11 +211,23 @@ def test_packed_bits_are_the_bits_of_all_frames_in_order(rows, columns, slices, 
     assert np.array_equal(popcounts(packed, len(frames), rows * columns), expected)
 
 
-def test_a_segmentation_beyond_2_gib_is_refused_before_it_is_packed(monkeypatch):
+def test_overlapping_segments_beyond_2_gib_are_refused_before_they_are_packed(monkeypatch):
     monkeypatch.setattr("pacs_ai.encode.segmentation.MAX_BYTES", 1000)
-    segments = make_findings().segments
-    with pytest.raises(Permanent, match="one DICOM instance can hold 2 GiB"):
-        segmentation(segments, make_evidence(), make_volume(), make_work())
+    with pytest.raises(Permanent, match="one DICOM instance can hold 2 GiB: let the pipeline return fewer labels"):
+        segmentation(nested_and_disjoint(), make_evidence(), make_volume(), make_work())
+
+
+def test_segments_beyond_2_gib_that_do_not_overlap_are_written_as_a_label_map(monkeypatch):
+    segments, evidence = make_findings().segments, make_evidence()
+    binary = segmentation(segments, evidence, make_volume(), make_work())
+    monkeypatch.setattr("pacs_ai.encode.segmentation.MAX_BYTES", 1000)
+    smaller = segmentation(segments, evidence, make_volume(), make_work())
+    assert smaller.dataset.SegmentationType == "LABELMAP"
+    assert smaller.transfer_syntax_uid == uid.RLELossless
+    assert (smaller.sop_instance_uid, smaller.encoding) == (binary.sop_instance_uid, binary.encoding)
+    for number, segment in enumerate(segments, 1):
+        counted = np.count_nonzero(smaller.dataset.pixel_array == number)
+        assert counted == np.count_nonzero(segment.mask)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +272,7 @@ def test_the_walker_refuses_what_has_no_end(cut):
 
 def test_segment_descriptions_say_what_the_card_says():
     segment = make_findings().segments[0]
-    item = describe(segment, 1, make_work())
+    item = describe(segment.label, 1, make_work())
     label = CARD.label(segment.label)
     assert item.SegmentAlgorithmType == SegmentAlgorithmTypeValues.AUTOMATIC.value
     kind = item.SegmentedPropertyTypeCodeSequence[0]
