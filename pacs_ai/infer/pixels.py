@@ -31,6 +31,8 @@ from pacs_ai.errors import Refused
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+GREYSCALES = ("MONOCHROME1", "MONOCHROME2")
+
 Stored = npt.NDArray[np.integer[Any]]
 
 #: Decoded pixels of one instance at most, in bytes.
@@ -47,7 +49,7 @@ _WAVELETS = frozenset((*JPEG2000TransferSyntaxes, HTJ2KLossless, HTJ2KLosslessRP
 
 @dataclass(frozen=True)
 class Layout:
-    """How one instance stores its pixels: Image Pixel Module (PS3.3 C.7.6.3), one sample per pixel."""
+    """How one instance stores its pixels: Image Pixel Module (PS3.3 C.7.6.3); `samples` is 3 in colour."""
 
     rows: int
     columns: int
@@ -58,6 +60,8 @@ class Layout:
     signed: bool
     photometric_interpretation: str
     transfer_syntax_uid: UID
+    samples: int = 1
+    planar_configuration: int = 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -66,8 +70,10 @@ class Layout:
 
     @property
     def frame_bytes(self) -> int:
-        """Size of one decoded frame."""
-        return self.rows * self.columns * self.bits_allocated // 8
+        """Size of one decoded frame; colour at half the resolution as it is stored (C.7.6.3.1.2, YBR_FULL_422)."""
+        halved = self.photometric_interpretation == "YBR_FULL_422" and not self.transfer_syntax_uid.is_encapsulated
+        samples = 2 if halved else self.samples
+        return self.rows * self.columns * samples * self.bits_allocated // 8
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -77,8 +83,8 @@ class Layout:
         return 0, (1 << self.bits_stored) - 1
 
 
-def read_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
-    """Read how the pixels are stored.
+def read_grey_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
+    """Read how the pixels of a greyscale image are stored.
 
     Raises
     ------
@@ -88,8 +94,19 @@ def read_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
     if read_whole(ds, "SamplesPerPixel", 1) != 1:
         raise Refused("the images are in colour; only greyscale images form a volume")
     photometric_interpretation = read_text(ds, "PhotometricInterpretation")
-    if photometric_interpretation not in ("MONOCHROME1", "MONOCHROME2"):
+    if photometric_interpretation not in GREYSCALES:
         raise Refused(f"Photometric Interpretation is {photometric_interpretation or 'missing'!r}, not a greyscale")
+    return read_layout(ds, transfer_syntax_uid)
+
+
+def read_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
+    """Read how the pixels are stored, greyscale or colour.
+
+    Raises
+    ------
+    Refused
+        Values that no image has.
+    """
     allocated = read_whole(ds, "BitsAllocated")
     stored = read_whole(ds, "BitsStored", allocated)
     layout = Layout(
@@ -100,8 +117,10 @@ def read_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
         bits_stored=stored,
         high_bit=read_whole(ds, "HighBit", stored - 1),
         signed=read_whole(ds, "PixelRepresentation", 0) == 1,
-        photometric_interpretation=photometric_interpretation,
+        photometric_interpretation=read_text(ds, "PhotometricInterpretation"),
         transfer_syntax_uid=transfer_syntax_uid,
+        samples=read_whole(ds, "SamplesPerPixel", 1),
+        planar_configuration=read_whole(ds, "PlanarConfiguration", 0),
     )
     _check_possible(layout)
     return layout
@@ -111,6 +130,8 @@ def _check_possible(layout: Layout) -> None:
     size = f"{layout.rows} rows x {layout.columns} columns x {layout.frames} frames"
     if not (0 < layout.rows <= 65535 and 0 < layout.columns <= 65535 and layout.frames > 0):
         raise Refused(f"the pixel data is implausible: {size}")
+    if layout.samples not in (1, 3) or layout.planar_configuration not in (0, 1):
+        raise Refused(f"the pixel data has {layout.samples} samples per pixel; 1 and 3 can be read")
     if layout.bits_allocated not in (8, 16, 32):
         raise Refused(f"the pixel data has {layout.bits_allocated} bits per pixel; 8, 16 and 32 can be read")
     if not layout.bits_stored - 1 <= layout.high_bit < layout.bits_allocated or layout.bits_stored < 1:
@@ -148,7 +169,7 @@ def split_frames(layout: Layout, element: bytes) -> tuple[bytes | memoryview, ..
 
 
 def decode(layout: Layout, frame: bytes | memoryview) -> Stored:
-    """Return (rows, columns) stored values of one frame, signed or unsigned as Pixel Representation says.
+    """Return (rows, columns) stored values of one frame of one sample, signed or unsigned as the data set says.
 
     Raises
     ------
@@ -191,8 +212,6 @@ def _decode(layout: Layout, frame: bytes | memoryview) -> Stored:
         return _interpret(_decode_jpeg(layout, bytes(frame)), layout)
     if syntax != ExplicitVRBigEndian:
         return _interpret(np.frombuffer(frame, layout.dtype.newbyteorder("<")), layout)
-    if layout.bits_allocated == 8:  # words were swapped, two pixels each (PS3.5 Annex D.3.2)
-        frame = np.frombuffer(frame, "<u2").byteswap().tobytes()
     return _interpret(np.frombuffer(frame, layout.dtype.newbyteorder(">")), layout)
 
 

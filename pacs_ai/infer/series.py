@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pacs_ai.infer.source import Received
 
 #: Attributes that all images of a series have in common: a result copies its patient and study from them.
+#: Those of a volume have SOP Class UID in common too; an ultrasound series may hold images and clips.
 COMMON_KEYWORDS = (
     "PatientID",
     "IssuerOfPatientID",
@@ -25,7 +26,6 @@ COMMON_KEYWORDS = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "Modality",
-    "SOPClassUID",
 )
 
 #: Why several images may lie at one position: what to call it, and the attributes that differ then.
@@ -55,8 +55,25 @@ def check_series(received: Sequence[Received]) -> tuple[tuple[Received, ...], tu
     """
     images, left_out = _without_localizers(received)
     completed = _complete_identity(images)
-    _check_common(images)
+    _check_common(images, (*COMMON_KEYWORDS, "SOPClassUID"))
     return images, (*left_out, *completed)
+
+
+def check_images(received: Sequence[Received]) -> tuple[str, ...]:
+    """Return what was completed, in words, of images that need form no volume.
+
+    Raises
+    ------
+    Refused
+        As `check_series`, and where two images have one SOP Instance UID.
+    """
+    if not received:
+        raise Refused("the series holds no image")
+    completed = _complete_identity(received)
+    _check_common(received, COMMON_KEYWORDS)
+    if len({each.sop_instance_uid for each in received}) < len(received):
+        raise Refused("two images have the same SOP Instance UID")
+    return completed
 
 
 def _is_localizer(ds: Dataset) -> bool:
@@ -89,8 +106,8 @@ def _complete_identity(images: Sequence[Received]) -> tuple[str, ...]:
     return (f"{count} of {len(images)} images have no SOP Class UID; the one in the file header was used",)
 
 
-def _check_common(images: Sequence[Received]) -> None:
-    for keyword in COMMON_KEYWORDS:
+def _check_common(images: Sequence[Received], keywords: Sequence[str]) -> None:
+    for keyword in keywords:
         values = {read_text(each.ds, keyword) for each in images}
         if len(values) > 1:
             raise Refused(

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian
 
 from pacs_ai.dicom.geometry import Plane, read_numbers, read_plane
 from pacs_ai.dicom.reading import READING_FAULTS, read_items, read_text, read_value
 from pacs_ai.errors import NotUnderstood, Permanent, Refused, Unavailable
-from pacs_ai.infer.pixels import Layout, read_layout, split_frames
+from pacs_ai.infer.header import nested
+from pacs_ai.infer.pixels import Layout, read_grey_layout, split_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -98,12 +100,20 @@ def receive(path: Path, sha256: str | None) -> Received:
     try:
         ds = dcmread(BytesIO(raw))
         syntax = UID(str(ds.file_meta.TransferSyntaxUID))
-        pixel_data = ds.PixelData if "PixelData" in ds else None
+        pixel_data, vr = (ds.PixelData, ds["PixelData"].VR) if "PixelData" in ds else (None, "")
     except (InvalidDicomError, *READING_FAULTS) as fault:
         raise NotUnderstood(f"{path.name} is no DICOM file that can be read") from fault
     if pixel_data is not None and not isinstance(pixel_data, bytes):
         raise NotUnderstood(f"{path.name} holds Pixel Data that is no string of bytes")
-    return Received(_without_pixels(ds), syntax, pixel_data)
+    return Received(_without_pixels(ds), syntax, _in_byte_order(ds, syntax, pixel_data, vr))
+
+
+def _in_byte_order(ds: Dataset, syntax: UID, pixel_data: bytes | None, vr: str) -> bytes | None:
+    """Return bytes in the order of the pixels: big endian words of 8-bit pixels are swapped (PS3.5 Annex D.3.2)."""
+    if pixel_data is None or syntax != ExplicitVRBigEndian or vr != "OW" or read_value(ds, "BitsAllocated") != 8:
+        return pixel_data
+    whole = len(pixel_data) // 2 * 2
+    return np.frombuffer(pixel_data[:whole], "<u2").byteswap().tobytes() + pixel_data[whole:]
 
 
 def _without_pixels(ds: Dataset) -> Dataset:
@@ -122,10 +132,11 @@ def open_sources(received: Sequence[Received]) -> tuple[Source, ...]:
     Refused
         With the first reason and how many of the images it holds for.
     """
-    return tuple(_for_each(_open_source, received))
+    return tuple(for_each(_open_source, received))
 
 
-def _for_each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def for_each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return what `act` makes of every image, or raise `Refused` with the first reason and how often it holds."""
     results: list[R] = []
     reasons: list[str] = []
     for item in items:
@@ -144,7 +155,7 @@ def _for_each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:
 def _open_source(received: Received) -> Source:
     if received.pixel_data is None:
         raise Refused("there is no pixel data")
-    layout = read_layout(received.ds, received.transfer_syntax_uid)
+    layout = read_grey_layout(received.ds, received.transfer_syntax_uid)
     encoded = split_frames(layout, received.pixel_data)
     per_frame = read_items(received.ds, "PerFrameFunctionalGroupsSequence")
     if not per_frame and layout.frames > 1:
@@ -175,8 +186,7 @@ def _enhanced_frame(ds: Dataset, shared: Dataset, per_frame: Dataset, number: in
         group("PlanePositionSequence"), group("PlaneOrientationSequence"), group("PixelMeasuresSequence")
     )
     slope, intercept = _rescale(ds, group("PixelValueTransformationSequence"))
-    nested = tuple(item for element in per_frame if element.VR == "SQ" for item in element.value)
-    return Frame(plane, slope, intercept, number, nested)
+    return Frame(plane, slope, intercept, number, tuple(nested(per_frame)))
 
 
 def _rescale(ds: Dataset, item: Dataset) -> tuple[float, float]:

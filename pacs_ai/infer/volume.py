@@ -14,6 +14,7 @@ from pacs_ai.dicom.geometry import SAME_POSITION_MM, check_alike, coincident, st
 from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.dicom.reading import read_items, read_text
 from pacs_ai.errors import Refused
+from pacs_ai.infer.header import HEADER_KEYWORDS, lossy, nested, read_header
 from pacs_ai.infer.pixels import MAX_DECODED_BYTES, decode
 from pacs_ai.infer.series import check_series, differing
 from pacs_ai.infer.source import Frame, Received, Source, count_stacks, open_sources, receive_all
@@ -22,47 +23,6 @@ from pacs_ai.pipeline import Array, Volume
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from pydicom import Dataset
-
-#: What pipelines may judge by: `Volume.header` holds these, as text, where the series has them.
-HEADER_KEYWORDS = (
-    "AcquisitionContrast",
-    "BodyPartExamined",
-    "ContrastBolusAgent",
-    "ConvolutionKernel",
-    "DecayCorrection",
-    "EchoTime",
-    "FlipAngle",
-    "GantryDetectorTilt",
-    "ImageType",
-    "InversionTime",
-    "KVP",
-    "Laterality",
-    "LossyImageCompression",
-    "MRAcquisitionType",
-    "MagneticFieldStrength",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "PatientAge",
-    "PatientPosition",
-    "PatientSex",
-    "PatientSize",
-    "PatientWeight",
-    "PixelPaddingValue",
-    "ProtocolName",
-    "RepetitionTime",
-    "RescaleType",
-    "ScanOptions",
-    "ScanningSequence",
-    "SequenceName",
-    "SequenceVariant",
-    "SeriesDescription",
-    "SliceThickness",
-    "StudyDescription",
-    "Units",
-    "XRayTubeCurrent",
-)
 
 #: Fewest images in which a Frame of Reference UID of its own in each is taken for an error of the sender.
 MIN_SCATTERED_FRAMES_OF_REFERENCE = 3
@@ -145,7 +105,7 @@ def _load(received: Sequence[Received]) -> LoadedVolume:
     joined = _join_frames_of_reference(slices)
     ds = slices[0].source.ds
     volume = Volume(_voxels(slices), grid.affine, read_text(ds, "Modality"), _header(slices[0]))
-    notes = (*told, *joined, *merged, *grid.notes, *_lossy(ds))
+    notes = (*told, *joined, *merged, *grid.notes, *lossy(ds))
     return LoadedVolume(volume, _evidence(slices), notes)
 
 
@@ -272,20 +232,8 @@ def _rescale(stored: Array, frame: Frame, out: Array) -> None:
 def _header(first: _Slice) -> dict[str, str]:
     """Return the attributes of the first slice; those of an enhanced image from its functional groups."""
     ds = first.source.ds
-    shared = [item for group in read_items(ds, "SharedFunctionalGroupsSequence") for item in _nested(group)]
-    places = [ds, *first.frame.attributes, *shared]
-    texts = {
-        keyword: next(filter(None, (read_text(place, keyword) for place in places)), "") for keyword in HEADER_KEYWORDS
-    }
-    return {keyword: text for keyword, text in texts.items() if text}
-
-
-def _nested(group: Dataset) -> list[Dataset]:
-    return [item for element in group if element.VR == "SQ" for item in element.value]
-
-
-def _lossy(ds: Dataset) -> tuple[str, ...]:
-    return ("the images were compressed with loss",) if read_text(ds, "LossyImageCompression") == "01" else ()
+    shared = [item for group in read_items(ds, "SharedFunctionalGroupsSequence") for item in nested(group)]
+    return read_header((ds, *first.frame.attributes, *shared), HEADER_KEYWORDS)
 
 
 def _evidence(slices: Sequence[_Slice]) -> Evidence:
