@@ -1,49 +1,47 @@
-"""A picture for people: slices of a series with the segments drawn over them, their names and measured values."""
+"""A picture for people: slices or images of a series with what was found drawn over them, names and measured values."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw
 
-from pacs_ai.encode.frames import FEW_LABELS
-from pacs_ai.encode.provenance import DISCLAIMER
-from pacs_ai.pipeline import Array, Card, Clearance, Findings, Label, Measurement, Segment, Volume
+from pacs_ai.encode import picture
+from pacs_ai.encode.frames import count_voxels
+from pacs_ai.encode.legend import Line, detection_names, legend
+from pacs_ai.encode.picture import AMBER, INK, PALE, PAPER, direction_letters, opposite
+from pacs_ai.pipeline import Array, Card, Findings, Frame, Frames, Given, Segment, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from pacs_ai.encode.legend import Counts
 
 COLUMNS = 4
 CELL = 384  # pixels across one slice
 MAX_CELL_HEIGHT = 512
 GAP = 6
 MARGIN = 24
-FILL = 0.32  # opacity of a segment
-MARGIN_MM = 15.0  # shown around the segments
+WIDTH = COLUMNS * (CELL + GAP) - GAP + 2 * MARGIN
+MAX_IMAGE_HEIGHT = 1100  # of a radiograph that stands alone
+MARGIN_MM = 15.0  # shown around the findings
 LEAST_FIELD_MM = 160.0  # a small finding is shown with what lies around it
 LEGEND_LINES = 20
-LUNG_WINDOW = (-600.0, 1500.0)  # centre and width in HU
-SOFT_TISSUE_WINDOW = (40.0, 400.0)
-INK, PALE, AMBER, PAPER, BLACK = (235, 238, 242), (150, 158, 168), (255, 190, 60), (18, 20, 24), (0, 0, 0)
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class View:
-    """The voxel axes in the order and direction of a radiological axial display.
+    """The voxel axes in the order and direction in which they are shown.
 
     Parameters
     ----------
     axes
-        Which axis of the volume is shown as slices (feet to head), rows (front to back), columns (the patient's right
-        to left).
+        Which axis of the volume is shown as slices, rows, columns.
     flips
         Whether each of them runs backwards in the volume.
     spacing
@@ -59,6 +57,11 @@ class View:
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         return voxels.transpose(self.axes)[steps]
 
+    def directions(self, volume: Volume) -> Array:
+        """Return where slices, rows and columns run to in the patient, (3, 3) unit vectors in LPS."""
+        ways = [volume.affine[:3, axis] * (-1 if flip else 1) for axis, flip in zip(self.axes, self.flips, strict=True)]
+        return np.array([way / np.linalg.norm(way) for way in ways])
+
 
 @dataclass(frozen=True)
 class Field:
@@ -69,35 +72,63 @@ class Field:
     columns: slice
 
 
-def montage(volume: Volume, findings: Findings, card: Card, path: Path, slices: int = 16) -> None:
-    """Write a PNG of axial slices, patient's right on the left and front up, through the extent of the segments.
+def montage(given: Given, findings: Findings, card: Card, path: Path, slices: int = 16) -> None:
+    """Write a PNG of `page`.
 
     Parameters
     ----------
-    volume
-        The input that the segments lie on.
-    findings
-        Segments and measurements.
-    card
-        Names and colours of the labels, title, clearance.
+    given, findings, card, slices
+        As of `page`.
     path
         Where the PNG is written; OSError where that fails.
-    slices
-        At most so many are shown, head first.
     """
-    view = axial_view(volume)
-    extent = _extent(findings.segments, view, volume.voxels.shape)
-    field = _field(extent, view, slices)
-    low, high = _window(volume, card)
-    shown = view.of(volume.voxels)
-    cells = [_cell(shown[index], index, field, view, findings, card, (low, high)) for index in field.slices]
-    for cell, index in zip(cells, field.slices, strict=True):
-        _mark(cell, f"z = {_height(volume, view, index):.0f} mm")
-    _page(cells, findings, card).save(path, "PNG", optimize=False)
+    page(given, findings, card, slices=slices).save(path, "PNG", optimize=False)
+
+
+def page(given: Given, findings: Findings, card: Card, counts: Counts | None = None, slices: int = 16) -> Image.Image:
+    """Return an RGB picture of what was found, 1602 pixels wide, with a legend and "AI, not verified".
+
+    Of a volume: axial slices, patient's right on the left and front up, through the extent of the findings; where
+    there are detections in slices of another orientation, those slices as they were acquired. Of frames: the images
+    side by side, those with findings first.
+
+    Parameters
+    ----------
+    given
+        The input that the findings lie on.
+    findings
+        What is drawn and named.
+    card
+        Names and colours of the labels, title, clearance.
+    counts
+        Voxels of each segment in each slice, (segments, slices); None counts them.
+    slices
+        At most so many are shown.
+    """
+    counts = count_voxels(findings.segments) if counts is None else counts
+    cells = cells_of(given, findings, card, counts, slices)
+    return _page(cells, legend(findings, card, given, counts), card)
+
+
+def cells_of(given: Given, findings: Findings, card: Card, counts: Counts, slices: int) -> list[Image.Image]:
+    """Return the slices or images of `page` alone."""
+    if isinstance(given, Frames):
+        return _images(given, findings, card, counts, slices)
+    view = axial_view(given)
+    if findings.detections and view.axes != (0, 1, 2):
+        view = View((0, 1, 2), (False, False, False), given.spacing)
+    field = _field(
+        _extent(findings, view, given.voxels.shape), _detected(findings, view, len(given.voxels)), view, slices
+    )
+    window = picture.window_of(given, card, 0)
+    return [_cell(given, index, field, view, findings, card, window) for index in field.slices]
 
 
 def axial_view(volume: Volume) -> View:
-    """Return how the volume is turned so that its axes lie nearest to the patient's (oblique stacks stay oblique)."""
+    """Return how the volume is turned so that its axes lie nearest to the patient's (oblique stacks stay oblique).
+
+    Slices run from feet to head, rows from front to back, columns from the patient's right to left.
+    """
     directions = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     wanted = (2, 1, 0)  # of LPS: z for slices, y for rows, x for columns
     axes = max(
@@ -120,51 +151,72 @@ def _height(volume: Volume, view: View, index: int) -> float:
     return float((volume.affine @ [*at, 1.0])[2])
 
 
-def _extent(segments: Sequence[Segment], view: View, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return first and last index of the segments along each axis of the view; the whole view where there are none."""
+def _extent(findings: Findings, view: View, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return first and last index of the findings along each axis of the view; the whole view where there are none."""
+    seen = view.of(_union(findings.segments, shape))
+    planes: Array = np.asarray(seen.any(axis=2))
+    used = [np.asarray(axis) for axis in (planes.any(axis=1), planes.any(axis=0), seen.any(axis=(0, 1)))]
+    found = [np.flatnonzero(axis) for axis in used]
+    for detection in findings.detections:
+        for index in picture.indices_of(detection):
+            points = _turned(picture.points_of(detection, index), view, seen.shape)
+            slices = shape[0] - 1 - index if view.flips[0] else index
+            spans = (np.array([slices]), points[:, 1], points[:, 0])
+            found = [np.concatenate([axis, span]) for axis, span in zip(found, spans, strict=True)]
+    if not found[0].size:
+        return [(0, size - 1) for size in seen.shape]
+    return [
+        (max(0, int(axis.min())), min(size - 1, int(axis.max()))) for axis, size in zip(found, seen.shape, strict=True)
+    ]
+
+
+def _union(segments: Sequence[Segment], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     union = np.zeros(shape, bool)
     for array in {id(segment.voxels): segment.voxels for segment in segments}.values():
         numbers = [segment.number for segment in segments if segment.voxels is array]
         if array.dtype == np.bool_:
             union |= array
-        elif len(numbers) <= FEW_LABELS:
+        elif len(numbers) <= picture.FEW_LABELS:
             for number in numbers:
                 union |= array == number
         else:
             union |= np.isin(array, numbers)
-    seen = view.of(union)
-    planes: Array = np.asarray(seen.any(axis=2))
-    used = [np.asarray(axis) for axis in (planes.any(axis=1), planes.any(axis=0), seen.any(axis=(0, 1)))]
-    if not used[0].any():
-        return [(0, size - 1) for size in seen.shape]
-    return [(int(np.flatnonzero(axis)[0]), int(np.flatnonzero(axis)[-1])) for axis in used]
+    return union
 
 
-def _field(extent: list[tuple[int, int]], view: View, slices: int) -> Field:
+def _turned(points: Array, view: View, shape: tuple[int, ...]) -> Array:
+    """Return points of (column, row) of a slice as they lie in the view, whose slices are those of the volume."""
+    turned = np.array(points, np.float64)
+    if view.flips[2]:
+        turned[:, 0] = shape[2] - turned[:, 0]
+    if view.flips[1]:
+        turned[:, 1] = shape[1] - turned[:, 1]
+    return turned
+
+
+def _detected(findings: Findings, view: View, slices: int) -> list[int]:
+    """Return the slices of the view that detections are drawn on, head first."""
+    indices = {index for detection in findings.detections for index in picture.indices_of(detection)}
+    return sorted(((slices - 1 - index if view.flips[0] else index) for index in indices), reverse=True)
+
+
+def _field(extent: list[tuple[int, int]], detected: list[int], view: View, slices: int) -> Field:
     first, last = extent[0]
     inset = 0.03 * (last - first)
-    chosen = np.linspace(last - inset, first + inset, min(slices, last - first + 1)).round().astype(int)
+    count = min(slices, last - first + 1)
+    even = np.linspace(last - inset, first + inset, count).round().astype(int).tolist()
+    fixed = detected[:slices]
+    free = [index for index in even if all(abs(index - near) * 2 * count > last - first for near in fixed)]
+    chosen = sorted({*fixed, *free[: slices - len(fixed)]}, reverse=True)
     ranges = []
     for (low, high), spacing in zip(extent[1:], view.spacing[1:], strict=True):
         around = max(MARGIN_MM, (LEAST_FIELD_MM - (high - low) * spacing) / 2) / spacing
         ranges.append(slice(max(0, int(low - around)), int(high + around) + 1))
-    return Field(tuple(chosen.tolist()), ranges[0], ranges[1])
-
-
-def _window(volume: Volume, card: Card) -> tuple[float, float]:
-    """Return the values shown black and white."""
-    if volume.modality == "CT":
-        lungs = any("lung" in f"{label.name} {label.type.meaning}".lower() for label in card.labels)
-        centre, width = LUNG_WINDOW if lungs and len(card.labels) < FEW_LABELS else SOFT_TISSUE_WINDOW
-        return centre - width / 2, centre + width / 2
-    sample = volume.voxels[:: max(1, len(volume.voxels) // 32), ::2, ::2]
-    tissue = sample[sample > np.percentile(sample, 40)]
-    low, high = np.percentile(tissue if tissue.size else sample, (1, 99.5))
-    return float(min(low, np.percentile(sample, 5))), float(max(high, low + 1))
+    return Field(tuple(chosen), ranges[0], ranges[1])
 
 
 def _cell(
-    plane: Array,
+    volume: Volume,
     index: int,
     field: Field,
     view: View,
@@ -172,123 +224,154 @@ def _cell(
     card: Card,
     window: tuple[float, float],
 ) -> Image.Image:
-    """Return one slice in its true proportions with the segments over it."""
-    low, high = window
-    grey = np.clip((plane[field.rows, field.columns].astype(np.float32) - low) / (high - low), 0, 1) * 255
-    height_mm, width_mm = grey.shape[0] * view.spacing[1], grey.shape[1] * view.spacing[2]
+    """Return one slice in its true proportions with the findings over it."""
+    shown = picture.grey(view.of(volume.voxels)[index][field.rows, field.columns], window)
+    height_mm, width_mm = shown.shape[0] * view.spacing[1], shown.shape[1] * view.spacing[2]
     scale = min(CELL / width_mm, MAX_CELL_HEIGHT / height_mm)
     size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
-    cell = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    cell = Image.fromarray(shown).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     for segment in findings.segments:
         seen = view.of(segment.voxels)[index][field.rows, field.columns]
         mask = seen if seen.dtype == np.bool_ else seen == segment.number
-        if mask.any():
-            _overlay(cell, mask, card.label(segment.label).colour)
+        picture.tint(cell, mask, card.label(segment.label).colour)
+    shape = view.of(volume.voxels).shape
+    received = shape[0] - 1 - index if view.flips[0] else index
+    factors = np.array([cell.width / shown.shape[1], cell.height / shown.shape[0]])
+    corner = np.array([field.columns.start, field.rows.start])
+    for detection, name in zip(findings.detections, detection_names(findings, card), strict=True):
+        lines = [(_turned(line, view, shape) - corner) * factors for line in picture.lines_of(detection, received)]
+        picture.draw_detection(cell, lines, card.label(detection.label).colour, name, 2, 15)
+    _, down, right = (direction_letters(way)[:1] for way in view.directions(volume))
+    mark_directions(cell, right, down, 17)
+    place = f"z = {_height(volume, view, index):.0f} mm" if down in "AP" else f"slice {index + 1}"
+    picture.write(cell, (8, cell.height - 8), place, 17, anchor="ls")
     return cell
 
 
-def _overlay(cell: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour) -> None:
-    smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize(cell.size, Image.Resampling.BILINEAR)
-    solid = smooth.point([255 if value >= 128 else 0 for value in range(256)])
-    rim = ImageChops.subtract(solid, solid.filter(ImageFilter.MinFilter(3)))
-    cell.paste(Image.new("RGB", cell.size, colour), mask=solid.point([round(value * FILL) for value in range(256)]))
-    cell.paste(Image.new("RGB", cell.size, colour), mask=rim)
+def mark_directions(cell: Image.Image, right: str, down: str, size: int, *, vertical: bool = False) -> None:
+    """Write the letters of the patient's directions at the sides, in place.
+
+    Parameters
+    ----------
+    cell
+        RGB.
+    right, down
+        Where rows and columns run to ("L", "PF"); "" writes none.
+    size
+        Of the letters in pixels.
+    vertical
+        Whether the letters above and below are written too.
+    """
+    edge, middle, centre = size // 2, cell.height // 2, cell.width // 2
+    picture.write(cell, (edge, middle), opposite(right), size, anchor="lm")
+    picture.write(cell, (cell.width - edge, middle), right, size, anchor="rm")
+    if vertical:
+        picture.write(cell, (centre, edge), opposite(down), size, anchor="mt")
+        picture.write(cell, (centre, cell.height - edge), down, size, anchor="mb")
 
 
-def _mark(cell: Image.Image, place: str) -> None:
-    draw = ImageDraw.Draw(cell)
-    middle = cell.height // 2
-    for text, at, anchor in (
-        ("R", (8, middle), "lm"),
-        ("L", (cell.width - 8, middle), "rm"),
-        (place, (8, cell.height - 8), "ls"),
-    ):
-        draw.text(at, text, INK, _font(17), anchor=anchor, stroke_width=2, stroke_fill=BLACK)
+def patient_orientation(header: Frame) -> tuple[str, str]:
+    """Return where the rows and the columns of an image run to, as its Patient Orientation says; else two blanks."""
+    values = header.header.get("PatientOrientation", "").replace("/", "\\").replace("'", "").strip("[]").split("\\")
+    letters = [value.strip() for value in values]
+    if len(letters) != 2 or not all(letters) or any(set(value) - set("LRAPHF") for value in letters):
+        return "", ""
+    return letters[0], letters[1]
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _images(frames: Frames, findings: Findings, card: Card, counts: Counts, slices: int) -> list[Image.Image]:
+    """Return the images, those with findings first, as large as the page allows."""
+    found = {int(index) for row in counts for index in np.flatnonzero(row)}
+    found |= {index for detection in findings.detections for index in picture.indices_of(detection)}
+    order = [*sorted(found), *(index for index in range(len(frames.images)) if index not in found)][:slices]
+    across = min(COLUMNS, len(order))
+    width = (WIDTH - 2 * MARGIN - (across - 1) * GAP) // across
+    return [_image(frames, index, findings, card, width) for index in sorted(order)]
 
 
-def _page(cells: Sequence[Image.Image], findings: Findings, card: Card) -> Image.Image:
+def _image(frames: Frames, index: int, findings: Findings, card: Card, width: int) -> Image.Image:
+    image = frames.images[index]
+    shown = picture.grey(image.pixels, picture.window_of(frames, card, index))
+    row_mm, column_mm = image.spacing or (1.0, 1.0)
+    height_mm, width_mm = shown.shape[0] * row_mm, shown.shape[1] * column_mm
+    scale = min(width / width_mm, MAX_IMAGE_HEIGHT / height_mm)
+    size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
+    cell = Image.fromarray(shown).resize(size, Image.Resampling.LANCZOS).convert("RGB")
+    for segment in findings.segments:
+        seen = segment.voxels[index]
+        picture.tint(cell, seen if seen.dtype == np.bool_ else seen == segment.number, card.label(segment.label).colour)
+    factors = np.array([cell.width / shown.shape[1], cell.height / shown.shape[0]])
+    letters = max(15, width // 60)
+    for detection, name in zip(findings.detections, detection_names(findings, card), strict=True):
+        lines = [line * factors for line in picture.lines_of(detection, index)]
+        picture.draw_detection(cell, lines, card.label(detection.label).colour, name, max(2, width // 400), letters)
+    right, down = patient_orientation(image)
+    mark_directions(cell, right, down, letters, vertical=True)
+    view = " ".join(image.header.get(keyword, "") for keyword in ("ImageLaterality", "Laterality", "ViewPosition"))
+    place = view.strip() or (f"image {index + 1}" if len(frames.images) > 1 else "")
+    picture.write(cell, (8, cell.height - 8), " ".join(picture.readable(place).split()), letters, anchor="ls")
+    return cell
+
+
+def _page(cells: Sequence[Image.Image], lines: Sequence[Line], card: Card) -> Image.Image:
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    width = max(COLUMNS, columns) * (CELL + GAP) - GAP + 2 * MARGIN
-    height = cells[0].height
-    lines = _legend(findings, card)
+    column = (
+        CELL if len(cells) > COLUMNS or max(cell.width for cell in cells) <= CELL else (WIDTH - 2 * MARGIN) // columns
+    )
+    height = max(cell.height for cell in cells)
+    more = len(lines) - LEGEND_LINES
+    lines = lines if more <= 0 else [*lines[:LEGEND_LINES], Line(None, f"and {more} more")]
     top = MARGIN + 74
     bottom = top + rows * (height + GAP) + MARGIN
-    page = Image.new("RGB", (width, bottom + 30 * len(lines) + MARGIN), PAPER)
-    _banner(page, card)
+    sheet = Image.new("RGB", (WIDTH, bottom + 30 * len(lines) + MARGIN), PAPER)
+    _banner(sheet, card)
     for place, cell in enumerate(cells):
-        left = MARGIN + place % columns * (CELL + GAP) + (CELL - cell.width) // 2
-        page.paste(cell, (left, top + place // columns * (height + GAP)))
-    _write_legend(page, lines, bottom)
-    return page
+        left = MARGIN + place % columns * (column + GAP) + (column - cell.width) // 2
+        sheet.paste(cell, (left, top + place // columns * (height + GAP)))
+    _write_legend(sheet, lines, bottom)
+    return sheet
 
 
-def _banner(page: Image.Image, card: Card) -> None:
-    draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN), f"AI: {card.title}", INK, _font(34), anchor="lt")
-    draw.text((MARGIN, MARGIN + 44), f"{card.name} {card.version}, {card.manufacturer}", PALE, _font(18), anchor="lt")
-    research = card.clearance == Clearance.RESEARCH
-    warning = f"AI, {DISCLAIMER}" if research else "AI result, not reviewed by a person"
-    box = draw.textbbox((page.width - MARGIN - 16, MARGIN + 24), warning, _font(26), anchor="rm")
+def _banner(sheet: Image.Image, card: Card) -> None:
+    draw = ImageDraw.Draw(sheet)
+    warning = picture.warning(card)
+    at = (WIDTH - MARGIN - 16, MARGIN + 24)
+    box = draw.textbbox(at, warning, picture.font(26), anchor="rm")
     draw.rounded_rectangle((box[0] - 16, box[1] - 12, box[2] + 16, box[3] + 12), 8, outline=AMBER, width=2)
-    draw.text((page.width - MARGIN - 16, MARGIN + 24), warning, AMBER, _font(26), anchor="rm")
+    draw.text(at, warning, AMBER, picture.font(26), anchor="rm")
+    room = int(box[0]) - 32 - MARGIN
+    draw.text((MARGIN, MARGIN), _fit(f"AI: {card.title}", 34, room), INK, picture.font(34), anchor="lt")
+    made = f"{card.name} {card.version}, {card.manufacturer}"
+    draw.text((MARGIN, MARGIN + 46), _fit(made, 18, room), PALE, picture.font(18), anchor="lt")
 
 
-def _legend(findings: Findings, card: Card) -> list[tuple[Colour | None, str, str]]:
-    """Return (colour, name, values) per label that has a segment or a value, then for the whole image."""
-    drawn = {segment.label for segment in findings.segments if segment.voxels.any()}
-    lines: list[tuple[Colour | None, str, str]] = []
-    for label in card.labels:
-        values = [one for one in findings.measurements if one.label == label.name]
-        if values or label.name in drawn:
-            lines.append(_line(label, values, label.name in drawn))
-    whole = [one for one in findings.measurements if one.label is None]
-    if whole:
-        lines.append((None, "Whole image", _values(whole)))
-    if not lines:
-        return [(None, "Nothing found", "")]
-    more = len(lines) - LEGEND_LINES
-    return lines if more <= 0 else [*lines[:LEGEND_LINES], (None, f"and {more} more", "")]
+def _fit(text: str, size: int, room: int) -> str:
+    """Return the text, cut so that it fits."""
+    text = picture.readable(text)
+    if picture.text_width(text, size) <= room:
+        return text
+    while text and picture.text_width(text + "...", size) > room:
+        text = text[:-1]
+    return text.rstrip() + "..."
 
 
-def _line(label: Label, values: Sequence[Measurement], drawn: bool) -> tuple[Colour | None, str, str]:
-    return label.colour, label.name, _values(values) or ("" if drawn else "not found")
-
-
-def _values(measurements: Sequence[Measurement]) -> str:
-    return "     ".join(f"{_name(one)} {_number(one.value)} {_unit(one)}".rstrip() for one in measurements)
-
-
-def _name(measurement: Measurement) -> str:
-    """Return a short name: the abbreviation that a long one ends with, else derivation and concept."""
-    meaning = measurement.concept.meaning
-    short = re.search(r"\(([^()]+)\)$", meaning)
-    if short is not None:
-        return short.group(1)
-    return f"{measurement.derivation.meaning} {meaning.lower()}" if measurement.derivation else meaning
-
-
-def _number(value: float) -> str:
-    if value == 0 or abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _unit(measurement: Measurement) -> str:
-    unit = measurement.unit.value
-    return {"[hnsf'U]": "HU", "1": "", "ml": "mL"}.get(unit, unit.strip("{}"))
-
-
-def _write_legend(page: Image.Image, lines: Sequence[tuple[Colour | None, str, str]], top: int) -> None:
-    draw = ImageDraw.Draw(page)
-    indent = MARGIN + 40 + max((round(draw.textlength(name, _font(20))) for _, name, _ in lines), default=0)
-    for place, (colour, name, values) in enumerate(lines):
+def _write_legend(sheet: Image.Image, lines: Sequence[Line], top: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    indent = MARGIN + 50 + max((picture.text_width(line.name, 20) for line in lines), default=0)
+    for place, line in enumerate(lines):
         middle = top + 30 * place + 8
-        if colour is not None:
-            draw.rounded_rectangle((MARGIN, middle - 9, MARGIN + 18, middle + 9), 4, fill=colour)
-        draw.text((MARGIN + 30, middle), name, INK, _font(20), anchor="lm")
-        draw.text((indent + 20, middle), values, PALE, _font(20), anchor="lm")
+        if line.colour is not None:
+            draw.rounded_rectangle((MARGIN, middle - 9, MARGIN + 18, middle + 9), 4, fill=line.colour)
+        draw.text((MARGIN + 30, middle), line.name, INK, picture.font(20), anchor="lm")
+        values = "     ".join(f"{what} {value}".rstrip() for what, value in line.values)
+        draw.text((indent, middle), _fit_values(values, WIDTH - MARGIN - indent), PALE, picture.font(20), anchor="lm")
+
+
+def _fit_values(values: str, room: int) -> str:
+    """Return as many of the values as fit in one line: a value is never cut, for half a number is another one."""
+    parts = values.split("     ")
+    kept = list(parts)
+    while len(kept) > 1 and picture.text_width("     ".join([*kept, "..."]), 20) > room:
+        kept.pop()
+    return "     ".join(kept) if len(kept) == len(parts) else "     ".join([*kept, "..."])

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_findings, check_results, check_sources
 from pacs_ai.encode.encoded import Encoded
+from pacs_ai.encode.overlay import encode_overlay
 from pacs_ai.encode.report import encode_report
+from pacs_ai.encode.secondary_capture import encode_secondary_capture
 from pacs_ai.encode.segmentation import encode_segmentation
 from pacs_ai.profiles import Kind
 
@@ -25,6 +27,8 @@ __all__ = ["Encoded", "encode"]
 ENCODERS: Mapping[Kind, Callable[[Case, Encoding, Encoded | None], tuple[Encoded, ...]]] = {
     Kind.SEGMENTATION: encode_segmentation,
     Kind.REPORT: encode_report,
+    Kind.SECONDARY_CAPTURE: encode_secondary_capture,
+    Kind.OVERLAY: encode_overlay,
 }
 
 
