@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 from contourpy import LineType, contour_generator
+
+if TYPE_CHECKING:
+    from pacs_ai.pipeline import Array
 
 #: Graphic Data (0070,0022) has VR FL: at most 65534 bytes in Explicit VR, so 8191 points of two floats (PS3.5 7.1.2).
 MAX_POINTS = 8000
 #: OHIF 3.13 takes an outline of 4 or 5 points for a rectangle that a person drew.
 MIN_POINTS = 6
+#: So many marks stand below one another before the next stands beside the first: viewers write five lines at each.
+MARKS = 6
 
 
 def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -39,9 +46,23 @@ def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     return np.asarray(_with_enough_points(largest + shift), np.float32)
 
 
-def whole_frame(rows: int, columns: int) -> npt.NDArray[np.float32]:
-    """Return the closed outline of a whole image, (9, 2) float32 of (column, row): corners and middles of the sides."""
-    corners = np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], np.float64)
+def mark(rows: int, columns: int, place: int) -> npt.NDArray[np.float32]:
+    """Return a short strip at the left edge of an image, (9, 2) float32 of (column, row), closed.
+
+    Parameters
+    ----------
+    place
+        0 for the first mark on an image; each further one is lower, the `MARKS`-th again at the top.
+    """
+    top = rows * (0.06 + 0.9 * (place % MARKS) / MARKS)
+    left, right, bottom = columns * 0.02, columns * 0.06, top + rows * 0.01
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float64)
+    return np.asarray(_with_enough_points(corners), np.float32)
+
+
+def between(long_axis: Array, short_axis: Array) -> npt.NDArray[np.float32]:
+    """Return the closed quadrangle between the ends of two lines that cross, (9, 2) float32 of (column, row)."""
+    corners = np.array([long_axis[0], short_axis[0], long_axis[1], short_axis[1], long_axis[0]], np.float64)
     return np.asarray(_with_enough_points(corners), np.float32)
 
 

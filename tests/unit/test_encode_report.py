@@ -22,7 +22,7 @@ from highdicom.sr import srread
 from objects import SEG_AND_SR
 from pydicom.uid import Comprehensive3DSRStorage
 
-from pacs_ai.encode.outline import MAX_POINTS, MIN_POINTS, outline, whole_frame
+from pacs_ai.encode.outline import MAX_POINTS, MIN_POINTS, outline, mark
 from pacs_ai.encode.provenance import Predecessor
 from pacs_ai.encode.results import encode
 from pacs_ai.pipeline import (
@@ -180,7 +180,7 @@ def boxed(rows, columns):
 
 
 @pytest.mark.parametrize(
-    "points", [boxed(1, 1), boxed(1, 5), boxed(4, 1), boxed(6, 6), whole_frame(30, 41)], ids=lambda one: str(len(one))
+    "points", [boxed(1, 1), boxed(1, 5), boxed(4, 1), boxed(6, 6), mark(30, 41, 0)], ids=lambda one: str(len(one))
 )
 def test_no_outline_is_taken_for_a_rectangle(points):
     """OHIF takes one of 4 or 5 points for a rectangle and asks whether to go on with it."""
@@ -189,10 +189,14 @@ def test_no_outline_is_taken_for_a_rectangle(points):
     assert np.diff(points, axis=0).any(axis=1).all(), "no point stands twice"
 
 
-def test_the_outline_of_a_whole_image_runs_along_its_edge():
-    points = whole_frame(30, 41)
-    assert [tuple(one) for one in points[::2]] == [(0, 0), (41, 0), (41, 30), (0, 30), (0, 0)]
-    assert tuple(points[1]) == (20.5, 0)
+def test_marks_lie_inside_the_image_and_apart():
+    strips = [mark(30, 41, place) for place in range(6)]
+    for points in strips:
+        assert points.min() > 0
+        assert points[:, 0].max() < 41 * 0.1, "so that the text at its right is inside too"
+        assert points[:, 1].max() < 30
+    tops = [float(points[:, 1].min()) for points in strips]
+    assert tops == sorted(set(tops))
 
 
 def test_holes_and_smaller_parts_are_left_out():
