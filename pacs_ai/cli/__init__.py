@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pacs_ai.cli import configuring, examining, explaining, looking, offline, ordering, peers, running
+from pacs_ai.cli import configuring, examining, explaining, looking, offline, ordering, peers, running, selftesting
 from pacs_ai.cli.session import Session, pass_session
 from pacs_ai.cli.words import Group, example
 
@@ -55,6 +55,7 @@ for command in (
     offline.infer,
     peers.echo,
     peers.send,
+    selftesting.selftest,
     configuring.config,
     examining.doctor,
 ):

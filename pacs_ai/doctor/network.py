@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.deliver import addresses, scu
 from pacs_ai.deliver.association import Remote
+from pacs_ai.doctor import fitting
 from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError, Unavailable
 from pacs_ai.store import probe, processes, version
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from pacs_ai.config import Config, Peer
 
 PORT, PEER = "port", "peer"
-_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-#: What the node sends: SOP Class UID -> what it is called here.
-RESULTS = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
-    "1.2.840.10008.5.1.4.1.1.88.34": "SR (Comprehensive 3D)",
-}
 _SECONDS = 5.0
 
 
@@ -95,14 +90,6 @@ def examine_peer(config: Config, peer: Peer) -> Iterator[Finding]:
     if not gets_results:
         return
     try:
-        taken = scu.accepted_contexts(remote, [(uid, _EXPLICIT_VR_LITTLE_ENDIAN) for uid in RESULTS])
+        yield from fitting.examine_profile(config, peer, remote)
     except Unavailable as error:
         yield Finding(Level.FAULT, PEER, peer.name, str(error), "its log says why it refuses associations that store")
-        return
-    for context in taken:
-        what = RESULTS[context.sop_class_uid]
-        if context.accepted:
-            yield Finding(Level.OK, PEER, peer.name, f"takes {what} in Explicit VR Little Endian")
-        else:
-            advice = f"have its administrator enable {what} for {remote.calling_ae_title}"
-            yield Finding(Level.FAULT, PEER, peer.name, f"does not take {what}: {context.words}", advice)

@@ -12,7 +12,15 @@ import pytest
 from click.testing import CliRunner
 from pydicom.uid import AllTransferSyntaxes
 from pynetdicom import build_context
-from pynetdicom.sop_class import SegmentationStorage, Verification
+from pynetdicom.sop_class import (
+    BasicTextSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    Verification,
+)
 
 from pacs_ai import config as configuration
 from pacs_ai.cli import main
@@ -91,9 +99,9 @@ def test_sound_installation_has_no_fault(tmp_path, free_port, keeping_peer):
     assert (result.exit_code, report["sound"]) == (0, True), report
     assert not [finding for finding in report["findings"] if finding["level"] != "ok"]
     words = [finding["words"] for finding in report["findings"] if finding["area"] == "peer"]
-    assert len(words) == 3
-    assert "takes SEG in Explicit VR Little Endian" in words
-    assert "takes SR (Comprehensive 3D) in Explicit VR Little Endian" in words
+    assert len(words) == 1
+    (fits,) = [finding["words"] for finding in report["findings"] if finding["area"] == "profile"]
+    assert fits == "takes every object of its profile ohif; slicer, generic-pacs, dictation, archive would fit too"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["pacs-ai.toml", "peer0"], "something was made"
 
 
@@ -316,12 +324,35 @@ def one_peer(peer, **route: object) -> dict[str, object]:
     return {"peer": [table], "route": [{"run": "ct-lung", "when": {}, **route}]}
 
 
+def profile_findings(config) -> list[Finding]:
+    found = network.examine_peer(config, config.peer[0])
+    return [finding for finding in found if finding.area == "profile"]
+
+
 def test_peer_that_takes_no_sr_is_a_fault(make_config, make_peer):
     peer = make_peer(supported=[build_context(Verification), build_context(SegmentationStorage)])
-    config = make_config(**one_peer(peer, deliver_to=["p"]))
-    finding = only(network.examine_peer(config, config.peer[0]), Level.FAULT)
-    assert "does not take SR" in finding.words
-    assert "have its administrator enable" in finding.advice
+    found = profile_findings(make_config(**one_peer(peer, deliver_to=["p"])))
+    lacking = [finding for finding in found if finding.level is Level.FAULT]
+    assert any("the report (Comprehensive 3D SR Storage, Explicit VR Little Endian)" in f.words for f in lacking)
+    assert all("have its administrator enable it for" in finding.advice for finding in lacking)
+    assert not any("set profile" in finding.advice for finding in lacking), "no profile fits a peer without SR"
+
+
+def test_peer_of_2012_is_told_what_it_gets_and_which_profile_fits(make_config, make_peer):
+    taken = (Verification, SegmentationStorage, ComprehensiveSRStorage, EnhancedSRStorage, BasicTextSRStorage)
+    taken += (SecondaryCaptureImageStorage, ParametricMapStorage)
+    peer = make_peer(supported=[build_context(each) for each in taken])
+    (finding,) = profile_findings(make_config(**one_peer(peer, deliver_to=["p"])))
+    assert finding.level is Level.WARNING
+    assert finding.words == (
+        "does not take the report (Comprehensive 3D SR Storage, Explicit VR Little Endian); "
+        "gets the report (Comprehensive SR Storage, Explicit VR Little Endian) instead"
+    )
+    assert 'set profile = "generic-pacs" (what fits: generic-pacs, dictation)' in finding.advice
+    tables = one_peer(peer, deliver_to=["p"])
+    tables["peer"][0]["profile"] = "generic-pacs"
+    (finding,) = profile_findings(make_config(**tables))
+    assert finding.level is Level.OK
 
 
 def test_peer_that_gets_nothing_is_only_called(make_config, make_peer):
