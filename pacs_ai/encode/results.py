@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_findings, check_results, check_sources
 from pacs_ai.encode.encoded import Encoded
+from pacs_ai.encode.key_objects import encode_key_objects
 from pacs_ai.encode.overlay import encode_overlay
 from pacs_ai.encode.report import encode_report
 from pacs_ai.encode.secondary_capture import encode_secondary_capture
 from pacs_ai.encode.segmentation import encode_segmentation
+from pacs_ai.encode.structure_set import encode_structure_set
 from pacs_ai.profiles import Kind
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ ENCODERS: Mapping[Kind, Callable[[Case, Encoding, Encoded | None], tuple[Encoded
     Kind.REPORT: encode_report,
     Kind.SECONDARY_CAPTURE: encode_secondary_capture,
     Kind.OVERLAY: encode_overlay,
+    Kind.KEY_OBJECTS: encode_key_objects,
+    Kind.STRUCTURE_SET: encode_structure_set,
 }
 
 
