@@ -272,6 +272,8 @@ class Route(Section):
     """Pipeline to run."""
     deliver_to: tuple[Name, ...] = ()
     """Peers that get the results."""
+    report_not_analysed: bool = False
+    """Whether a series that could not be analysed gets an SR that says so and why."""
     wait_for: Literal["series", "study"] = "series"
     """`study`: wait until every series of the study is complete."""
     wait_seconds: Seconds = 900.0

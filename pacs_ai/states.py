@@ -34,6 +34,7 @@ class JobState(StrEnum):
     WITHHELD = "withheld"  #: held back by a conflict or a paused pipeline
     CANCELLED = "cancelled"  #: by an operator
     SUPERSEDED = "superseded"  #: a newer revision of its series was processed instead
+    RETRACTED = "retracted"  #: its results were withdrawn by an operator
 
 
 class DeliveryState(StrEnum):
@@ -43,7 +44,8 @@ class DeliveryState(StrEnum):
     SENDING = "sending"  #: claimed by a courier
     SENT = "sent"  #: the peer answered Success or Warning
     FAILED = "failed"  #: refused for good, or not delivered within the time limit
-    CANCELLED = "cancelled"  #: by an operator, or superseded before it was sent
+    CANCELLED = "cancelled"  #: by an operator, superseded before it was sent, or another form is sent instead
+    RETRACTED = "retracted"  #: the peer has it or may have it, and is told that it is withdrawn
 
 
 class SeriesEvent(StrEnum):
@@ -70,6 +72,7 @@ class JobEvent(StrEnum):
     CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
     RETRIED = "retried"
+    RETRACTED = "retracted"
 
 
 class DeliveryEvent(StrEnum):
@@ -81,7 +84,9 @@ class DeliveryEvent(StrEnum):
     LOST = "lost"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    REPLACED = "replaced"
     RETRIED = "retried"
+    RETRACTED = "retracted"
 
 
 State = SeriesState | JobState | DeliveryState
@@ -123,6 +128,8 @@ JOB: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_J.WITHHELD, _JE.CANCELLED): _J.CANCELLED,
     (_J.WITHHELD, _JE.SUPERSEDED): _J.SUPERSEDED,
     (_J.DONE, _JE.SUPERSEDED): _J.SUPERSEDED,
+    (_J.DONE, _JE.RETRACTED): _J.RETRACTED,
+    (_J.SUPERSEDED, _JE.RETRACTED): _J.RETRACTED,
     (_J.REFUSED, _JE.SUPERSEDED): _J.SUPERSEDED,
     (_J.REFUSED, _JE.RETRIED): _J.QUEUED,
     (_J.FAILED, _JE.SUPERSEDED): _J.SUPERSEDED,
@@ -146,10 +153,21 @@ DELIVERY: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState] = {
     (_D.FAILED, _DE.CANCELLED): _D.CANCELLED,
     (_D.CANCELLED, _DE.RETRIED): _D.WAITING,
     (_D.CANCELLED, _DE.ACCEPTED): _D.SENT,
+    (_D.WAITING, _DE.REPLACED): _D.CANCELLED,
+    (_D.SENDING, _DE.REPLACED): _D.CANCELLED,
+    (_D.FAILED, _DE.REPLACED): _D.CANCELLED,
+    (_D.SENT, _DE.RETRACTED): _D.RETRACTED,
+    (_D.WAITING, _DE.RETRACTED): _D.RETRACTED,
+    (_D.SENDING, _DE.RETRACTED): _D.RETRACTED,
+    (_D.FAILED, _DE.RETRACTED): _D.RETRACTED,
+    (_D.CANCELLED, _DE.RETRACTED): _D.RETRACTED,
 }
 
 #: Jobs in these states will not move by themselves.
-FINAL_JOB_STATES = frozenset({_J.DONE, _J.REFUSED, _J.FAILED, _J.CANCELLED, _J.SUPERSEDED})
+FINAL_JOB_STATES = frozenset({_J.DONE, _J.REFUSED, _J.FAILED, _J.CANCELLED, _J.SUPERSEDED, _J.RETRACTED})
+
+#: Deliveries in these states reached the peer, or may be about to.
+REACHED = frozenset({_D.SENT, _D.SENDING, _D.RETRACTED})
 
 
 class IllegalMove(Exception):  # noqa: N818 - a fault of the program, not of its input

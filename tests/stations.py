@@ -25,11 +25,11 @@ from pacs_ai.states import JobState, SeriesEvent
 from pacs_ai.store import outbox, queue, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import ROUTINE, Address, Source, Work, enqueue
+from pacs_ai.store.filling import NewResult
 from pacs_ai.store.index import Index, Outcome
 from pacs_ai.store.moves import move
 from pacs_ai.store.outbox import Backoff
 from pacs_ai.store.owners import this_process
-from pacs_ai.store.queue import NewResult
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
@@ -226,7 +226,12 @@ class Stations:
     def finish(self, held: Claim, *kinds: str) -> None:
         """Finish a job with a result of each kind."""
         results = [self.result(held, ordinal, kind) for ordinal, kind in enumerate(kinds or ("SEG", "SR"))]
-        queue.finish(self.database, held, results, findings={"lungs": 2}, timings={"inferring": 0.5}, summary="2 lungs")
+        self.finish_with(held, results, [one.key for one in SEG_AND_SR])
+
+    def finish_with(self, held: Claim, results: Sequence[NewResult], encoded: Sequence[str]) -> None:
+        """Finish a job with results, where these encodings were made."""
+        said = {"findings": {"lungs": 2}, "timings": {"inferring": 0.5}, "summary": "2 lungs"}
+        queue.finish(self.database, held, results, encoded=encoded, **said)
 
     def result(self, held: Claim, ordinal: int, kind: str) -> NewResult:
         """Return an encoded object of a job."""

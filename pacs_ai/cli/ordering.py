@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int]) -> None:
     """Run jobs again, or send deliveries again.
 
-    A failed, refused or cancelled job is queued again. A job that is done is run anew: its results get UIDs of their
-    own and name the earlier report as their predecessor. A failed or cancelled delivery is sent at once, to the
-    address that the configuration has for the peer now; so is a waiting one whose peer has moved.
+    A failed, refused or cancelled job is queued again. A job that is done or retracted is run anew: its results get
+    UIDs of their own, name the earlier report as their predecessor, and go to each peer as its profile says now. A
+    failed or cancelled delivery is sent at once, to the address that the configuration has for the peer now; so is a
+    waiting one whose peer has moved.
     """
-    from pacs_ai.store import orders, outbox
+    from pacs_ai.store import orders, resending
     from pacs_ai.store.enqueue import Address
 
     if not job_ids and not delivery_ids:
@@ -36,11 +37,11 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
     with session.database() as database:
 
         def run_again(job_id: int) -> str:
-            again = orders.retry(database, job_id, actor=session.actor)
+            again = orders.retry(database, job_id, actor=session.actor, addresses=addresses)
             return f"job {job_id} is queued again" if again == job_id else f"job {job_id} is run anew as job {again}"
 
         def send_again(delivery_id: int) -> str:
-            outbox.retry(database, [delivery_id], actor=session.actor, addresses=addresses)
+            resending.retry(database, [delivery_id], actor=session.actor, addresses=addresses)
             return f"delivery {delivery_id} is sent again"
 
         _say(_each(job_ids, run_again) + _each(delivery_ids, send_again))

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from pacs_ai.deliver.notary import Notary
 from pacs_ai.deliver.scu import Outcome, Outgoing, Remote, send
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Transient
@@ -40,6 +41,7 @@ class Courier:
             config.deliver.longest_backoff_seconds,
             config.deliver.give_up_hours,
         )
+        self._notary = Notary(config, database, files, owner)
         self._rounds: dict[str, tuple[threading.Thread, Round]] = {}
         self._watch = Watch()
         self._swept = self._beaten = 0.0
@@ -54,6 +56,7 @@ class Courier:
         if time.monotonic() - self._swept >= _SWEEP_SECONDS:
             self._swept = time.monotonic()
             outbox.sweep(self._database, self._watch, self._owner)
+        self._notary.look()
         with self._database.read() as connection:
             due = [peer for peer in outbox.due_peers(connection) if peer not in self._rounds]
         started = 0
@@ -69,6 +72,7 @@ class Courier:
     def join(self, seconds: float) -> None:
         """Wait for the rounds in progress."""
         deadline = time.monotonic() + seconds
+        self._notary.join(seconds)
         for thread, _ in self._rounds.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -90,21 +94,21 @@ class Courier:
         """Send one round and note each outcome as it happens."""
         waiting = {parcel.sop_instance_uid: parcel for parcel in held.parcels}
         lost, answered = "", False
-        held_up: set[int] = set()  # jobs of which an object has to wait: what cites it waits too
+        held_up: set[int] = set()  # jobs of which an object waits or takes another form: what cites it waits too
         outgoing = [self._outgoing(parcel) for parcel in held.parcels]
 
         def is_held_back(instance: Outgoing) -> bool:
-            return waiting[instance.sop_instance_uid].job_id in held_up
+            parcel = waiting[instance.sop_instance_uid]
+            return parcel.job_id in held_up or not outbox.is_wanted(self._database, parcel)
 
         for outcome in send(self._remote(held), outgoing, is_held_back):
             parcel = waiting.pop(outcome.sop_instance_uid)
-            if outcome.category is Category.TRANSIENT:
-                held_up.add(parcel.job_id)
             if outcome.category is Category.TRANSIENT and outcome.status is None:
                 lost = outcome.words
             else:
                 answered = True
-            self._note(held, parcel, outcome)
+            if not self._note(held, parcel, outcome):
+                held_up.add(parcel.job_id)
         for parcel in waiting.values():
             outbox.postponed(
                 self._database, held, parcel, None, lost or "waits for the object that it cites", self._backoff
@@ -114,15 +118,26 @@ class Courier:
         if lost:
             _log.warning("%s: %s", held.peer, lost)
 
-    def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> None:
+    def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> bool:
+        """Note what became of one object; tells whether what comes after it in its job may be sent in this round."""
         if outcome.stored:
             outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words)
             _log.info("%s of job %d delivered to %s", parcel.kind, parcel.job_id, held.peer)
-        elif outcome.category is Category.TRANSIENT:
-            outbox.postponed(self._database, held, parcel, outcome.status, outcome.words, self._backoff)
+            return True
+        if outcome.category is Category.TRANSIENT:
+            status, words = outcome.status, outcome.words
+            outbox.postponed(self._database, held, parcel, status, words, self._backoff, doubtful=outcome.doubtful)
+            return False
+        instead = ""
+        if outcome.not_accepted:
+            instead = outbox.not_accepted(self._database, held, parcel, outcome.status, outcome.words)
         else:
             outbox.failed(self._database, held, parcel, outcome.status, outcome.words)
-            _log.error("%s of job %d refused by %s: %s", parcel.kind, parcel.job_id, held.peer, outcome.words)
+        if instead:
+            _log.warning("%s of job %d not accepted by %s: sent as %s", parcel.kind, parcel.job_id, held.peer, instead)
+            return False
+        _log.error("%s of job %d refused by %s: %s", parcel.kind, parcel.job_id, held.peer, outcome.words)
+        return True
 
     def _outgoing(self, parcel: Parcel) -> Outgoing:
         return Outgoing(

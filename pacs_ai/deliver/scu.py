@@ -48,6 +48,8 @@ __all__ = [
 
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 SOP_INSTANCE_UID = 0x0008_0018
+#: By these a peer says, amid an accepted presentation context, that it takes no such object (PS3.7 Annex C).
+NOT_ACCEPTED = frozenset({status.SOP_CLASS_NOT_SUPPORTED, status.NO_SUCH_SOP_CLASS})
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,18 @@ class Outcome:
         SUCCESS and WARNING: the peer has it. TRANSIENT: send it again. PERMANENT: a person has to look.
     words
         The reason, for an administrator.
+    not_accepted
+        The peer takes no object of this kind in this transfer syntax: another form may do.
+    doubtful
+        It was sent, or some of it, and not answered: the peer may have it.
     """
 
     sop_instance_uid: str
     status: int | None
     category: Category
     words: str
+    not_accepted: bool = False
+    doubtful: bool = False
 
     @property
     def stored(self) -> bool:
@@ -133,12 +141,14 @@ def send(
     Once the association is lost, all instances that were not answered are `Category.TRANSIENT`.
     """
     waiting = deque(instances)
+    begun: set[str] = set()
     try:
         while waiting:
-            yield from _send_batch(remote, waiting, held_back)
+            yield from _send_batch(remote, waiting, held_back, begun)
     except Unavailable as error:
         for instance in waiting:
-            yield Outcome(instance.sop_instance_uid, None, Category.TRANSIENT, str(error))
+            uid = instance.sop_instance_uid
+            yield Outcome(uid, None, Category.TRANSIENT, str(error), doubtful=uid in begun)
 
 
 def echo(remote: Remote) -> EchoResult:
@@ -225,14 +235,17 @@ def send_files(
     return [outcomes[instance.sop_instance_uid] for instance in instances]
 
 
-def _send_batch(remote: Remote, waiting: deque[Outgoing], held_back: Callable[[Outgoing], bool]) -> Iterator[Outcome]:
-    """Send a first run of `waiting` in one association, taking out what has its outcome."""
+def _send_batch(
+    remote: Remote, waiting: deque[Outgoing], held_back: Callable[[Outgoing], bool], begun: set[str]
+) -> Iterator[Outcome]:
+    """Send a first run of `waiting` in one association, taking out what has its outcome; `begun` gets what begins."""
     batch = _batch(waiting)
     with Association(remote, contexts.needed(instance.pair for instance in batch)) as assoc:
         for number, instance in enumerate(batch):
             if held_back(instance):
                 waiting.popleft()
                 continue
+            begun.add(instance.sop_instance_uid)
             outcome = _store(assoc, number % 0xFFFF + 1, instance)
             waiting.popleft()
             yield outcome
@@ -245,7 +258,7 @@ def _store(assoc: Association, message_id: int, instance: Outgoing) -> Outcome:
     context_id = assoc.accepted.get(instance.pair)
     if context_id is None:
         words = _refusal(assoc.remote, instance.pair, assoc.refused[instance.pair])
-        return Outcome(uid, None, Category.PERMANENT, words)
+        return Outcome(uid, None, Category.PERMANENT, words, not_accepted=True)
     try:
         with _opened(instance) as (file, length):
             assoc.request(context_id, command.c_store_request(message_id, instance.sop_class_uid, uid))
@@ -268,7 +281,8 @@ def _outcome(remote: Remote, uid: str, answer: command.Answer) -> Outcome:
     category = status.classify(answer.status)
     if category in {Category.CANCEL, Category.PENDING}:
         category = Category.PERMANENT
-    return Outcome(uid, answer.status, category, f"{remote}: {_status_words(answer)}")
+    words = f"{remote}: {_status_words(answer)}"
+    return Outcome(uid, answer.status, category, words, not_accepted=answer.status in NOT_ACCEPTED)
 
 
 def _matching_answer(assoc: Association, context_id: int, asked: int, message_id: int) -> command.Answer:

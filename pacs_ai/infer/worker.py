@@ -18,8 +18,9 @@ from pacs_ai.infer.bench import Bench
 from pacs_ai.infer.order import Done, EncodedFile, Order, Ready, Reported, Step, Trouble
 from pacs_ai.profiles import encodings
 from pacs_ai.store import queue, views
+from pacs_ai.store.filling import NewResult
 from pacs_ai.store.owners import BEAT_SECONDS, Watch, is_dead
-from pacs_ai.store.queue import Claim, Lost, NewResult
+from pacs_ai.store.queue import Claim, Lost
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ class Worker:
                 findings=done.findings,
                 timings=done.timings,
                 summary=done.summary,
+                encoded=[encoding.key for encoding in order.encodings],
                 verified=[other.name for _, other in order.unverified],
             ),
         )

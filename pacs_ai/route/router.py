@@ -277,7 +277,9 @@ class Router:
             if found.fault:
                 queue.refuse_unidentified(self._database, job_id, found.fault, actor=self._owner)
             else:
-                queue.identify(self._database, job_id, found.version, found.model_digest, found.settings_digest)
+                queue.identify(
+                    self._database, job_id, found.version, found.model_digest, found.settings_digest, found.card
+                )
 
 
 def _wait(view: SeriesView, plan: Plan) -> _Wait:

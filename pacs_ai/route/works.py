@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import PacsAiError
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import PRIORITY_NAMES, Address, Source, Work
+from pacs_ai.store.notices import card_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pacs_ai.config import Config
     from pacs_ai.models.registry import Registry
     from pacs_ai.route.plan import Plan
@@ -26,6 +29,7 @@ class Identity:
     model_digest: str = ""
     settings_digest: str = ""
     inputs: tuple[str, ...] = ()
+    card: Mapping[str, str] = field(default_factory=dict)
     fault: str = ""
 
 
@@ -64,6 +68,8 @@ class Works:
             ),
             overdue_at=now() + timedelta(seconds=route.overdue_seconds),
             refusal=refusal or identity.fault,
+            card=identity.card,
+            report_not_analysed=route.report_not_analysed,
         )
 
     def _read(self, pipeline: str) -> Identity:
@@ -72,4 +78,4 @@ class Works:
             digests = self._registry.model_digest(pipeline), self._registry.settings_digest(pipeline)
         except PacsAiError as error:
             return Identity(fault=f"pipeline {pipeline} is disabled: {error}")
-        return Identity(card.version, *digests, tuple(card.inputs))
+        return Identity(card.version, *digests, tuple(card.inputs), card_of(card))

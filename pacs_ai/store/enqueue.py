@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -10,22 +10,24 @@ from sqlalchemy import Connection, Row
 
 from pacs_ai import profiles
 from pacs_ai.dicom.identifiers import digest
-from pacs_ai.states import DeliveryEvent, DeliveryState, JobEvent, JobState
+from pacs_ai.states import REACHED, DeliveryEvent, DeliveryState, JobEvent, JobState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
+from pacs_ai.store.filling import fill_outbox
 from pacs_ai.store.holds import WAITING, hold_back
 from pacs_ai.store.moves import move
+from pacs_ai.store.notices import end_unanalysed, order_not_analysed
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from pacs_ai.profiles import Plan
     from pacs_ai.store.database import Database
 
 _job, _source, _destination = schema.job, schema.job_source, schema.job_destination
-_instance, _result, _delivery = schema.instance, schema.result, schema.delivery
+_instance, _delivery = schema.instance, schema.delivery
 
 STAT, URGENT, ROUTINE = 0, 1, 2
 #: Head start in seconds: a routine job that has waited an hour goes before a stat job that has just come.
@@ -68,6 +70,8 @@ class Work:
     destinations: tuple[Address, ...]
     overdue_at: datetime
     refusal: str = ""  #: not empty: the job is refused at once, with this reason
+    card: Mapping[str, str] = field(default_factory=dict)  #: what the pipeline says of itself: `notices.card_of`
+    report_not_analysed: bool = False  #: the destinations get a report where there is no result
 
 
 def series_digest(connection: Connection, series_id: int, revision: int) -> str:
@@ -109,16 +113,27 @@ def enqueue(connection: Connection, database: Database, work: Work, *, actor: st
         work = replace(work, refusal=words)
         existing = _existing(connection, work)
     if existing is not None:
-        _add_destinations(connection, database, existing.id, work)
-        if existing.state == JobState.DONE:
-            fill_outbox(connection, database, existing.id)
+        _ask_again(connection, database, existing, work, actor)
         return existing.id, False
     job_id = _insert_with_sources(connection, database, work, 0, actor)
     if work.refusal:
-        move(connection, job_id, JobEvent.REFUSED, actor=actor, reason=work.refusal, finished_at=now())
+        end_unanalysed(connection, job_id, JobEvent.REFUSED, actor=actor, reason=work.refusal)
     else:
         hold_back(connection, job_id, actor=actor)
     return job_id, True
+
+
+def _ask_again(connection: Connection, database: Database, existing: Row[Any], work: Work, actor: str) -> None:
+    """Add the destinations to a job that is there, and deliver what it has come to, save what was retracted."""
+    added = _add_destinations(connection, database, existing.id, work)
+    if existing.state == JobState.DONE:
+        fill_outbox(connection, database, existing.id)
+    elif existing.state in {JobState.REFUSED, JobState.FAILED}:
+        order_not_analysed(connection, existing.id, actor=actor)
+    elif existing.state == JobState.RETRACTED and added:
+        words = f"asked for by route {work.route}; nothing is sent of what was retracted: pacs-ai retry {existing.id}"
+        state = JobState.RETRACTED.value
+        journal.append(connection, "job", existing.id, "asked again", before=state, after=state, reason=words)
 
 
 def enqueue_generation(connection: Connection, database: Database, work: Work, generation: int, *, actor: str) -> int:
@@ -225,6 +240,8 @@ def _insert(connection: Connection, work: Work, generation: int, predecessor: in
             overdue_at=work.overdue_at,
             timings={},
             findings={},
+            card=dict(work.card),
+            encoded=[],
         )
         .returning(_job.c.id)
     ).scalar_one()
@@ -234,10 +251,12 @@ def _insert(connection: Connection, work: Work, generation: int, predecessor: in
     return int(job_id)
 
 
-def _add_destinations(connection: Connection, database: Database, job_id: int, work: Work) -> None:
+def _add_destinations(connection: Connection, database: Database, job_id: int, work: Work) -> bool:
+    """Add where the results go; tells whether anything is new."""
+    added = False
     for address in work.destinations:
-        connection.execute(
-            database.insert_new(_destination),
+        row = connection.execute(
+            database.insert_new(_destination).returning(_destination.c.peer),
             {
                 "job_id": job_id,
                 "peer": address.peer,
@@ -246,14 +265,27 @@ def _add_destinations(connection: Connection, database: Database, job_id: int, w
                 "port": address.port,
                 "route": work.route,
                 "plan": profiles.to_json(address.plan),
+                "report_not_analysed": work.report_not_analysed,
+                "lacking": "",
             },
-        )
+        ).one_or_none()
+        added |= row is not None
+        if row is None and work.report_not_analysed:
+            connection.execute(
+                sa.update(_destination)
+                .where(_destination.c.job_id == job_id, _destination.c.peer == address.peer)
+                .values(report_not_analysed=True)
+            )
+    return added
 
 
 def _supersede(connection: Connection, work: Work, actor: str) -> int | None:
-    """End the jobs that this work makes out of date; returns the job whose results were delivered last."""
+    """End the jobs that this work makes out of date; returns the job whose results were delivered last.
+
+    A retracted one stays so, and is named as the predecessor.
+    """
     query = (
-        sa.select(_job.c.id, _job.c.predecessor_id, _job.c.route)
+        sa.select(_job.c.id, _job.c.predecessor_id, _job.c.route, _job.c.state)
         .where(
             _job.c.pipeline == work.pipeline,
             _job.c.state != JobState.SUPERSEDED.value,
@@ -269,6 +301,8 @@ def _supersede(connection: Connection, work: Work, actor: str) -> int | None:
         if not _is_outdated(connection, row.id, row.route, work):
             continue
         predecessor = row.id if _was_delivered(connection, row.id) else row.predecessor_id or predecessor
+        if row.state == JobState.RETRACTED:
+            continue
         reason = "the same series are analysed anew in place of it"
         move(connection, row.id, JobEvent.SUPERSEDED, actor=actor, reason=reason, finished_at=now())
         cancel_deliveries(connection, row.id, actor=actor, reason="superseded before it was sent")
@@ -293,7 +327,7 @@ def _is_outdated(connection: Connection, job_id: int, route: str, work: Work) ->
 def _was_delivered(connection: Connection, job_id: int) -> bool:
     sent = sa.select(_delivery.c.id).where(
         _delivery.c.job_id == job_id,
-        _delivery.c.state.in_([DeliveryState.SENT.value, DeliveryState.SENDING.value]),
+        _delivery.c.state.in_([state.value for state in REACHED]),
     )
     return connection.execute(sent).first() is not None
 
@@ -311,44 +345,3 @@ def cancel_deliveries(
     for delivery_id in delivery_ids:
         move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=reason)
     return len(delivery_ids)
-
-
-def fill_outbox(connection: Connection, database: Database, job_id: int) -> None:
-    """Insert the deliveries of a done job that are not there yet: to each destination the results of its plan."""
-    results = connection.execute(
-        sa.select(_result.c.id, _result.c.encoding).where(_result.c.job_id == job_id).order_by(_result.c.ordinal)
-    ).all()
-    for target in connection.execute(sa.select(_destination).where(_destination.c.job_id == job_id)).all():
-        connection.execute(
-            database.insert_new(schema.destination),
-            {
-                "peer": target.peer,
-                "owner": "",
-                "fence": 0,
-                "beat": 0,
-                "failures": 0,
-                "next_try_at": now(),
-                "reason": "",
-            },
-        )
-        wanted = profiles.keys(profiles.from_json(target.plan))
-        for result_id in [row.id for row in results if row.encoding in wanted]:
-            row = connection.execute(
-                database.insert_new(_delivery).returning(_delivery.c.id),
-                {
-                    "result_id": result_id,
-                    "job_id": job_id,
-                    "peer": target.peer,
-                    "ae_title": target.ae_title,
-                    "host": target.host,
-                    "port": target.port,
-                    "state": DeliveryState.WAITING.value,
-                    "reason": "waiting to be sent",
-                    "attempts": 0,
-                    "due_at": now(),
-                    "waited_seconds": 0.0,
-                    "created_at": now(),
-                },
-            ).scalar_one_or_none()
-            if row is not None:
-                journal.append(connection, "delivery", row, "enqueued", after=DeliveryState.WAITING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
@@ -23,15 +24,20 @@ from pacs_ai.store.enqueue import (
 )
 from pacs_ai.store.holds import hold_back, release_paused, withhold_paused
 from pacs_ai.store.moves import move
+from pacs_ai.store.notices import withdraw_unsent
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pacs_ai.store.database import Database
 
 _job, _source, _destination, _switch = schema.job, schema.job_source, schema.job_destination, schema.pipeline_switch
 _instance, _series = schema.instance, schema.series
+
+_TO_RETRY = frozenset({JobState.FAILED, JobState.REFUSED, JobState.CANCELLED})
+_TO_RENEW = frozenset({JobState.DONE, JobState.RETRACTED})
+_RETRIED_WORDS = "a failed, refused, cancelled, done or retracted"
 
 
 def cancel(database: Database, job_id: int, *, actor: str) -> None:
@@ -54,18 +60,27 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
         )
 
 
-def retry(database: Database, job_id: int, *, actor: str) -> int:
-    """Run a failed, refused or cancelled job again; a done one as a new generation. Returns the job's id."""
+def retry(
+    database: Database, job_id: int, *, actor: str, addresses: Mapping[str, Address] = MappingProxyType({})
+) -> int:
+    """Run a failed, refused or cancelled job again; a done or retracted one as a new generation. Returns the job's id.
+
+    Parameters
+    ----------
+    addresses
+        Where each peer is reached now and what it gets: for a new generation.
+    """
     with database.write() as connection:
         row = _operators_row(connection, job_id)
-        if row.state not in {JobState.FAILED, JobState.REFUSED, JobState.CANCELLED, JobState.DONE}:
-            raise UserError(f"job {job_id} is {row.state}: only a failed, refused, cancelled or done job is run again")
-        work = _work_of(connection, row)
+        if row.state not in _TO_RETRY | _TO_RENEW:
+            raise UserError(f"job {job_id} is {row.state}: only {_RETRIED_WORDS} job is run again")
+        work = _work_of(connection, row, addresses)
         if gone := count_purged(connection, work.sources):
             raise UserError(f"retention has deleted {gone} instance(s) of job {job_id}: send the series again first")
-        if row.state == JobState.DONE:
+        if row.state in _TO_RENEW:
             job_id = enqueue_generation(connection, database, work, row.generation + 1, actor=actor)
         else:
+            withdraw_unsent(connection, job_id, actor=actor)
             move(
                 connection,
                 job_id,
@@ -89,12 +104,14 @@ def _operators_row(connection: Connection, job_id: int) -> Row[Any]:
     return connection.execute(sa.select(_job).where(_job.c.id == job_id).with_for_update()).one()
 
 
-def _work_of(connection: Connection, row: Row[Any]) -> Work:
+def _work_of(connection: Connection, row: Row[Any], addresses: Mapping[str, Address]) -> Work:
     sources = [
         Source(s.input, s.series_id, s.revision)
         for s in connection.execute(sa.select(_source).where(_source.c.job_id == row.id))
     ]
-    targets = connection.execute(sa.select(_destination).where(_destination.c.job_id == row.id)).all()
+    query = sa.select(_destination).where(_destination.c.job_id == row.id).order_by(_destination.c.peer)
+    targets = connection.execute(query).all()
+    former = [Address(t.peer, t.ae_title, t.host, t.port, from_json(t.plan)) for t in targets]
     return Work(
         study_id=row.study_id,
         pipeline=row.pipeline,
@@ -104,8 +121,10 @@ def _work_of(connection: Connection, row: Row[Any]) -> Work:
         sources=tuple(sources),
         priority=row.priority,
         route=row.route,
-        destinations=tuple(Address(t.peer, t.ae_title, t.host, t.port, from_json(t.plan)) for t in targets),
+        destinations=tuple(addresses.get(address.peer, address) for address in former),
         overdue_at=now() + (row.overdue_at - row.created_at),
+        card=row.card,
+        report_not_analysed=any(t.report_not_analysed for t in targets),
     )
 
 

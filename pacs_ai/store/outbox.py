@@ -9,29 +9,26 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import timedelta
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from pacs_ai.errors import UserError
+from pacs_ai.profiles import Kind
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
-from pacs_ai.store import journal, schema
+from pacs_ai.store import filling, retraction, schema
 from pacs_ai.store.clock import is_due, now
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pacs_ai.store.database import Database
-    from pacs_ai.store.enqueue import Address
     from pacs_ai.store.owners import Watch
 
 _delivery, _result, _destination, _job = schema.delivery, schema.result, schema.destination, schema.job
 
-_TO_RETRY = frozenset({DeliveryState.FAILED, DeliveryState.CANCELLED})
 #: Most instances in one association.
 BATCH = 200
 
@@ -58,6 +55,7 @@ class Parcel:
     job_id: int
     sha256: str
     kind: str
+    encoding: str
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
@@ -123,6 +121,7 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
                 job_id=row.job_id,
                 sha256=row.sha256,
                 kind=row.kind,
+                encoding=row.encoding,
                 sop_class_uid=row.sop_class_uid,
                 sop_instance_uid=row.sop_instance_uid,
                 transfer_syntax_uid=row.transfer_syntax_uid,
@@ -153,6 +152,7 @@ def _due(peer: str, limit: int) -> sa.Select[Any]:
             _delivery,
             _result.c.sha256,
             _result.c.kind,
+            _result.c.encoding,
             _result.c.sop_class_uid,
             _result.c.sop_instance_uid,
             _result.c.transfer_syntax_uid,
@@ -217,14 +217,60 @@ def failed(database: Database, held: Round, parcel: Parcel, status: int | None, 
             move(connection, parcel.delivery_id, DeliveryEvent.FAILED, actor=held.owner, reason=reason, status=status)
 
 
+def is_wanted(database: Database, parcel: Parcel) -> bool:
+    """Tell whether a delivery of a round is still to be sent: not cancelled, replaced or retracted meanwhile."""
+    query = sa.select(_delivery.c.state).where(_delivery.c.id == parcel.delivery_id)
+    with database.read() as connection:
+        return bool(connection.execute(query).scalar_one() == DeliveryState.SENDING)
+
+
+def not_accepted(database: Database, held: Round, parcel: Parcel, status: int | None, reason: str) -> str:
+    """Note that the peer takes no such object, and have what the plan names in its place sent.
+
+    Returns what is sent instead, in words; "" where there is nothing, and the delivery failed.
+    """
+    with database.write() as connection:
+        if _state(connection, held, parcel) != DeliveryState.SENDING:
+            return ""
+        instead = _instead(connection, database, held, parcel, reason)
+        if not instead:
+            move(connection, parcel.delivery_id, DeliveryEvent.FAILED, actor=held.owner, reason=reason, status=status)
+        return instead
+
+
+def _instead(connection: Connection, database: Database, held: Round, parcel: Parcel, reason: str) -> str:
+    job_state = connection.execute(sa.select(_job.c.state).where(_job.c.id == parcel.job_id)).scalar_one()
+    if parcel.kind == Kind.REJECTION_NOTE and job_state == JobState.RETRACTED:
+        return retraction.say_otherwise(connection, parcel.delivery_id, reason, actor=held.owner)
+    if job_state != JobState.DONE:
+        return ""
+    refused = filling.Refused(parcel.delivery_id, parcel.job_id, held.peer, parcel.encoding, reason)
+    fallen = filling.fall_back(connection, database, refused, actor=held.owner)
+    return "" if fallen is None else filling.name_of(fallen)
+
+
 def postponed(
-    database: Database, held: Round, parcel: Parcel, status: int | None, reason: str, backoff: Backoff
+    database: Database,
+    held: Round,
+    parcel: Parcel,
+    status: int | None,
+    reason: str,
+    backoff: Backoff,
+    *,
+    doubtful: bool = False,
 ) -> None:
     """Note that it did not go through now: it waits, or is given up where it waited too long in all.
 
     Without a status the destination was not reached, and its own backoff counts (`put_back`).
+
+    Parameters
+    ----------
+    doubtful
+        It was sent, or some of it, and not answered: the peer may have it.
     """
     with database.write() as connection:
+        if doubtful:
+            _doubt(connection, [parcel.delivery_id])
         if _state(connection, held, parcel) != DeliveryState.SENDING:
             return
         _return_to_waiting(connection, parcel.delivery_id, DeliveryEvent.POSTPONED, reason, held.owner)
@@ -240,13 +286,18 @@ def postponed(
         _count_wait(connection, this, wait, reason, backoff, held.owner)
 
 
+def _doubt(connection: Connection, delivery_ids: Sequence[int]) -> None:
+    """Note that the peer may have these, though it did not say so."""
+    connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(list(delivery_ids))).values(doubtful=True))
+
+
 def _return_to_waiting(connection: Connection, delivery_id: int, event: DeliveryEvent, reason: str, actor: str) -> None:
     """Have it sent again at once, unless its job was superseded while it was being sent."""
     job_state = connection.execute(
         sa.select(_job.c.state).join(_delivery, _delivery.c.job_id == _job.c.id).where(_delivery.c.id == delivery_id)
     ).scalar_one()
     if job_state == JobState.SUPERSEDED:
-        words = f"superseded while it was being sent; {reason}"
+        words = f"{job_state} while it was being sent; {reason}"
         move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=words)
     else:
         move(connection, delivery_id, event, actor=actor, reason=reason, due_at=now())
@@ -337,58 +388,7 @@ def abandon(database: Database, held: Round, *, actor: str) -> None:
 
 def _lose_sending(connection: Connection, peer: str, words: str, actor: str) -> None:
     query = sa.select(_delivery.c.id).where(_delivery.c.peer == peer, _delivery.c.state == DeliveryState.SENDING.value)
-    for delivery_id in connection.execute(query.order_by(_delivery.c.id).with_for_update()).scalars().all():
+    lost = connection.execute(query.order_by(_delivery.c.id).with_for_update()).scalars().all()
+    _doubt(connection, lost)
+    for delivery_id in lost:
         _return_to_waiting(connection, delivery_id, DeliveryEvent.LOST, words, actor)
-
-
-def retry(
-    database: Database,
-    delivery_ids: Sequence[int],
-    *,
-    actor: str,
-    addresses: Mapping[str, Address] = MappingProxyType({}),
-) -> int:
-    """Send failed or cancelled deliveries again, at once, and waiting ones to another address; returns how many.
-
-    Parameters
-    ----------
-    addresses
-        Where each peer is reached now: a delivery keeps the address of when its job was made until it is ordered so.
-    """
-    query = sa.select(_delivery, _job.c.state.label("job_state")).join(_job, _job.c.id == _delivery.c.job_id)
-    with database.write() as connection:
-        for delivery_id in delivery_ids:
-            one = query.where(_delivery.c.id == delivery_id)
-            row = connection.execute(one.with_for_update(of=_delivery)).one_or_none()
-            if row is None:
-                raise UserError(f"there is no delivery {delivery_id}; `pacs-ai deliveries` lists them")
-            address = addresses.get(row.peer)
-            moved = address is not None and _address(row) != (address.ae_title, address.host, address.port)
-            if row.state not in _TO_RETRY and not (moved and row.state == DeliveryState.WAITING):
-                words = "only a failed or cancelled one is sent again, or a waiting one whose peer has another address"
-                raise UserError(f"delivery {delivery_id} is {row.state}: {words}")
-            if row.job_state == JobState.SUPERSEDED:
-                raise UserError(f"delivery {delivery_id} is of job {row.job_id}, which a newer one has superseded")
-            _send_anew(connection, row, address, actor)
-            connection.execute(
-                sa.update(_destination)
-                .where(_destination.c.peer == row.peer, _destination.c.owner == "")
-                .values(next_try_at=now(), failures=0)
-            )
-    return len(delivery_ids)
-
-
-def _send_anew(connection: Connection, row: Row[Any], address: Address | None, actor: str) -> None:
-    """Make a delivery due at once, to the peer's present address."""
-    values: dict[str, Any] = {"due_at": now(), "waited_seconds": 0.0, "attempts": 0}
-    reason = "sent again by an operator"
-    if address is not None:
-        values |= {"ae_title": address.ae_title, "host": address.host, "port": address.port}
-        if _address(row) != (address.ae_title, address.host, address.port):
-            reason += f", to {address.ae_title} at {address.host}:{address.port}"
-    if row.state != DeliveryState.WAITING:
-        move(connection, row.id, DeliveryEvent.RETRIED, actor=actor, reason=reason, **values)
-        return
-    connection.execute(sa.update(_delivery).where(_delivery.c.id == row.id).values(reason=reason, **values))
-    state = DeliveryState.WAITING.value
-    journal.append(connection, "delivery", row.id, "readdressed", before=state, after=state, reason=reason, actor=actor)

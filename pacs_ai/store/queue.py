@@ -18,9 +18,11 @@ from pacs_ai import profiles
 from pacs_ai.states import JobEvent, JobState, SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
-from pacs_ai.store.enqueue import HEAD_START, fill_outbox
+from pacs_ai.store.enqueue import HEAD_START
+from pacs_ai.store.filling import fill_outbox, insert_results
 from pacs_ai.store.holds import withhold_for_conflict
 from pacs_ai.store.moves import move
+from pacs_ai.store.notices import end_unanalysed
 from pacs_ai.store.owners import Held
 from pacs_ai.store.schema import Role
 
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 
     from pacs_ai.profiles import Plan
     from pacs_ai.store.database import Database
+    from pacs_ai.store.filling import NewResult
     from pacs_ai.store.owners import Watch
 
-_job, _source, _result = schema.job, schema.job_source, schema.result
+_job, _source = schema.job, schema.job_source
 _instance, _series, _process = schema.instance, schema.series, schema.process
 _destination = schema.job_destination
 
@@ -71,21 +74,6 @@ class SourceFile:
     sop_instance_uid: str
     sha256: str
     role: Role
-
-
-@dataclass(frozen=True)
-class NewResult:
-    """One encoded object whose file is durable."""
-
-    kind: str
-    encoding: str
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    sha256: str
-    size: int
 
 
 class Lost(Exception):  # noqa: N818 - not a fault: another holds the claim now, or an operator ended the job
@@ -223,25 +211,28 @@ def finish(
     findings: Mapping[str, Any],
     timings: Mapping[str, float],
     summary: str,
+    encoded: Sequence[str],
     verified: Sequence[str] = (),
 ) -> None:
     """Put the results into the outbox and end the job, in one transaction; `Lost` where another holds it now.
 
     Parameters
     ----------
+    encoded
+        Keys of all encodings that the findings were to be written in, of those too that had nothing to say.
     verified
         SHA-256 of files whose decoded pixels were found equal to those of the current ones.
     """
     with database.write() as connection:
-        at = now()
         _move_held(
             connection,
             held,
             JobEvent.FINISHED,
             reason=summary,
-            finished_at=at,
+            finished_at=now(),
             findings=dict(findings),
             timings=dict(timings),
+            encoded=list(encoded),
         )
         if verified:
             connection.execute(
@@ -249,23 +240,24 @@ def finish(
                 .where(_instance.c.sha256.in_(list(verified)), _instance.c.role == Role.UNVERIFIED.value)
                 .values(role=Role.VARIANT.value)
             )
-        for ordinal, new in enumerate(results):
-            connection.execute(
-                sa.insert(_result).values(job_id=held.job_id, ordinal=ordinal, created_at=at, **vars(new))
-            )
+        insert_results(connection, held.job_id, results)
         fill_outbox(connection, database, held.job_id)
 
 
 def refuse(database: Database, held: Claim, reason: str) -> None:
     """End the job: its input cannot be analysed."""
-    with database.write() as connection:
-        _move_held(connection, held, JobEvent.REFUSED, reason=reason, finished_at=now())
+    _end(database, held, JobEvent.REFUSED, reason)
 
 
 def fail(database: Database, held: Claim, reason: str) -> None:
     """End the job for good."""
+    _end(database, held, JobEvent.FAILED, reason)
+
+
+def _end(database: Database, held: Claim, event: JobEvent, reason: str) -> None:
     with database.write() as connection:
-        _move_held(connection, held, JobEvent.FAILED, reason=reason, finished_at=now())
+        _require_held(connection, held)
+        end_unanalysed(connection, held.job_id, event, actor=held.owner, reason=reason, held=held.fence)
 
 
 def postpone(database: Database, held: Claim, reason: str) -> None:
@@ -295,16 +287,7 @@ def _crash(connection: Connection, job_id: int, fence: int, crashes: int, reason
     count = crashes + 1
     if count >= MOST_CRASHES:
         words = f"given up after {count} crashes; the last: {reason}"
-        move(
-            connection,
-            job_id,
-            JobEvent.FAILED,
-            actor=actor,
-            reason=words,
-            held=fence,
-            crashes=count,
-            finished_at=now(),
-        )
+        end_unanalysed(connection, job_id, JobEvent.FAILED, actor=actor, reason=words, held=fence, crashes=count)
     else:
         move(connection, job_id, JobEvent.LOST, actor=actor, reason=reason, held=fence, crashes=count, due_at=now())
 
@@ -344,13 +327,17 @@ def unidentified(connection: Connection) -> list[tuple[int, str]]:
     return [(row.id, row.pipeline) for row in connection.execute(query)]
 
 
-def identify(database: Database, job_id: int, version: str, model_digest: str, settings_digest: str) -> None:
+def identify(
+    database: Database, job_id: int, version: str, model_digest: str, settings_digest: str, card: Mapping[str, str]
+) -> None:
     """Enter what an unidentified job's pipeline is now, so that it can be claimed."""
     with database.write() as connection:
         connection.execute(
             sa.update(_job)
             .where(_job.c.id == job_id, _job.c.pipeline_version == _UNIDENTIFIED)
-            .values(pipeline_version=version, model_digest=model_digest, settings_digest=settings_digest)
+            .values(
+                pipeline_version=version, model_digest=model_digest, settings_digest=settings_digest, card=dict(card)
+            )
         )
 
 
@@ -359,7 +346,7 @@ def refuse_unidentified(database: Database, job_id: int, reason: str, *, actor: 
     query = sa.select(_job.c.state).where(_job.c.id == job_id).with_for_update()
     with database.write() as connection:
         if connection.execute(query).scalar_one() == JobState.QUEUED:
-            move(connection, job_id, JobEvent.REFUSED, actor=actor, reason=reason, finished_at=now())
+            end_unanalysed(connection, job_id, JobEvent.REFUSED, actor=actor, reason=reason)
 
 
 def sweep(database: Database, watch: Watch, actor: str) -> int:

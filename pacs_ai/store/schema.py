@@ -1,4 +1,4 @@
-"""The tables: index (study, series, instance, association), jobs, outbox (result, delivery), journal.
+"""The tables: index (study, series, instance, association), jobs, outbox (result, delivery, notice), journal.
 
 Columns that hold a DICOM attribute bear its keyword in snake_case. Times are UTC.
 """
@@ -188,6 +188,8 @@ job = Table(
     Column("finished_at", Instant),
     Column("timings", JSON, nullable=False),  # seconds per step
     Column("findings", JSON, nullable=False),  # segments with voxel counts and digests, measurements
+    Column("card", JSON, nullable=False),  # what its pipeline says of itself, for notices; {} of a disabled one
+    Column("encoded", JSON, nullable=False),  # keys of the encodings that its findings were written in
     Index("ix_job_state_rank", "state", "rank"),
 )
 
@@ -210,6 +212,32 @@ job_destination = Table(
     Column("port", Integer, nullable=False),
     Column("route", Text, nullable=False),
     Column("plan", JSON, nullable=False),  # the objects that it gets: pacs_ai.profiles.to_json
+    Column("report_not_analysed", Boolean, nullable=False),  # it wants a report where there is no result
+    Column("lacking", Text, nullable=False),  # which objects of the plan it does not get, why, and what to do
+)
+
+notice = Table(
+    "notice",
+    metadata,
+    _id(),
+    _ref("job_id", "job", index=True),
+    Column("kind", String(16), nullable=False),  # pacs_ai.store.notices.NoticeKind
+    Column("cause", String(16), nullable=False),  # refused | failed, or a retraction's reason
+    Column("words", Text, nullable=False),
+    Column("peers", JSON, nullable=False),  # to whom
+    Column("results", JSON, nullable=False),  # ids of the results that a retraction names
+    Column("actor", String(128), nullable=False),  # who ordered it
+    Column("ordered_at", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("ended_at", Instant),  # when it lay in the outbox, or was given up
+    Column("problem", Text, nullable=False),  # why it was given up
+)
+Index(
+    "ix_notice_wanted",
+    notice.c.id,
+    sqlite_where=notice.c.ended_at.is_(None),
+    postgresql_where=notice.c.ended_at.is_(None),
 )
 
 pipeline_switch = Table(
@@ -251,6 +279,7 @@ delivery = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("status", Integer),  # of the last C-STORE response
+    Column("doubtful", Boolean, nullable=False),  # a try ended without an answer: the peer may have it
     Column("attempts", Integer, nullable=False),
     Column("due_at", Instant, nullable=False),
     Column("waited_seconds", Float(53), nullable=False),  # of backoff, in all; the limit counts this, no clock

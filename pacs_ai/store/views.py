@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from pacs_ai.states import DeliveryState, JobState, SeriesState
+from pacs_ai.profiles import Kind
+from pacs_ai.states import REACHED, DeliveryState, JobState, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import now
 
@@ -260,15 +261,17 @@ def _targets(connection: Connection, job_ids: Sequence[int]) -> dict[int, list[s
 def overdue(connection: Connection) -> set[int]:
     """Return the jobs whose results should have been delivered by now and were not.
 
-    A refused, cancelled or superseded job is an end that people see as such, so it is not overdue.
+    A refused, cancelled or superseded job is an end that people see as such, so it is not overdue; of a retracted one
+    `late_notices` tells.
     """
     open_states = [JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD, JobState.FAILED]
     unsent = [DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.FAILED]
     late = _job.c.overdue_at < now()
     undelivered = sa.select(_delivery.c.job_id).where(_delivery.c.state.in_(unsent))
     query = sa.select(_job.c.id).where(late, _job.c.state.in_(open_states))
-    # "not superseded" is "done" here, and leads SQLite to begin with the few deliveries, not with all done jobs
-    done = sa.select(_job.c.id).where(late, _job.c.state != JobState.SUPERSEDED, _job.c.id.in_(undelivered))
+    # neither of these is "done" here; it leads SQLite to begin with the few deliveries, not with all done jobs
+    ended = [JobState.SUPERSEDED.value, JobState.RETRACTED.value]
+    done = sa.select(_job.c.id).where(late, _job.c.state.not_in(ended), _job.c.id.in_(undelivered))
     return set(connection.execute(query.union(done)).scalars())
 
 
@@ -338,24 +341,38 @@ def results(connection: Connection, job_id: int) -> list[ResultView]:
 
 
 def delivered_reports(connection: Connection, job_id: int) -> list[ResultView]:
-    """Return the SRs that reached a destination, or may be about to, of the job's nearest predecessor that has some.
+    """Return the SRs that reached a destination, or may be about to, and that a new SR of the job replaces.
 
-    A new SR names them as its predecessors.
+    They are what the job's nearest predecessor that has any said, and, of the job itself, that it could not be
+    analysed, before it was tried again.
     """
-    reached = [DeliveryState.SENT.value, DeliveryState.SENDING.value]
-    while True:
-        predecessor = connection.execute(sa.select(_job.c.predecessor_id).where(_job.c.id == job_id)).scalar_one()
-        if predecessor is None:
-            return []
-        query = (
-            sa.select(_result.c.sop_instance_uid)
-            .join(_delivery, _delivery.c.result_id == _result.c.id)
-            .where(_result.c.job_id == predecessor, _result.c.kind == "SR", _delivery.c.state.in_(reached))
+    found = _reached(connection, job_id, (Kind.NOT_ANALYSED.value,))
+    at = _predecessor(connection, job_id)
+    while at is not None:
+        earlier = _reached(connection, at, ("SR", Kind.NOT_ANALYSED.value, Kind.RETRACTED_REPORT.value))
+        if earlier:
+            return earlier + found
+        at = _predecessor(connection, at)
+    return found
+
+
+def _predecessor(connection: Connection, job_id: int) -> int | None:
+    found: int | None = connection.execute(sa.select(_job.c.predecessor_id).where(_job.c.id == job_id)).scalar_one()
+    return found
+
+
+def _reached(connection: Connection, job_id: int, kinds: Sequence[str]) -> list[ResultView]:
+    query = (
+        sa.select(_result.c.sop_instance_uid)
+        .join(_delivery, _delivery.c.result_id == _result.c.id)
+        .where(
+            _result.c.job_id == job_id,
+            _result.c.kind.in_(kinds),
+            _delivery.c.state.in_([state.value for state in REACHED]),
         )
-        sent = set(connection.execute(query).scalars())
-        if sent:
-            return [view for view in results(connection, predecessor) if view.sop_instance_uid in sent]
-        job_id = predecessor
+    )
+    sent = set(connection.execute(query).scalars())
+    return [view for view in results(connection, job_id) if view.sop_instance_uid in sent] if sent else []
 
 
 def counts(connection: Connection) -> dict[str, dict[str, int]]:

@@ -180,7 +180,7 @@ def test_pixels_found_equal_become_a_variant(stations, sender, source):
         files = queue.source_files(connection, held.job_id)
     assert [file.role for file in files] == [Role.CURRENT, Role.UNVERIFIED, Role.CURRENT]
     doubtful = [file.sha256 for file in files if file.role is Role.UNVERIFIED]
-    queue.finish(stations.database, held, [], findings={}, timings={}, summary="nothing", verified=doubtful)
+    queue.finish(stations.database, held, [], findings={}, timings={}, summary="nothing", encoded=[], verified=doubtful)
     assert Counter(row.role for row in stations.rows(schema.instance)) == {Role.CURRENT: 2, Role.VARIANT: 1}
 
 
@@ -227,7 +227,7 @@ def test_a_job_of_a_disabled_pipeline_is_identified_before_it_runs(stations, sou
     queue.refuse_unidentified(stations.database, job_id, "it is still disabled", actor=ME)
     assert stations.job(job_id).state == JobState.REFUSED
     orders.retry(stations.database, job_id, actor=ME)
-    queue.identify(stations.database, job_id, "3", "model", "settings")
+    queue.identify(stations.database, job_id, "3", "model", "settings", {"title": "Lungs"})
     held = stations.claim()
     assert (held.pipeline_version, held.model_digest, held.settings_digest) == ("3", "model", "settings")
 

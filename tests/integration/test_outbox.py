@@ -13,7 +13,7 @@ from stations import ARCHIVE, BACKOFF, DEAD, ELSEWHERE, ME, PACS, Clock, Station
 
 from pacs_ai.errors import UserError
 from pacs_ai.states import DeliveryState
-from pacs_ai.store import orders, outbox, schema, views
+from pacs_ai.store import orders, outbox, resending, schema, views
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.outbox import Backoff, Round
@@ -294,12 +294,12 @@ def test_retry_sends_failed_and_cancelled_ones_at_once(stations, results):
     outbox.failed(stations.database, held, held.parcels[0], 0xA900, "no")
     outbox.put_back(stations.database, held, reached=False, reason="", backoff=BACKOFF)
     failed = stations.rows(schema.delivery, schema.delivery.c.state == "failed")[0]
-    assert outbox.retry(stations.database, [failed.id], actor="operator") == 1
+    assert resending.retry(stations.database, [failed.id], actor="operator") == 1
     assert due(stations) == ["archive", "pacs"]
     with pytest.raises(UserError, match="only a failed or cancelled one"):
-        outbox.retry(stations.database, [failed.id], actor="operator")
+        resending.retry(stations.database, [failed.id], actor="operator")
     with pytest.raises(UserError, match="there is no delivery 99"):
-        outbox.retry(stations.database, [99], actor="operator")
+        resending.retry(stations.database, [99], actor="operator")
 
 
 def supersede(stations: Stations) -> None:
@@ -310,7 +310,7 @@ def test_what_was_superseded_is_not_sent_again(stations, results):
     supersede(stations)
     assert stations.deliveries() == ["cancelled"] * 4
     with pytest.raises(UserError, match="of job 1, which a newer one has superseded"):
-        outbox.retry(stations.database, [1], actor="operator")
+        resending.retry(stations.database, [1], actor="operator")
     assert due(stations) == []
 
 

@@ -108,6 +108,8 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Float(53), nullable=True),
         sa.Column("timings", sa.JSON(), nullable=False),
         sa.Column("findings", sa.JSON(), nullable=False),
+        sa.Column("card", sa.JSON(), nullable=False),
+        sa.Column("encoded", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_job_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
         sa.UniqueConstraint("job_key", name=op.f("uq_job_job_key")),
@@ -197,6 +199,8 @@ def upgrade() -> None:
         sa.Column("port", sa.Integer(), nullable=False),
         sa.Column("route", sa.Text(), nullable=False),
         sa.Column("plan", sa.JSON(), nullable=False),
+        sa.Column("report_not_analysed", sa.Boolean(), nullable=False),
+        sa.Column("lacking", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_job_destination_job_id")),
         sa.PrimaryKeyConstraint("job_id", "peer", name=op.f("pk_job_destination")),
     )
@@ -211,6 +215,33 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "input", name=op.f("pk_job_source")),
     )
     op.create_index(op.f("ix_job_source_series_id"), "job_source", ["series_id"], unique=False)
+    op.create_table(
+        "notice",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("cause", sa.String(length=16), nullable=False),
+        sa.Column("words", sa.Text(), nullable=False),
+        sa.Column("peers", sa.JSON(), nullable=False),
+        sa.Column("results", sa.JSON(), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.Column("ordered_at", sa.Float(53), nullable=False),
+        sa.Column("due_at", sa.Float(53), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("ended_at", sa.Float(53), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_notice_job_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notice")),
+    )
+    op.create_index(op.f("ix_notice_job_id"), "notice", ["job_id"], unique=False)
+    op.create_index(
+        "ix_notice_wanted",
+        "notice",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
     op.create_table(
         "result",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -244,6 +275,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("doubtful", sa.Boolean(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.Float(53), nullable=False),
         sa.Column("waited_seconds", sa.Float(precision=53), nullable=False),

@@ -1,0 +1,208 @@
+"""The notary: makes the notices that were ordered, "not analysed" and retractions, and puts them into the outbox.
+
+It works in a thread beside the couriers and needs no model and no pixels: a retraction goes out while every worker is
+busy or broken.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from typing import TYPE_CHECKING, cast
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from pacs_ai import __version__
+from pacs_ai.dicom.evidence import Evidence
+from pacs_ai.dicom.reading import READING_FAULTS
+from pacs_ai.errors import Refused, Transient
+from pacs_ai.pipeline import Card, Clearance, Code
+from pacs_ai.profiles import Kind, notice_encodings
+from pacs_ai.store import notices
+from pacs_ai.store.filling import NewResult
+from pacs_ai.store.notices import NoticeKind, Order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pacs_ai.config import Config
+    from pacs_ai.encode.encoded import Encoded
+    from pacs_ai.encode.notices import Policy, Reason
+    from pacs_ai.encode.provenance import Work
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.files import Files
+
+_log = logging.getLogger(__name__)
+
+#: A notice reports no procedure; the card of a disabled pipeline names none.
+_NO_PROCEDURE = Code("", "", "")
+
+
+class Notary:
+    """Makes one notice after the other; `look` starts it where one is wanted."""
+
+    def __init__(self, config: Config, database: Database, files: Files, owner: str) -> None:
+        self._config = config
+        self._database = database
+        self._files = files
+        self._owner = owner
+        self._encodings = notice_encodings(config.deliver.series_number)
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> bool:
+        """Begin where a notice is wanted and none is being made; tells whether one is."""
+        if self._thread is not None and self._thread.is_alive():
+            return True
+        if notices.next_order(self._database) is None:
+            return False
+        self._thread = threading.Thread(target=self._run, name="notary", daemon=True)
+        self._thread.start()
+        return True
+
+    def join(self, seconds: float) -> None:
+        """Wait for what is being made."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        try:
+            while self.step():
+                pass
+        except Transient as error:
+            _log.warning("notices wait until the store takes them: %s", error)
+
+    def step(self) -> bool:
+        """Make one notice; False where none is wanted."""
+        wanted = notices.next_order(self._database)
+        if wanted is None:
+            return False
+        try:
+            encoded = self._encode(wanted)
+            new = self._store(encoded)
+        except Refused as error:
+            self._give_up(wanted, str(error))
+        except Transient as error:
+            notices.postpone(self._database, wanted, str(error), actor=self._owner, counts=False)
+            _log.warning("%s of job %d is made later: %s", wanted.kind, wanted.job_id, error)
+        except Exception as error:  # noqa: BLE001 - whatever is odd about one notice must not hold up the others
+            _log.error("%s of job %d: %s", wanted.kind, wanted.job_id, traceback.format_exc())
+            words = f"unexpected {type(error).__name__}; the log of deliver has the traceback"
+            notices.postpone(self._database, wanted, words, actor=self._owner, counts=True)
+        else:
+            if notices.made(self._database, wanted, new, actor=self._owner):
+                _log.info("%s of job %d is in the outbox", wanted.kind, wanted.job_id)
+        return True
+
+    def _give_up(self, wanted: Order, words: str) -> None:
+        notices.give_up(self._database, wanted, words, actor=self._owner)
+        _log.error("%s of job %d cannot be sent: %s", wanted.kind, wanted.job_id, words)
+
+    def _store(self, encoded: Sequence[Encoded]) -> list[NewResult]:
+        """Make the objects durable under their digests."""
+        stored = [self._files.write([memoryview(part) for part in one.parts]) for one in encoded]
+        self._files.sync(stored)
+        return [
+            NewResult(
+                kind=one.kind,
+                encoding=one.encoding.key,
+                study_instance_uid=one.study_instance_uid,
+                series_instance_uid=one.series_instance_uid,
+                sop_instance_uid=one.sop_instance_uid,
+                sop_class_uid=one.sop_class_uid,
+                transfer_syntax_uid=one.transfer_syntax_uid,
+                sha256=file.sha256,
+                size=file.size,
+            )
+            for one, file in zip(encoded, stored, strict=True)
+        ]
+
+    # -- what it says
+
+    def _encode(self, wanted: Order) -> tuple[Encoded, ...]:
+        from pacs_ai.encode import notices as encoders  # highdicom: only where a notice is wanted
+
+        work = self._work(wanted)
+        if wanted.kind is NoticeKind.NOT_ANALYSED:
+            evidence = self._evidence(wanted)
+            source = next(iter(evidence.values())).datasets[0]
+            policy = cast("Policy", wanted.cause)
+            encoding = self._encodings[Kind.NOT_ANALYSED]
+            return (encoders.encode_not_analysed(source, evidence, work, policy, wanted.words, encoding),)
+        objects = [
+            encoders.Cited(one.study_instance_uid, one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid)
+            for one in wanted.named
+        ]
+        source = self._result(wanted)
+        if wanted.kind is NoticeKind.REJECTION:
+            reason = cast("Reason", wanted.cause)
+            encoding = self._encodings[Kind.REJECTION_NOTE]
+            return (encoders.encode_rejection(source, objects, work, reason, wanted.words, encoding),)
+        report, picture = self._encodings[Kind.RETRACTED_REPORT], self._encodings[Kind.RETRACTED_PICTURE]
+        made_at = min(one.created_at for one in wanted.named)
+        return encoders.encode_retracted(source, objects, work, wanted.words, report, picture, made_at=made_at)
+
+    def _work(self, wanted: Order) -> Work:
+        from pacs_ai.encode.provenance import Work
+
+        return Work(
+            job_key=wanted.job_key,
+            generation=wanted.generation,
+            created_at=wanted.ordered_at,
+            card=_card(wanted),
+            model_digest=wanted.model_digest,
+            settings_digest=wanted.settings_digest,
+            parameters="",
+            node_name=self._config.node.name,
+            software_version=__version__,
+        )
+
+    def _evidence(self, wanted: Order) -> dict[str, Evidence]:
+        """Read the headers of the job's inputs; what cannot be read is left out."""
+        found = {}
+        for name, digests in wanted.inputs.items():
+            headers = [ds for sha256 in digests if (ds := self._header(sha256)) is not None]
+            if headers:
+                found[name] = Evidence(tuple(headers), ())
+        if not found:
+            raise Refused("none of its images can be read any more, so it is not known whose they are")
+        return found
+
+    def _header(self, sha256: str) -> Dataset | None:
+        try:
+            ds = dcmread(self._files.path(sha256), stop_before_pixels=True)
+        except (InvalidDicomError, FileNotFoundError, *READING_FAULTS):
+            return None
+        return ds
+
+    def _result(self, wanted: Order) -> Dataset:
+        """Return the header of a result that is withdrawn: its identity is that of the notice.
+
+        Its equipment is this node, which acquired nothing.
+        """
+        from pacs_ai.encode.provenance import EQUIPMENT
+
+        for one in wanted.named:
+            found = self._header(one.sha256)
+            if found is not None:
+                for keyword in EQUIPMENT:
+                    found.pop(keyword, None)
+                return found
+        raise Refused("none of the objects can be read any more; look for them in the PACS by hand")
+
+
+def _card(wanted: Order) -> Card:
+    """Return what the pipeline said of itself when the job was made; of a disabled one, its name."""
+    said = wanted.card
+    return Card(
+        name=said.get("name", wanted.pipeline),
+        version=wanted.pipeline_version or "unknown",
+        manufacturer=said.get("manufacturer", ""),
+        title=said.get("title", wanted.pipeline),
+        inputs={},
+        labels=(),
+        procedure=_NO_PROCEDURE,
+        intended_use=said.get("intended_use", ""),
+        clearance=Clearance(said.get("clearance", Clearance.RESEARCH.value)),
+    )
