@@ -14,6 +14,8 @@ from pacs_ai.encode.report import encode_report
 from pacs_ai.encode.secondary_capture import encode_secondary_capture
 from pacs_ai.encode.segmentation import encode_segmentation
 from pacs_ai.encode.structure_set import encode_structure_set
+from pacs_ai.encode.text_report import encode_text_report
+from pacs_ai.encode.values import encode_values
 from pacs_ai.profiles import Kind
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ __all__ = ["Encoded", "encode"]
 ENCODERS: Mapping[Kind, Callable[[Case, Encoding, Encoded | None], tuple[Encoded, ...]]] = {
     Kind.SEGMENTATION: encode_segmentation,
     Kind.REPORT: encode_report,
+    Kind.TEXT_REPORT: encode_text_report,
+    Kind.VALUES: encode_values,
     Kind.SECONDARY_CAPTURE: encode_secondary_capture,
     Kind.OVERLAY: encode_overlay,
     Kind.KEY_OBJECTS: encode_key_objects,
