@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.encode.gate_findings import check_findings
-from pacs_ai.encode.gate_identity import check_citations, check_identity, check_uids
+from pacs_ai.encode.gate_identity import check_citations, check_frame_of_reference, check_identity, check_uids
 from pacs_ai.encode.gate_opened import Opened
 from pacs_ai.encode.gate_places import check_contours, check_frames, check_image
 from pacs_ai.encode.gate_report import check_regions, check_report, check_values
@@ -53,6 +53,7 @@ def check_results(results: Sequence[Encoded], case: Case) -> None:
         for one in opened:
             numbers[one.encoded.encoding.key] = numbers.get(one.encoded.encoding.key, 0) + 1
             check_identity(one, case.source, case.card)
+            check_frame_of_reference(one, case)
             check_uids(one, case, numbers[one.encoded.encoding.key])
             check_citations(one, sources, {uid: n for uid, n in made.items() if uid != one.encoded.sop_instance_uid})
             _SPECIAL[one.encoded.encoding.kind](one, case, sources, segments, numbers[one.encoded.encoding.key])

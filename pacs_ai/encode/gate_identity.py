@@ -13,6 +13,7 @@ from pacs_ai.encode.grid import frame_of_reference
 from pacs_ai.encode.provenance import DISCLAIMER
 from pacs_ai.errors import Permanent
 from pacs_ai.pipeline import Card, Clearance
+from pacs_ai.profiles import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,8 @@ REGISTERED = "1.2.840.10008."
 DERIVED = "2.25."
 DERIVED_VERSION = 8  # of the UUID, RFC 9562
 VERIFIED = "VERIFIED"
+#: Kinds that lie in the patient where their source does.
+LYING = frozenset({Kind.SEGMENTATION, Kind.PARAMETRIC_MAP, Kind.STRUCTURE_SET, Kind.DERIVED_IMAGES})
 
 
 def check_identity(opened: Opened, source: Dataset, card: Card) -> None:
@@ -54,11 +57,17 @@ def check_identity(opened: Opened, source: Dataset, card: Card) -> None:
         for keyword in SAME:
             if (ds.get(keyword) or None) != (source.get(keyword) or None):
                 raise Permanent(f"the {kind} and its source differ in {keyword}")
-    if "FrameOfReferenceUID" in ds and ds.FrameOfReferenceUID != frame_of_reference(source):
-        raise Permanent(f"the {kind} and its source differ in FrameOfReferenceUID")
     if ds.get("VerificationFlag") == VERIFIED:
         raise Permanent(f"the {kind} claims to be verified")
     _check_clearance(opened, card)
+
+
+def check_frame_of_reference(opened: Opened, case: Case) -> None:
+    """Refuse a result that lies in another Frame of Reference than its source, or in none; else Permanent."""
+    stated = str(opened.ds.get("FrameOfReferenceUID") or "")
+    needed = case.has_volume and opened.encoded.encoding.kind in LYING
+    if (stated or needed) and stated != frame_of_reference(case.source):
+        raise Permanent(f"the {opened.kind} and its source differ in FrameOfReferenceUID")
 
 
 def _check_required(opened: Opened) -> None:
@@ -113,10 +122,10 @@ def check_citations(opened: Opened, sources: Sources, made: Mapping[str, int]) -
     """
     cited, kind = opened.cited, opened.kind
     frames = {**made, **sources.frames}
-    strange = {uid for uid, _ in cited.references if uid not in frames}
+    strange = {uid for uid, _ in cited.references if uid not in frames and uid != sources.study_instance_uid}
     if strange:
         raise Permanent(f"the {kind} cites {len(strange)} instances that were not read")
-    if any(not 1 <= number <= frames[uid] for uid, numbers in cited.references for number in numbers):
+    if any(not 1 <= number <= frames.get(uid, 0) for uid, numbers in cited.references for number in numbers):
         raise Permanent(f"the {kind} cites a frame that its source does not have")
     if cited.not_finite:
         raise Permanent(f"the {kind} holds a number that is not finite in {_named(min(cited.not_finite))}")

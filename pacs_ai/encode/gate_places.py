@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pacs_ai.encode.explicit import text, values
+from pacs_ai.encode.explicit import elements, items, text, values
+from pacs_ai.encode.gate_opened import REFERENCED_FRAME_NUMBER, REFERENCED_SOP_INSTANCE_UID, frame_numbers
 from pacs_ai.encode.grid import Grid, frame_geometry
 from pacs_ai.errors import Permanent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
     from pydicom import Dataset
 
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
     from pacs_ai.encode.gate_opened import Opened
     from pacs_ai.encode.gate_sources import Sources
 
-IMAGE_POSITION_PATIENT = 0x00200032
+ROI_CONTOUR = 0x30060039
+CONTOURS = 0x30060040
+CONTOUR_DATA = 0x30060050
+OF_A_CONTOUR = frozenset({REFERENCED_SOP_INSTANCE_UID, REFERENCED_FRAME_NUMBER, CONTOUR_DATA})
 #: Positions and lengths are written in 16 characters at most (VR DS, PS3.5 6.2).
 POSITION_TOLERANCE_MM = 1e-3
 #: A contour lies in the plane of the slice that it cites.
@@ -39,32 +45,43 @@ def check_shared(shared: Dataset, grid: Grid, kind: str) -> None:
 
 
 def check_frames(opened: Opened, case: Case) -> None:
-    """Compare a multi-frame result that has a place in the patient (a parametric map) with the slices of its source.
+    """Compare a multi-frame result that has a place in the patient with the slices of its source.
+
+    A picture may be enlarged: its frames then cover the slices from edge to edge.
 
     Raises
     ------
     Permanent
         Where a frame lies on no slice, or two on one.
     """
-    grid = Grid.of(case.own)
     ds, kind = opened.ds, opened.kind
-    size = (int(ds.Rows), int(ds.Columns))
-    if case.given.shape is None or size != case.given.shape[1:]:
-        raise Permanent(f"the {kind} has {size[0]} x {size[1]} pixels, its source other ones")
-    check_shared(ds.SharedFunctionalGroupsSequence[0], grid, kind)
-    used: set[int] = set()
-    for first, last in opened.groups:
-        place = dict(values(opened.head, first, last, frozenset({IMAGE_POSITION_PATIENT})))
-        at = np.array([float(value) for value in text(place.get(IMAGE_POSITION_PATIENT, b"")).split("\\") if value])
-        if at.size != 3:
-            raise Permanent(f"a frame of the {kind} has no place")
-        distances = np.linalg.norm(grid.positions - at, axis=1)
-        nearest = int(distances.argmin())
-        if distances[nearest] > POSITION_TOLERANCE_MM or nearest in used:
+    grid = Grid.of(case.own)
+    outlines = np.array([_edges(frame_geometry(ds, n), ds) for n in range(1, opened.number_of_frames + 1)])
+    _, rows, columns = case.volume.shape
+    sources = np.array(
+        [_outline({**grid.measures, "ImagePositionPatient": at}, rows, columns) for at in grid.positions]
+    )
+    used = set()
+    for one in outlines:
+        apart = np.abs(sources - one).max(axis=(1, 2))
+        nearest = int(apart.argmin())
+        if apart[nearest] > POSITION_TOLERANCE_MM or nearest in used:
             raise Permanent(f"a frame of the {kind} does not lie where its source frame lies")
         used.add(nearest)
-    if len(used) != opened.number_of_frames:
-        raise Permanent(f"the {kind} has another number of frames than it describes")
+
+
+def _edges(place: Mapping[str, Any], ds: Dataset) -> npt.NDArray[np.float64]:
+    if not all(keyword in place for keyword in PLACED):
+        raise Permanent("a frame of a result has no place in the patient")
+    return _outline(place, int(ds.Rows), int(ds.Columns))
+
+
+def _outline(place: Mapping[str, Any], rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Return (3, 3): where in the patient three outer corners of an image lie, in mm (PS3.3 Equation C.7.6.2.1-1)."""
+    across, down = _numbers(place["ImageOrientationPatient"]).reshape(2, 3)
+    row_spacing, column_spacing = _numbers(place["PixelSpacing"])
+    corner = _numbers(place["ImagePositionPatient"]) - (across * column_spacing + down * row_spacing) / 2
+    return np.array([corner, corner + across * column_spacing * columns, corner + down * row_spacing * rows])
 
 
 def check_image(opened: Opened, case: Case, number: int) -> None:
@@ -104,34 +121,47 @@ def _numbers(value: object) -> npt.NDArray[np.float64]:
 
 
 def check_contours(opened: Opened, case: Case, sources: Sources) -> None:
-    """Hold every contour of a structure set against the slice that it cites (PS3.3 C.8.8.6).
+    """Hold every contour of a structure set against the slice that it cites (PS3.3 C.8.8.6), and stated volumes.
 
     Raises
     ------
     Permanent
-        Where a point leaves the plane or the image, or a contour cites no slice.
+        Where a point leaves the plane or the image, a contour cites no slice, or a volume is not that of the voxels.
     """
-    for roi in opened.ds.ROIContourSequence:
-        for contour in roi.get("ContourSequence", ()):
-            cited = contour.get("ContourImageSequence")
-            if not cited:
-                raise Permanent("a contour cites no image")
-            source = sources.datasets.get(str(cited[0].ReferencedSOPInstanceUID))
-            if source is None:
-                raise Permanent("a contour cites an image that was not read")
-            number = cited[0].get("ReferencedFrameNumber")
-            _check_contour(np.array(contour.ContourData, np.float64).reshape(-1, 3), source, number)
     if not case.has_volume:
         raise Permanent("there are contours in the patient, and the images have no place there")
+    wanted = [float(row.sum()) * case.volume.voxel_ml for _, row in case.filled]
+    stated = [
+        float(roi.get("ROIVolume") or volume) for roi, volume in zip(_regions(opened, wanted), wanted, strict=True)
+    ]
+    if not np.allclose(stated, wanted, rtol=1e-6):
+        raise Permanent("a region's volume is not that of the segment's voxels")
+    head = opened.head
+    for region in items(head, *opened.tags[ROI_CONTOUR]):
+        for tag, _, first, last in elements(head, *region):
+            for contour in items(head, first, last) if tag == CONTOURS else ():
+                _check_contour(head, contour, sources)
 
 
-def _check_contour(points: npt.NDArray[np.float64], source: Dataset, number: object) -> None:
-    place = frame_geometry(source, None if number is None else int(str(number)))
+def _regions(opened: Opened, wanted: list[float]) -> list[Dataset]:
+    regions = list(opened.ds.StructureSetROISequence)
+    if len(regions) != len(wanted):
+        raise Permanent("the structure set does not have one region for each segment")
+    return regions
+
+
+def _check_contour(head: bytes, contour: tuple[int, int], sources: Sources) -> None:
+    found = dict(values(head, *contour, OF_A_CONTOUR))
+    source = sources.datasets.get(text(found.get(REFERENCED_SOP_INSTANCE_UID, b"")))
+    if source is None:
+        raise Permanent("a contour cites no image that was read")
+    numbers = frame_numbers(found.get(REFERENCED_FRAME_NUMBER, b""))
+    points = np.array(found.get(CONTOUR_DATA, b"").split(b"\\"), np.float64).reshape(-1, 3)
+    place = frame_geometry(source, numbers[0] if numbers else None)
     at = points - _numbers(place["ImagePositionPatient"])
     orientation = _numbers(place["ImageOrientationPatient"])
     row, column = orientation[:3], orientation[3:]
-    normal = np.cross(row, column)
-    if np.abs(at @ normal).max() > PLANE_TOLERANCE_MM + 1e-4 * np.abs(at).max():
+    if np.abs(at @ np.cross(row, column)).max() > PLANE_TOLERANCE_MM + 1e-4 * np.abs(at).max():
         raise Permanent("a contour leaves the plane of the slice that it cites")
     down, across = _numbers(place["PixelSpacing"])
     rows, columns = at @ column / down, at @ row / across

@@ -33,7 +33,7 @@ _FUNCTIONAL_GROUPS = (
 )  # fmt: skip
 _SEGMENTATION = (
     *_PIXELS, *_CONTENT, *_FUNCTIONAL_GROUPS, "ImageType", "LossyImageCompression", "SegmentationType",
-    "SegmentSequence", "ContentLabel", "FrameOfReferenceUID", "ReferencedSeriesSequence",
+    "SegmentSequence", "ContentLabel", "ReferencedSeriesSequence",
 )  # fmt: skip
 _TREE = (*_CONTENT, "ValueType", "ContinuityOfContent", "ConceptNameCodeSequence", "ContentSequence")
 _REPORT = (*_TREE, "CompletionFlag", "VerificationFlag", "CurrentRequestedProcedureEvidenceSequence")
@@ -51,7 +51,7 @@ VALUED: Mapping[str, tuple[str, ...]] = {
     "1.2.840.10008.5.1.4.1.1.30": (
         *_CONTENT, *_FUNCTIONAL_GROUPS, "ImageType", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns",
         "BitsAllocated", "BurnedInAnnotation", "RecognizableVisualFeatures", "LossyImageCompression", "ContentLabel",
-        "PresentationLUTShape", "FrameOfReferenceUID",
+        "PresentationLUTShape",
     ),
     "1.2.840.10008.5.1.4.1.1.7": (*_PIXELS, "ConversionType"),
     "1.2.840.10008.5.1.4.1.1.7.4": (
@@ -86,4 +86,4 @@ PRESENT: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 #: Of images of the source's own kind.
-VALUED_IMAGE = (*_PIXELS, "ImageType", "FrameOfReferenceUID")
+VALUED_IMAGE = (*_PIXELS, "ImageType")

@@ -100,6 +100,11 @@ class Sources:
         """SOP Instance UID -> number of frames of every instance."""
         return {str(ds.SOPInstanceUID): int(ds.get("NumberOfFrames") or 1) for ds in self._datasets}
 
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID of the first instance; structure sets refer to it as to an instance (PS3.3 C.8.8.5)."""
+        return read_text(self._datasets[0], "StudyInstanceUID")
+
     @cached_property
     def datasets(self) -> dict[str, Dataset]:
         """SOP Instance UID -> data set of every instance."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom.pixels.utils import iter_pixels
@@ -17,13 +19,12 @@ from pacs_ai.encode.provenance import LONG_STRING, clean, tracking
 from pacs_ai.errors import Permanent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     from pydicom import Dataset
 
     from pacs_ai.encode.case import Case
-    from pacs_ai.pipeline import Segment
 
 IMAGE_POSITION_PATIENT = 0x00200032
 REFERENCED_SEGMENT_NUMBER = 0x0062000B
@@ -32,9 +33,29 @@ OF_A_FRAME = frozenset(
 )
 #: Frames that are compared voxel by voxel, spread evenly; of all others the voxels are counted.
 COMPARED = 96
+LABEL_MAP, FRACTIONAL = "LABELMAP", "FRACTIONAL"
 
 #: Segment number (None in a label map), slice index.
 Place = tuple[int | None, int]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One segment as it has to be.
+
+    Parameters
+    ----------
+    label
+        Name of its label.
+    counts
+        (slices,) voxels that are not 0.
+    plane
+        Slice -> (rows, columns): bool, or 0 to the largest value of a fractional segmentation.
+    """
+
+    label: str
+    counts: npt.NDArray[np.int64]
+    plane: Callable[[int], npt.NDArray[Any]]
 
 
 def check_segmentation(opened: Opened, case: Case) -> None:
@@ -49,29 +70,52 @@ def check_segmentation(opened: Opened, case: Case) -> None:
     shape = (len(case.own.slices), int(ds.Rows), int(ds.Columns))
     if shape != case.given.shape:
         raise Permanent(f"the SEG lies on {shape}, its source on {case.given.shape}")
-    numbers = _check_segments(ds, case)
+    expected = _fractions(case, int(ds.MaximumFractionalValue)) if ds.SegmentationType == FRACTIONAL else _masks(case)
+    segments = _check_segments(ds, case, expected)
     frames = list(_frames(opened, case))
     if len(frames) != opened.number_of_frames:
         raise Permanent("the SEG has another number of frames than it describes")
-    if ds.SegmentationType == "LABELMAP":
-        _check_label_map(opened, case, frames, numbers)
+    if ds.SegmentationType == LABEL_MAP:
+        found = _label_map(opened, frames, segments)
     else:
-        _check_masks(opened, case, frames, numbers)
+        found = _planes(opened, frames, segments)
+    if any(not np.array_equal(found[number], one.counts) for number, one in segments.items()):
+        raise _refuse_voxels()
 
 
-def _check_segments(ds: Dataset, case: Case) -> dict[int, Segment]:
+def _masks(case: Case) -> list[Expected]:
+    return [Expected(segment.label, row, partial(plane, segment)) for segment, row in case.filled]
+
+
+def _fractions(case: Case, largest: int) -> list[Expected]:
+    """Return the probabilities of labels, in steps of the largest value."""
+    found = []
+    for one in case.findings.maps:
+        if one.label is not None:
+            steps = partial(_steps, one.voxels, largest)
+            counts = np.array([np.count_nonzero(steps(index)) for index in range(len(one.voxels))], np.int64)
+            if counts.any():
+                found.append(Expected(one.label, counts, steps))
+    return found
+
+
+def _steps(voxels: npt.NDArray[np.float32], largest: int, index: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(np.rint(voxels[index] * np.float32(largest)), np.uint8)
+
+
+def _check_segments(ds: Dataset, case: Case, expected: Sequence[Expected]) -> dict[int, Expected]:
     """Return Segment Number -> segment; refuse descriptions that are not those of the segments that have voxels."""
-    expected = {tracking(case.work, segment.label)[1]: segment for segment, _ in case.filled}
-    found: dict[int, Segment] = {}
+    by_uid = {tracking(case.work, one.label)[1]: one for one in expected}
+    found: dict[int, Expected] = {}
     for item in ds.SegmentSequence:
         number = int(item.SegmentNumber)
-        if number == 0 and ds.SegmentationType == "LABELMAP":
+        if number == 0 and ds.SegmentationType == LABEL_MAP:
             continue  # the background, PS3.3 C.8.20.2.3
-        segment = expected.get(str(item.get("TrackingUID")))
-        if segment is None or item.SegmentLabel != clean(case.card.label(segment.label).name, LONG_STRING):
+        one = by_uid.get(str(item.get("TrackingUID")))
+        if one is None or item.SegmentLabel != clean(case.card.label(one.label).name, LONG_STRING):
             raise Permanent("the SEG describes a segment that the pipeline did not return")
-        found[number] = segment
-    if len(found) != len(expected) or len(set(map(id, found.values()))) != len(expected):
+        found[number] = one
+    if len(found) != len(expected) or len({one.label for one in found.values()}) != len(expected):
         raise Permanent("the SEG does not describe each segment once")
     return found
 
@@ -106,23 +150,28 @@ def _refuse_voxels() -> Permanent:
     return Permanent("the SEG's voxels are not those that the pipeline returned")
 
 
-def _check_masks(opened: Opened, case: Case, frames: list[Place], numbers: dict[int, Segment]) -> None:
-    """Compare a binary or fractional segmentation: counts in every frame, voxels in some."""
-    rows = {id(segment): row for row, segment in enumerate(case.findings.segments)}
-    found = np.zeros_like(case.counts)
-    compared = set(np.linspace(0, len(frames) - 1, COMPARED).round().astype(int).tolist())
-    masks = _decoded(opened) if opened.ds.SegmentationType == "FRACTIONAL" else None
+def _compared(frames: int) -> set[int]:
+    return set(np.linspace(0, frames - 1, COMPARED).round().astype(int).tolist())
+
+
+def _planes(opened: Opened, frames: list[Place], segments: dict[int, Expected]) -> dict[int, npt.NDArray[np.int64]]:
+    """Return the voxels of each segment in each slice; frames of one segment each, some compared voxel by voxel."""
+    found = {number: np.zeros_like(one.counts) for number, one in segments.items()}
+    compared = _compared(len(frames))
+    is_binary = opened.ds.SegmentationType != FRACTIONAL
+    decoded = None if is_binary else pixels_of(opened)
     bits = int(opened.ds.Rows) * int(opened.ds.Columns)
     for n, (number, index) in enumerate(frames):
-        segment = None if number is None else numbers.get(number)
-        if segment is None:
+        if number is None or number not in segments:
             raise Permanent("a frame of the SEG belongs to no segment")
-        octets = _packed(opened, n, bits) if masks is None else next(masks)
-        found[rows[id(segment)], index] += _count(octets)
-        if n in compared and not np.array_equal(_packed_plane(segment, index), octets):
-            raise _refuse_voxels()
-    if not np.array_equal(found, case.counts):
-        raise _refuse_voxels()
+        pixels = _packed(opened, n, bits) if decoded is None else next(decoded)
+        found[number][index] += _count(pixels) if is_binary else np.count_nonzero(pixels)
+        if n in compared:
+            wanted = segments[number].plane(index)
+            wanted = np.packbits(wanted.ravel(), bitorder="little") if is_binary else wanted
+            if not np.array_equal(wanted, pixels):
+                raise _refuse_voxels()
+    return found
 
 
 def _count(octets: npt.NDArray[np.uint8]) -> int:
@@ -139,20 +188,7 @@ def _packed(opened: Opened, frame: int, bits: int) -> npt.NDArray[np.uint8]:
     return np.packbits(whole, bitorder="little")
 
 
-def _packed_plane(segment: Segment, index: int) -> npt.NDArray[np.uint8]:
-    return np.packbits(plane(segment, index).ravel(), bitorder="little")
-
-
-def _decoded(opened: Opened) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the frames of a fractional SEG as packed masks; a value between none and all belongs to no mask."""
-    largest = int(opened.ds.MaximumFractionalValue)
-    for frame in pixels_of(opened):
-        if np.any((frame != 0) & (frame != largest)):
-            raise _refuse_voxels()
-        yield np.packbits((frame == largest).ravel(), bitorder="little")
-
-
-def pixels_of(opened: Opened) -> Iterator[npt.NDArray[np.uint8]]:
+def pixels_of(opened: Opened) -> Iterator[npt.NDArray[Any]]:
     """Yield each frame's decoded pixels, (rows, columns), one at a time."""
     if opened.is_compressed:
         ds = copy.copy(opened.ds)
@@ -167,19 +203,17 @@ def pixels_of(opened: Opened) -> Iterator[npt.NDArray[np.uint8]]:
         yield opened.octets(n * size, (n + 1) * size).view(kind).reshape(rows, columns)
 
 
-def _check_label_map(opened: Opened, case: Case, frames: list[Place], numbers: dict[int, Segment]) -> None:
-    """Compare each frame of a label map: every number where its segment lies, zero elsewhere."""
-    rows = {id(segment): row for row, segment in enumerate(case.findings.segments)}
-    found = np.zeros_like(case.counts)
-    compared = set(np.linspace(0, len(frames) - 1, COMPARED).round().astype(int).tolist())
-    largest = max(numbers, default=0)
+def _label_map(opened: Opened, frames: list[Place], segments: dict[int, Expected]) -> dict[int, npt.NDArray[np.int64]]:
+    """Return the voxels of each segment in each slice: every number where its segment lies, zero elsewhere."""
+    found = {number: np.zeros_like(one.counts) for number, one in segments.items()}
+    compared = _compared(len(frames))
+    largest = max(segments, default=0)
     for n, ((_, index), pixels) in enumerate(zip(frames, pixels_of(opened), strict=True)):
         histogram = np.bincount(pixels.ravel(), minlength=largest + 1)
-        if histogram[1:].sum() != sum(histogram[number] for number in numbers):
+        if histogram[1:].sum() != sum(histogram[number] for number in segments):
             raise _refuse_voxels()
-        for number, segment in numbers.items():
-            found[rows[id(segment)], index] += histogram[number]
-            if n in compared and not np.array_equal(pixels == number, plane(segment, index)):
+        for number, one in segments.items():
+            found[number][index] += histogram[number]
+            if n in compared and histogram[number] and not np.array_equal(pixels == number, one.plane(index)):
                 raise _refuse_voxels()
-    if not np.array_equal(found, case.counts):
-        raise _refuse_voxels()
+    return found
