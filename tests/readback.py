@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from pacs_ai.infer.contract import mask_digest
+from pacs_ai.infer.summary import mask_digest
 from pacs_ai.pipeline import Segment
 
 if TYPE_CHECKING:

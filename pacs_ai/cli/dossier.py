@@ -87,15 +87,51 @@ def _findings(out: Console, findings: Mapping[str, Any]) -> None:
 
 
 def measured(findings: Mapping[str, Any]) -> object:
-    """Return segments and measurements as a table (`pacs_ai.infer.contract.summary` says what is in them)."""
+    """Return segments and measurements as a table (`pacs_ai.infer.summary` says what is in them)."""
     drawn = words.table("of", "what", "value", "unit")
     drawn.columns[2].justify = "right"
     cells = [(one["label"], "Segment", f"{one['voxels']}", "voxels") for one in findings.get("segments", ())]
-    for one in findings.get("measurements", ()):
-        what = f"{one['concept']} ({one['derivation']})" if one["derivation"] else one["concept"]
-        unit = {"[hnsf'U]": "HU", "1": "", "ml": "mL"}.get(one["unit"], one["unit"])
-        cells.append((one["label"] or "whole image", what, f"{one['value']:.4g}", unit))
+    cells += [_value(one["label"], one) for one in findings.get("measurements", ())]
+    for number, one in enumerate(findings.get("detections", ()), start=1):
+        cells += _detected(f"{one['label']} {number}", one)
+    cells += [_answer(one["label"], one) for one in findings.get("classifications", ())]
+    for one in findings.get("maps", ()):
+        cells.append((one["label"] or "whole image", f"Map: {one['name']}", _range(one), _unit(one["unit"])))
+    cells += [("whole image", f"Series: {one['title']}", _range(one), "") for one in findings.get("images", ())]
     return words.rows(drawn, cells or [("-", "nothing found", "", "")])
+
+
+_Cells = tuple[str, str, str, str]
+
+
+def _unit(ucum: str) -> str:
+    """Return a unit as people write it; an annotation says nothing that the concept does not."""
+    return {"[hnsf'U]": "HU", "1": "", "ml": "mL"}.get(ucum, "" if ucum.startswith("{") else ucum)
+
+
+def _value(of: str | None, one: Mapping[str, Any]) -> _Cells:
+    what = f"{one['concept']} ({one['derivation']})" if one["derivation"] else one["concept"]
+    return of or "whole image", what, f"{one['value']:.4g}", _unit(one["unit"])
+
+
+def _answer(of: str | None, one: Mapping[str, Any]) -> _Cells:
+    return of or "whole image", one["concept"], one["value"], _sure(one)
+
+
+def _detected(of: str, one: Mapping[str, Any]) -> list[_Cells]:
+    """Return what is known of one detection; images are counted from 1 for people."""
+    place = one["region"] or one["diameters"]
+    found = (of, "Detection", f"image {place['index'] + 1}", _sure(one))
+    values = [_value(of, value) for value in one["measurements"]]
+    return [found, *values, *(_answer(of, answer) for answer in one["classifications"])]
+
+
+def _sure(one: Mapping[str, Any]) -> str:
+    return "" if one["probability"] is None else f"p = {one['probability']:.2f}"
+
+
+def _range(one: Mapping[str, Any]) -> str:
+    return f"{one['low']:.4g} to {one['high']:.4g}"
 
 
 def _story(story: list[Entry]) -> object:

@@ -161,13 +161,13 @@ def _analyse(order: _Order, pipeline: Pipeline, wanted: str) -> tuple[Analysis, 
 
     with progress.steps() as begin:
         steps = Steps(lambda name: begin(_DOING[name]), timings)
-        return analyse(order.pipeline, prepared, order.inputs, work, order.encodings, steps), timings
+        return analyse(order.pipeline, pipeline.card, prepared, order.inputs, work, order.encodings, steps), timings
 
 
 def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, float]) -> dict[str, Any]:
     """Write every file into the folder and return the report, which lies there too."""
     from pacs_ai.encode.montage import montage
-    from pacs_ai.infer import contract
+    from pacs_ai.infer.summary import summary
 
     files: list[dict[str, str]] = []
     for left in _left_by_an_earlier_run(order.out):
@@ -176,9 +176,8 @@ def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, flo
         name = _file_name(encoded.kind, [file["file"] for file in files])
         encoded.write(order.out / name)
         files.append({"kind": encoded.kind, "file": name, "sop_instance_uid": encoded.sop_instance_uid})
-    volumes, findings = analysis.material.volumes, analysis.findings
-    shown = volumes.get(findings.grid) or next(iter(volumes.values()))
-    montage(shown, findings, card, order.out / MONTAGE)
+    inputs, findings = analysis.material.inputs, analysis.findings
+    montage(inputs[findings.grid], findings, card, order.out / MONTAGE)
     report = {
         "job_key": order.job_key,
         "created_at": order.created_at.isoformat(),
@@ -187,7 +186,7 @@ def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, flo
         "inputs": {name: len(paths) for name, paths in order.inputs.items()},
         "timings": timings,
         "files": [*files, {"kind": "picture", "file": MONTAGE}],
-        **contract.summary(findings, volumes, analysis.material.notes),
+        **summary(findings, inputs, analysis.material.notes),
     }
     (order.out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pacs_ai.infer import contract
+from pacs_ai.infer.summary import mask_digest
 from pacs_ai.pipeline import VOLUME
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def check_voxels(found: Sequence[Mapping[str, Any]], segments: Sequence[Segment]
             checks.append(Check(False, f"{label}: found by the pipeline, but not in the SEG"))
             continue
         voxels = int(np.count_nonzero(masks[label].mask))
-        same = voxels == row["voxels"] and row["sha256"] in {"", contract.mask_digest(masks[label])}
+        same = voxels == row["voxels"] and row["sha256"] in {"", mask_digest(masks[label])}
         words = "the pipeline's, every one" if same else f"not the pipeline's ({row['voxels']} voxels)"
         checks.append(Check(same, f"{label}: the SEG's {voxels} voxels are {words}"))
     return checks

@@ -6,13 +6,14 @@ import logging
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pacs_ai.encode.check import check_sources
 from pacs_ai.encode.results import encode
 from pacs_ai.errors import PacsAiError, PipelineFault
 from pacs_ai.infer import contract
+from pacs_ai.infer.frames import load_frames
 from pacs_ai.infer.volume import load_volume
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pacs_ai.dicom.evidence import Evidence
     from pacs_ai.encode.encoded import Encoded
     from pacs_ai.encode.provenance import Work
-    from pacs_ai.pipeline import Card, Findings, Pipeline, Volume
+    from pacs_ai.pipeline import Card, Findings, Given, Input, Pipeline
     from pacs_ai.profiles import Encoding
 
 _log = logging.getLogger(__name__)
@@ -51,9 +52,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Material:
-    """What was read: by name of input the volume and its instances; and faults that were handled, in words."""
+    """What was read: by name of input the images and their instances; and faults that were handled, in words."""
 
-    volumes: Mapping[str, Volume]
+    inputs: Mapping[str, Given]
     evidence: Mapping[str, Evidence]
     notes: tuple[str, ...]
 
@@ -69,6 +70,7 @@ class Analysis:
 
 def analyse(
     name: str,
+    card: Card,
     prepared: Callable[[], Pipeline],
     inputs: Mapping[str, Sequence[tuple[Path, str]]],
     work_of: Callable[[Card], Work],
@@ -81,6 +83,8 @@ def analyse(
     ----------
     name
         What the configuration calls the pipeline.
+    card
+        The pipeline's card, which says how each input is read.
     prepared
         Returns the pipeline, prepared for its device; called after the series are read.
     inputs
@@ -97,31 +101,42 @@ def analyse(
     PipelineFault
         The pipeline broke, or broke its contract.
     PacsAiError
-        As `load_volume` and `encode`.
+        As `load` and `encode`.
     MemoryError
         Out of memory, also the GPU's.
     """
     with steps("loading"):
-        material = load(inputs)
+        material = load(card, inputs)
     pipeline = prepared()
-    contract.accept(pipeline.card, material.volumes)
-    check_sources(material.evidence, material.volumes)
+    unusual = contract.accept(card, material.inputs)
+    check_sources(material.evidence, material.inputs)
     with steps("inferring"), foreign_code(name, "running"):
-        findings = pipeline.run(material.volumes)
-    contract.check(pipeline.card, material.volumes, findings)
+        returned = pipeline.run(material.inputs)
+    with foreign_code(name, "returning its findings"):
+        findings = contract.check(card, material.inputs, returned)
     with steps("encoding"):
-        encoded = encode(findings, material.evidence, material.volumes, work_of(pipeline.card), wanted)
-    return Analysis(material, findings, encoded)
+        encoded = encode(findings, material.evidence, material.inputs, work_of(card), wanted)
+    return Analysis(replace(material, notes=(*material.notes, *unusual)), findings, encoded)
 
 
-def load(inputs: Mapping[str, Sequence[tuple[Path, str]]]) -> Material:
-    """Build the volume of each input from its files; errors as `load_volume`."""
-    volumes, evidence, notes = {}, {}, []
+def load(card: Card, inputs: Mapping[str, Sequence[tuple[Path, str]]]) -> Material:
+    """Read each input as the card wants it, as one volume or as images; errors as `load_volume` and `load_frames`."""
+    given: dict[str, Given] = {}
+    evidence: dict[str, Evidence] = {}
+    notes: list[str] = []
     for name, files in inputs.items():
-        loaded = load_volume([path for path, _ in files], digests=dict(files))
-        volumes[name], evidence[name] = loaded.volume, loaded.evidence
-        notes += [f"{name}: {note}" for note in loaded.notes]
-    return Material(volumes, evidence, tuple(notes))
+        given[name], evidence[name], told = _read(card.inputs.get(name), files)
+        notes += [f"{name}: {note}" for note in told]
+    return Material(given, evidence, tuple(notes))
+
+
+def _read(wanted: Input | None, files: Sequence[tuple[Path, str]]) -> tuple[Given, Evidence, tuple[str, ...]]:
+    paths, digests = [path for path, _ in files], dict(files)
+    if wanted is not None and wanted.given == "frames":
+        images = load_frames(paths, digests=digests)
+        return images.frames, images.evidence, images.notes
+    loaded = load_volume(paths, digests=digests)
+    return loaded.volume, loaded.evidence, loaded.notes
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from pacs_ai import __version__
 from pacs_ai.dicom.equality import compare_pixels
 from pacs_ai.encode.provenance import Predecessor, Work
 from pacs_ai.errors import Conflict, PacsAiError, Refused, Transient
-from pacs_ai.infer import contract
 from pacs_ai.infer.analysis import Steps, analyse, foreign_code
 from pacs_ai.infer.device import parameters, resolve_device
 from pacs_ai.infer.order import Done, EncodedFile, Order, Policy, Ready, Step, Trouble
+from pacs_ai.infer.summary import headline, summary
 from pacs_ai.log import configure
 from pacs_ai.models.registry import Registry
 
@@ -76,6 +76,7 @@ class Bench:
         self.device = resolve_device(device)
         self._config = config
         self._registry = Registry(config.pipeline)
+        self._created: dict[str, Pipeline] = {}
         self._prepared: dict[str, Pipeline] = {}
 
     def warm(self) -> dict[str, str]:
@@ -91,11 +92,16 @@ class Bench:
     def pipeline(self, name: str) -> Pipeline:
         """Return the prepared pipeline; it stays loaded."""
         if name not in self._prepared:
-            pipeline = self._registry.create(name)
+            pipeline = self._create(name)
             with foreign_code(name, "preparing"):
                 pipeline.prepare(self.device)
             self._prepared[name] = pipeline
         return self._prepared[name]
+
+    def _create(self, name: str) -> Pipeline:
+        if name not in self._created:
+            self._created[name] = self._registry.create(name)
+        return self._created[name]
 
     def serve(self, order: Order, connection: Connection[Any, Any]) -> Done | Trouble:
         """Do one job; every way in which it can end is a message."""
@@ -120,6 +126,7 @@ class Bench:
         steps = Steps(lambda name: connection.send(Step(name)), timings)
         analysis = analyse(
             order.pipeline,
+            self._create(order.pipeline).card,
             lambda: self.pipeline(order.pipeline),
             order.inputs,
             lambda card: self._work(order, card),
@@ -130,9 +137,9 @@ class Bench:
             files = _written(order, analysis.encoded)
         return Done(
             files=files,
-            findings=contract.summary(analysis.findings, analysis.material.volumes, analysis.material.notes),
+            findings=summary(analysis.findings, analysis.material.inputs, analysis.material.notes),
             timings=timings,
-            summary=contract.headline(analysis.findings),
+            summary=headline(analysis.findings),
         )
 
     def _work(self, order: Order, card: Card) -> Work:

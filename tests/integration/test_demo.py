@@ -27,7 +27,7 @@ from pacs_ai.demo.pacs import AE_TITLE, DemoPacs
 from pacs_ai.encode.provenance import Work
 from pacs_ai.encode.results import encode
 from pacs_ai.errors import UserError
-from pacs_ai.infer import contract
+from pacs_ai.infer.summary import summary
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.models.lung import CtLung
 from pacs_ai.pipeline import MILLILITRE, VOLUME, Findings, Measurement, Segment
@@ -148,7 +148,7 @@ class Material:
             tuple(Measurement(VOLUME, value, MILLILITRE, label) for label, value in self.truth_ml.items()),
         )
         volumes = {"image": self.loaded.volume}
-        self.found = contract.summary(findings, volumes, ())["segments"]
+        self.found = summary(findings, volumes, ())["segments"]
         work = Work(
             job_key="demo test",
             generation=1,
