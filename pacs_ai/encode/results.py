@@ -9,6 +9,7 @@ from pacs_ai.encode.check import check_findings, check_results, check_sources
 from pacs_ai.encode.encoded import Encoded
 from pacs_ai.encode.key_objects import encode_key_objects
 from pacs_ai.encode.overlay import encode_overlay
+from pacs_ai.encode.parametric_map import encode_parametric_map
 from pacs_ai.encode.presentation_state import encode_presentation_state
 from pacs_ai.encode.report import encode_report
 from pacs_ai.encode.secondary_capture import encode_secondary_capture
@@ -36,6 +37,7 @@ ENCODERS: Mapping[Kind, Callable[[Case, Encoding, Encoded | None], tuple[Encoded
     Kind.VALUES: encode_values,
     Kind.SECONDARY_CAPTURE: encode_secondary_capture,
     Kind.OVERLAY: encode_overlay,
+    Kind.PARAMETRIC_MAP: encode_parametric_map,
     Kind.KEY_OBJECTS: encode_key_objects,
     Kind.STRUCTURE_SET: encode_structure_set,
     Kind.PRESENTATION_STATE: encode_presentation_state,
