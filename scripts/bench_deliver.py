@@ -81,7 +81,7 @@ def by_node(port: int, paths: Sequence[Path]) -> None:
 
 def by_storescu(port: int, paths: Sequence[Path]) -> None:
     """Send with dcmtk, with PDUs as long as it can."""
-    command = [str(STORESCU), "-pdu", "131072", "-aec", "ORTHANC", "127.0.0.1", str(port), *map(str, paths)]
+    command = [str(STORESCU), "-R", "-pdu", "131072", "-aec", "ORTHANC", "127.0.0.1", str(port), *map(str, paths)]
     subprocess.run(command, check=True, env={**os.environ, "TCP_NODELAY": "1"}, capture_output=True)
 
 
