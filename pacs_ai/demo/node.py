@@ -14,6 +14,7 @@ from pacs_ai import config
 from pacs_ai.deliver import scu
 from pacs_ai.demo import pacs
 from pacs_ai.errors import PacsAiError
+from pacs_ai.profiles import DEFAULT_PROFILE
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store import views
 from pacs_ai.store.database import Database
@@ -50,6 +51,7 @@ name = "{peer}"
 ae_title = "{pacs_ae_title}"
 host = "127.0.0.1"
 port = {pacs_port}
+profile = "{profile}"
 
 [[route]]
 when = {{ modality = "CT" }}
@@ -113,11 +115,15 @@ class DemoNode:
     ----------
     folder
         For its configuration, its log and its data; made where it is missing.
-    pacs_port
-        Where the demo PACS listens.
+    pacs_port, pacs_ae_title
+        Where and as what the PACS listens that gets the results.
+    profile
+        Which objects it gets.
     """
 
-    def __init__(self, folder: Path, pacs_port: int) -> None:
+    def __init__(
+        self, folder: Path, pacs_port: int, pacs_ae_title: str = pacs.AE_TITLE, profile: str = DEFAULT_PROFILE
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.configuration = folder / "pacs-ai.toml"
         self.log = folder / "node.log"
@@ -126,8 +132,9 @@ class DemoNode:
             ae_title=AE_TITLE,
             port=self.port,
             peer=PEER,
-            pacs_ae_title=pacs.AE_TITLE,
+            pacs_ae_title=pacs_ae_title,
             pacs_port=pacs_port,
+            profile=profile,
             pipeline=PIPELINE,
         )
         self.configuration.write_text(text, encoding="utf-8")
