@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from pacs_ai.dicom.evidence import FrameReference
     from pacs_ai.pipeline import Shape
 
-#: Longest text that viewers of all ages take; VR UT itself has no limit that matters.
-LONG_TEXT = 1024
+#: Longest line of a text. VR UT has no limit that matters, but a text view has; the absent of 104 labels fit in.
+LONG_TEXT = 8192
+DECIMAL_STRING = 16  # characters of VR DS, PS3.5 6.2
 
 
 class Relation(StrEnum):
@@ -104,9 +105,15 @@ def number(name: Dataset, value: float, unit: Dataset, relation: Relation = Rela
     measured = Dataset()
     measured.MeasurementUnitsCodeSequence = [unit]
     measured.FloatingPointValue = float(value)
-    measured.NumericValue = DS(float(value), auto_format=True)
+    measured.NumericValue = decimal(float(value))
     item.MeasuredValueSequence = [measured]
     return item
+
+
+def decimal(value: float) -> str:
+    """Return a Decimal String (at most 16 characters, PS3.5 6.2) of twelve significant digits where they fit."""
+    short = f"{value:.12g}"
+    return short if len(short) <= DECIMAL_STRING else str(DS(value, auto_format=True))
 
 
 def uid(name: Dataset, value: str, relation: Relation = Relation.CONTAINS) -> Dataset:

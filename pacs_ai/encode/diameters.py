@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Points = npt.NDArray[np.float64]
 
 #: Places along the long axis at which a width is looked for, where an outline has more points.
-MAX_PLACES = 512
+MAX_PLACES = 256
 
 
 def diameters(outline: Array, spacing: tuple[float, float], index: int) -> Diameters | None:
@@ -51,7 +51,11 @@ def diameters(outline: Array, spacing: tuple[float, float], index: int) -> Diame
         return None
     place, low, high = chord
     short = np.array([start + place * along + low * across, start + place * along + high * across])
-    return Diameters(np.asarray(np.stack(ends) / scale, np.float32), np.asarray(short / scale, np.float32), index)
+    return Diameters(_pixels(np.stack(ends), scale), _pixels(short, scale), index)
+
+
+def _pixels(line: Points, scale: Points) -> npt.NDArray[np.float32]:
+    return np.asarray(np.round(line / scale, 4), np.float32)
 
 
 def length_mm(axis: Array, spacing: tuple[float, float]) -> float:
@@ -76,25 +80,32 @@ def _longest_chord(place: Points, height: Points) -> tuple[float, float, float] 
     """Return (place along the long axis, lower end, upper end) of the longest chord inside a closed outline.
 
     Between two neighbouring corners the ends of a chord move along straight lines, so the longest one begins or ends
-    at a corner.
+    at a corner. A line through a corner itself touches two sides of the outline, hence one on either side of it.
     """
     places = np.unique(np.round(place, 6))
     if len(places) > MAX_PLACES:
         places = places[np.linspace(0, len(places) - 1, MAX_PLACES).round().astype(int)]
-    best: tuple[float, float, float] | None = None
-    step = 1e-6 * max(float(np.ptp(place)), 1e-6)
-    for at in places:
-        for beside in (at - step, at + step):  # a line through a corner itself touches two sides of the outline
-            for low, high in _inside(beside, place, height):
-                if best is None or high - low > best[2] - best[1] + 1e-6:
-                    best = (float(beside), low, high)
-    return best
+    step = 1e-6 * float(np.ptp(place))
+    at = np.sort(np.concatenate([places - step, places + step]))
+    low, high = _inside(at, place, height)
+    widths = np.round(np.where(np.isfinite(high), high, low) - low, 6)
+    row, part = np.unravel_index(widths.argmax(), widths.shape)
+    if widths[row, part] <= 0:
+        return None
+    return float(at[row]), float(low[row, part]), float(high[row, part])
 
 
-def _inside(at: float, place: Points, height: Points) -> list[tuple[float, float]]:
-    """Return the parts of the line across at a place that lie inside the outline."""
+def _inside(at: Points, place: Points, height: Points) -> tuple[Points, Points]:
+    """Return where lines across, at these places, enter the outline and leave it: (places, parts) each.
+
+    Where a line has fewer parts than others the lower end is 0 and the upper end infinite.
+    """
     before, after = place[:-1], place[1:]
-    crossing = (before < at) != (after < at)
-    share = (at - before[crossing]) / (after - before)[crossing]
-    heights = np.sort(height[:-1][crossing] + share * (height[1:] - height[:-1])[crossing])
-    return list(zip(heights[::2].tolist(), heights[1::2].tolist(), strict=True))
+    line = at[:, None]
+    crossing = (before < line) != (after < line)
+    run = np.where(before == after, 1.0, after - before)
+    heights = np.where(crossing, height[:-1] + (line - before) / run * (height[1:] - height[:-1]), np.inf)
+    heights.sort(axis=1)
+    most = int(crossing.sum(axis=1).max())
+    low, high = heights[:, 0:most:2], heights[:, 1:most:2]
+    return np.where(np.isfinite(high), low, 0.0), high

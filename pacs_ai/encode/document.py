@@ -8,7 +8,7 @@ from highdicom.sr import CodedConcept
 from pydicom import Dataset
 
 from pacs_ai.encode.citations import add_order, add_predecessors, cite
-from pacs_ai.encode.content import LONG_TEXT, Relation, code, dcm, text, uid
+from pacs_ai.encode.content import Relation, code, dcm, text, uid
 from pacs_ai.encode.provenance import (
     ARTIFICIAL_INTELLIGENCE,
     DISCLAIMER,
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pacs_ai.dicom.evidence import Evidence
     from pacs_ai.encode.encoded import Encoded
     from pacs_ai.profiles import Encoding
+
+#: Longest statement of what a report is, so that what it says comes on the same page.
+STATEMENT = 1024
 
 COMMENT = dcm("121106", "Comment")
 LANGUAGE = dcm("121049", "Language of Content Item and Descendants")
@@ -97,7 +100,7 @@ def statement(work: Work) -> str:
     return clean(
         f"{research}Made by an algorithm ({card.name} {card.version}, {card.manufacturer}) and not reviewed by a "
         f"person. Intended use: {card.intended_use}",
-        LONG_TEXT,
+        STATEMENT,
     )
 
 

@@ -103,14 +103,8 @@ def _finding(label: Label | None) -> Iterator[Dataset]:
     if label is not None:
         yield code(FINDING_CATEGORY, concept(label.category))
         yield code(FINDING, concept(label.type))
-        yield from finding_site(label)
-
-
-def finding_site(label: Label) -> Iterator[Dataset]:
-    """Yield where the finding is: an anatomical structure is its own site."""
-    if label.category.value == ANATOMICAL_STRUCTURE.value:
-        site = code(FINDING_SITE, concept(label.type), Relation.HAS_CONCEPT_MOD)
-        yield with_children(site, modifiers(label))
+        if label.category.value == ANATOMICAL_STRUCTURE.value:  # its own site
+            yield from about(label)
 
 
 def modifiers(label: Label | None) -> list[Dataset]:
@@ -119,6 +113,12 @@ def modifiers(label: Label | None) -> list[Dataset]:
         return []
     name = LATERALITY if label.modifier.value in LATERALITIES else TOPOGRAPHICAL_MODIFIER
     return [code(name, concept(label.modifier), Relation.HAS_CONCEPT_MOD)]
+
+
+def about(label: Label) -> list[Dataset]:
+    """Return a label as modifier of a concept: its site or its finding, with its side."""
+    name = FINDING_SITE if label.category.value == ANATOMICAL_STRUCTURE.value else FINDING
+    return [with_children(code(name, concept(label.type), Relation.HAS_CONCEPT_MOD), modifiers(label))]
 
 
 def laterality_of_finding(label: Label | None) -> Iterator[Dataset]:
@@ -145,9 +145,9 @@ def axis_item(axis: Axis, source: FrameReference) -> Dataset:
 
 
 def evaluation_item(answer: Classification, label: Label | None = None) -> Dataset:
-    """Return an answer, with its probability and the side of its label."""
+    """Return an answer with its probability and, outside of its label's group, what it is about."""
     item = code(concept(answer.concept), concept(answer.value))
-    children = modifiers(label)
+    children = modifiers(label) if label is None or label.type == answer.concept else about(label)
     if answer.probability is not None:
         certainty = number(concept(CERTAINTY), percent(answer.probability), concept(PERCENT), Relation.HAS_PROPERTIES)
         children.append(certainty)

@@ -14,10 +14,12 @@ from pacs_ai.encode.frames import plane
 from pacs_ai.encode.outline import between, mark, outline
 from pacs_ai.encode.provenance import LONG_STRING, Work, clean, tracking
 from pacs_ai.pipeline import (
+    LEFT,
     MILLILITRE,
     MILLIMETRE,
     MORPHOLOGIC_ABNORMALITY,
     PERCENT,
+    RIGHT,
     VOLUME,
     Classification,
     Code,
@@ -32,7 +34,7 @@ from pacs_ai.pipeline import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -46,6 +48,8 @@ AREA = Code("42798000", "SCT", "Area")
 SQUARE_MILLIMETRE = Code("mm2", "UCUM", "mm2")
 #: "The likelihood that the finding detected is in fact the type of finding identified" (PS3.16 Annex D), 0 to 100 %.
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
+#: Image Laterality (0020,0062) and Laterality (0020,0060) of one side.
+SIDES: Mapping[str, Code] = {"L": LEFT, "R": RIGHT}
 
 
 class Template(StrEnum):
@@ -156,13 +160,21 @@ def _of_segments(case: Case) -> Iterator[Group]:
         yield Group(
             name,
             uid,
-            label,
+            sided(label, case.given, index),
             Template.VOLUMETRIC if case.has_volume else Template.PLANAR,
             region,
             _with_size(_values(case.findings, label.name), segment, row, case),
             _axes_of_outline(label, region, case.given),
             classifications=_classifications(case.findings, label.name),
         )
+
+
+def sided(label: Label, given: Given, index: int) -> Label:
+    """Return the label with the side that its image says (Image Laterality), where it has no modifier of its own."""
+    if label.modifier is not None or not isinstance(given, Frames):
+        return label
+    header = given.images[index].header
+    return replace(label, modifier=SIDES.get(header.get("ImageLaterality") or header.get("Laterality") or ""))
 
 
 def _axes_of_outline(label: Label, region: Region, given: Given) -> tuple[Axis, ...]:
@@ -189,10 +201,11 @@ def _of_detections(case: Case) -> Iterator[Group]:
         ordinals[detection.label] += 1
         name, uid = detection_tracking(case.work, detection.label, ordinals[detection.label])
         region = _place(detection)
+        label = case.card.label(detection.label)
         yield Group(
             name,
             uid,
-            case.card.label(detection.label),
+            label if region is None else sided(label, case.given, region.index),
             Template.IMAGE if region is None else Template.PLANAR,
             region,
             detection.measurements,

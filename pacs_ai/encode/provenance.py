@@ -96,6 +96,11 @@ class Work:
         return derive_uid("device", self.node_name)
 
     @property
+    def model_uid(self) -> UID | None:
+        """Device UID of the model: the same wherever these weights run, None without a model digest."""
+        return derive_uid("model", self.model_digest) if self.model_digest else None
+
+    @property
     def device_serial_number(self) -> str:
         """Device Serial Number (0018,1000) of this node."""
         return digest("device", self.node_name)[:16]
@@ -226,6 +231,8 @@ def _processing_equipment(work: Work) -> Dataset:
     item.ManufacturerModelName = MODEL_NAME
     item.StationName = clean(work.node_name, 16, ending="")
     item.DeviceSerialNumber = work.device_serial_number
+    if work.model_uid is not None:
+        item.DeviceUID = work.model_uid
     item.SoftwareVersions = work.software_versions
     item.ContributionDateTime = f"{work.created_at.astimezone(UTC):%Y%m%d%H%M%S.%f}+0000"
     item.ContributionDescription = clean(f"{work.card.title}: {work.card.intended_use}", 1024)

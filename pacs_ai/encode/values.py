@@ -23,24 +23,21 @@ from typing import TYPE_CHECKING
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.uid import BasicTextSRStorage
-from pydicom.valuerep import DS
 
 from pacs_ai.dicom.identifiers import digest
-from pacs_ai.encode.content import Relation, code, dcm, number, root, text, with_children
+from pacs_ai.encode.content import Relation, code, dcm, decimal, number, root, text, with_children
 from pacs_ai.encode.document import COMMENT, algorithm_items, document, language, observer, procedure, statement
 from pacs_ai.encode.group_items import (
     DERIVATION,
-    FINDING,
-    FINDING_SITE,
     MEASUREMENT_METHOD,
-    modifiers,
+    about,
 )
 from pacs_ai.encode.groups import CERTAINTY, Group, absent_labels, evaluations_of, groups_of, percent
 from pacs_ai.encode.provenance import LONG_STRING, MANUFACTURER, clean, concept
 from pacs_ai.encode.report import TEXT_REPORT
 from pacs_ai.encode.tree import encoded_report
 from pacs_ai.encode.wording import name_of, quantity
-from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, PERCENT, Classification, Code, Label, Measurement
+from pacs_ai.pipeline import PERCENT, Classification, Code, Label, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -120,7 +117,7 @@ def fields_of(case: Case) -> Iterator[Field]:
     groups = groups_of(case)
     absent = absent_labels(case.findings, case.counts, case.card)
     for label in case.card.labels:
-        of_label = [group for group in groups if group.label == label]
+        of_label = [group for group in groups if group.label is not None and group.label.name == label.name]
         yield from _presence(label, of_label, absent=label in absent, case=case)
         for group in of_label:
             yield from _of_group(group)
@@ -187,7 +184,7 @@ def _as_text(name: CodedConcept, field: Field) -> Dataset:
 
 def _four_digits(value: float) -> str:
     """Return a number with four significant digits, from 1000 on as an integer, as a Decimal String (PS3.5 6.2)."""
-    return str(DS(float(f"{value:.4g}" if abs(value) < THOUSAND else f"{value:.0f}"), auto_format=True))
+    return decimal(float(f"{value:.4g}" if abs(value) < THOUSAND else f"{value:.0f}"))
 
 
 def _meaning(field: Field) -> list[Dataset]:
@@ -195,8 +192,7 @@ def _meaning(field: Field) -> list[Dataset]:
     modifier = Relation.HAS_CONCEPT_MOD
     items = [code(EQUIVALENT_MEANING, concept(field.concept), modifier)]
     if field.label is not None:
-        name = FINDING_SITE if field.label.category.value == ANATOMICAL_STRUCTURE.value else FINDING
-        items.append(with_children(code(name, concept(field.label.type), modifier), modifiers(field.label)))
+        items += about(field.label)
     told = zip((MEASUREMENT_METHOD, DERIVATION), field.qualifiers, strict=True)
     return items + [code(name, concept(value), modifier) for name, value in told if value is not None]
 

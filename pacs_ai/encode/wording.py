@@ -58,19 +58,22 @@ def sentence(group: Group, case: Case) -> str:
     """Return all that a group says: "Nodule 1 (image 34): Long Axis 12.3 mm; Certainty of Finding 87 %"."""
     told = [f"{name_of(value)} {quantity(value)}" for value in group.values]
     told += [answer(one) for one in group.classifications]
-    return f"{group.name}{''.join(_place(group, case))}: {'; '.join(told) or 'present'}"
+    place = ", ".join(_place(group, case))
+    return f"{group.name}{f' ({place})' if place else ''}: {'; '.join(told) or 'present'}"
 
 
 def _place(group: Group, case: Case) -> Iterator[str]:
-    """Yield on which image a group is seen best, where it has a place."""
-    if group.region is None:
+    """Yield the image on which a group is seen best, its frame, and the side that an image says."""
+    if group.region is None or group.label is None:
         return
     source = case.own.slices[group.region.index]
-    if source.frame_number is not None:
-        yield f" (frame {source.frame_number})"
-        return
     number = next(
         (ds.get("InstanceNumber") for ds in case.own.datasets if ds.SOPInstanceUID == source.sop_instance_uid), None
     )
-    if number:
-        yield f" (image {number})"
+    if number and (source.frame_number is None or len(case.own.datasets) > 1):
+        yield f"image {number}"
+    if source.frame_number is not None:
+        yield f"frame {source.frame_number}"
+    own = case.card.label(group.label.name).modifier
+    if own is None and group.label.modifier is not None:
+        yield group.label.modifier.meaning.lower()
