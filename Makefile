@@ -2,13 +2,15 @@
 #   PYTHON       interpreter for .venv                        (python3)
 #   PIP_OPTIONS  more options for pip install, for instance    ()
 #                --extra-index-url <the CPU wheel index named on pytorch.org's install page>
-#   STUDY        a DICOM folder of your own for `make demo`   (a synthetic chest CT)
+#   STUDY        a DICOM folder of your own, demo and viewer  (a synthetic chest CT)
 #   OUT          where `make demo` leaves its results         (demo-out)
+#   PROFILE      what `make viewer` has the node send         (ohif)
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
 STUDY ?=
 OUT ?= demo-out
+PROFILE ?= ohif
 TESTS ?= tests
 
 BIN := .venv/bin
@@ -16,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest --durations=15
 
 export PYTHON PIP_OPTIONS
 
-.PHONY: help setup demo test check lint types layers fmt nightly bench docs clean
+.PHONY: help setup demo viewer test check lint types layers fmt nightly bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -27,6 +29,9 @@ setup: .venv/.installed  ## make .venv and install pacs_ai into it
 
 demo: .venv/.installed  ## send a chest CT through a node on this machine, and prove the results
 	@$(BIN)/pacs-ai demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)")
+
+viewer: .venv/.installed  ## show a chest CT's results in the OHIF viewer, until Ctrl-C
+	@$(BIN)/python scripts/viewer.py --profile "$(PROFILE)" $(if $(STUDY),--study "$(STUDY)")
 
 test: .venv/.installed-dev  ## run the tests
 	$(PYTEST) -m "not nightly" $(TESTS)
