@@ -13,7 +13,7 @@ from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.encode.gate_findings import check_findings
 from pacs_ai.encode.gate_identity import check_citations, check_frame_of_reference, check_identity, check_uids
 from pacs_ai.encode.gate_opened import Opened
-from pacs_ai.encode.gate_places import check_contours, check_frames, check_image
+from pacs_ai.encode.gate_places import check_annotations, check_contours, check_frames, check_image, check_map
 from pacs_ai.encode.gate_report import check_regions, check_report, check_values
 from pacs_ai.encode.gate_sources import ONE_PATIENT, PRIOR, Sources, check_sources
 from pacs_ai.encode.gate_voxels import check_segmentation
@@ -117,8 +117,17 @@ def _values(opened: Opened, case: Case, sources: Sources, _segments: Segments, _
         check_values(tree, case.findings.measurements)
 
 
-def _frames(opened: Opened, case: Case, _sources: Sources, _segments: Segments, _number: int) -> None:
-    check_frames(opened, case)
+def _map(opened: Opened, case: Case, _sources: Sources, _segments: Segments, number: int) -> None:
+    check_map(opened, case, number)
+
+
+def _overlay(opened: Opened, case: Case, _sources: Sources, _segments: Segments, _number: int) -> None:
+    if case.has_volume:
+        check_frames(opened, case)
+
+
+def _annotations(opened: Opened, _case: Case, sources: Sources, _segments: Segments, _number: int) -> None:
+    check_annotations(opened, sources)
 
 
 def _contours(opened: Opened, case: Case, sources: Sources, _segments: Segments, _number: int) -> None:
@@ -139,12 +148,12 @@ _SPECIAL: Mapping[Kind, Callable[[Opened, Case, Sources, Segments, int], None]] 
     Kind.REPORT: _report,
     Kind.TEXT_REPORT: _tree,
     Kind.VALUES: _values,
-    Kind.PARAMETRIC_MAP: _frames,
+    Kind.PARAMETRIC_MAP: _map,
     Kind.SECONDARY_CAPTURE: _nothing_more,
-    Kind.OVERLAY: _nothing_more,
+    Kind.OVERLAY: _overlay,
     Kind.STRUCTURE_SET: _contours,
     Kind.KEY_OBJECTS: _tree,
-    Kind.PRESENTATION_STATE: _nothing_more,
+    Kind.PRESENTATION_STATE: _annotations,
     Kind.SUMMARY: _nothing_more,
     Kind.DERIVED_IMAGES: _image,
 }

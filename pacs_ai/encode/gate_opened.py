@@ -168,9 +168,10 @@ class Opened:
 
     @cached_property
     def cited(self) -> Cited:
-        """What it cites outside its per-frame functional groups, which `groups` reads."""
+        """What it cites; of a segmentation, outside its per-frame functional groups, which are read frame by frame."""
         found = Cited()
-        found.add(self.head, self.start, len(self.head), NOT_EVIDENCE | {PER_FRAME})
+        apart = {PER_FRAME} if self.is_segmentation else set()
+        found.add(self.head, self.start, len(self.head), NOT_EVIDENCE | apart)
         return found
 
     @property

@@ -12,7 +12,7 @@ from pacs_ai.encode.grid import Grid, frame_geometry
 from pacs_ai.errors import Permanent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
     from pydicom import Dataset
@@ -44,30 +44,69 @@ def check_shared(shared: Dataset, grid: Grid, kind: str) -> None:
         raise Permanent(f"the {kind} has another pixel spacing or orientation than its source")
 
 
-def check_frames(opened: Opened, case: Case) -> None:
-    """Compare a multi-frame result that has a place in the patient with the slices of its source.
+def check_frames(opened: Opened, case: Case) -> list[int]:
+    """Return which slice each frame lies on, after comparing its place and the slice that it cites with the source's.
 
-    A picture may be enlarged: its frames then cover the slices from edge to edge.
+    A picture may be enlarged: its frames then cover the slices from edge to edge. A frame cites its slice in its
+    Derivation Image Sequence or, where there is one frame, in the root's Source Image Sequence.
 
     Raises
     ------
     Permanent
-        Where a frame lies on no slice, or two on one.
+        Where a frame lies on no slice, two lie on one, or one cites another slice.
     """
     ds, kind = opened.ds, opened.kind
     grid = Grid.of(case.own)
-    outlines = np.array([_edges(frame_geometry(ds, n), ds) for n in range(1, opened.number_of_frames + 1)])
     _, rows, columns = case.volume.shape
-    sources = np.array(
-        [_outline({**grid.measures, "ImagePositionPatient": at}, rows, columns) for at in grid.positions]
-    )
-    used = set()
-    for one in outlines:
-        apart = np.abs(sources - one).max(axis=(1, 2))
+    places = np.array([_outline({**grid.measures, "ImagePositionPatient": at}, rows, columns) for at in grid.positions])
+    groups = ds.get("PerFrameFunctionalGroupsSequence")
+    slices = {(ref.sop_instance_uid, ref.frame_number): index for index, ref in enumerate(case.own.slices)}
+    used: list[int] = []
+    for number in range(1, opened.number_of_frames + 1):
+        outline = _edges(frame_geometry(ds, number if groups else None), ds)
+        apart = np.abs(places - outline).max(axis=(1, 2))
         nearest = int(apart.argmin())
-        if apart[nearest] > POSITION_TOLERANCE_MM or nearest in used:
+        cited = {slices.get(one) for one in _cited(groups[number - 1] if groups else ds)}
+        if apart[nearest] > POSITION_TOLERANCE_MM or nearest in used or not cited <= {nearest}:
             raise Permanent(f"a frame of the {kind} does not lie where its source frame lies")
-        used.add(nearest)
+        used.append(nearest)
+    return used
+
+
+def _cited(holder: Dataset) -> Iterator[tuple[str, int | None]]:
+    """Yield what a frame says that it was made from."""
+    for derivation in (holder, *holder.get("DerivationImageSequence", ())):
+        for source in derivation.get("SourceImageSequence", ()):
+            number = source.get("ReferencedFrameNumber")
+            yield str(source.ReferencedSOPInstanceUID), None if number is None else int(number)
+
+
+def check_map(opened: Opened, case: Case, number: int) -> None:
+    """Compare a parametric map's frames and numbers with the map that was returned as the `number`-th; else Permanent.
+
+    The numbers are compared as they are written, float32, in all frames.
+    """
+    if number > len(case.findings.maps):
+        raise Permanent("there are more parametric maps than the pipeline returned")
+    voxels = case.findings.maps[number - 1].voxels
+    frames = check_frames(opened, case)
+    size = 4 * int(opened.ds.Rows) * int(opened.ds.Columns)
+    for n, index in enumerate(frames):
+        written = opened.octets(n * size, (n + 1) * size).view("<f4")
+        if not np.array_equal(written, voxels[index].ravel()):
+            raise Permanent("a parametric map holds other numbers than the pipeline returned")
+
+
+def check_annotations(opened: Opened, sources: Sources) -> None:
+    """Refuse a presentation state that draws beyond its image, or on one that was not read (PS3.3 C.10.5)."""
+    for annotation in opened.ds.get("GraphicAnnotationSequence", ()):
+        images = [sources.datasets.get(str(one.ReferencedSOPInstanceUID)) for one in annotation.ReferencedImageSequence]
+        for graphic in annotation.get("GraphicObjectSequence", ()):
+            points = np.asarray(graphic.GraphicData, np.float64).reshape(-1, 2)
+            for image in images if graphic.GraphicAnnotationUnits == "PIXEL" else ():
+                if image is None:
+                    raise Permanent("the presentation state draws on an image that was not read")
+                check_points(points, image, opened.kind)
 
 
 def _edges(place: Mapping[str, Any], ds: Dataset) -> npt.NDArray[np.float64]:

@@ -24,7 +24,9 @@ MEASUREMENT_GROUP = ("125007", "DCM")
 OF_VOLUME = (VOLUME.value, VOLUME.scheme)
 #: Numeric Value (0040,A30A) has 16 characters.
 RELATIVE_TOLERANCE = 1e-9
-TEXT_LENGTH = 16
+#: Rounded to four significant digits.
+ROUNDED = 1e-3
+EQUIVALENT_MEANING = ("121050", "DCM")
 
 
 def check_regions(opened: Opened, sources: Sources) -> Node:
@@ -89,12 +91,12 @@ def _check_segment(sop_instance_uid: str, number: int, uid: str, segments: Mappi
 
 def _check_volume(group: Node, expected: float) -> None:
     found = [node for node in group.walk() if node.value_type == "NUM" and node.concept == OF_VOLUME]
-    if len(found) != 1 or not all(_equal(number, expected) for number in found[0].numbers):
+    if len(found) != 1 or not _states(found[0].numbers, expected):
         raise Permanent("the report's volume is not that of the segment's voxels")
 
 
 def check_values(tree: Node, measurements: Iterable[Measurement]) -> None:
-    """Refuse a report that does not state each of these values; else Permanent."""
+    """Refuse a report that does not state each of these values under a name that means their concept."""
     _check_values(tree, measurements)
 
 
@@ -102,13 +104,16 @@ def _check_values(tree: Node, measurements: Iterable[Measurement]) -> None:
     stated: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for node in tree.walk():
         if node.value_type == "NUM":
-            stated.setdefault(node.concept, []).append(node.numbers)
+            meaning = next((child.code for child in node.named(EQUIVALENT_MEANING)), node.concept)
+            stated.setdefault(meaning, []).append(node.numbers)
     for wanted in measurements:
-        numbers = stated.get((wanted.concept.value, wanted.concept.scheme), [])
-        if not any(all(_equal(number, wanted.value) for number in one) for one in numbers if one):
+        found = stated.get((wanted.concept.value, wanted.concept.scheme), [])
+        if not any(_states(numbers, wanted.value) for numbers in found):
             raise Permanent(f"the report does not state the value of '{wanted.concept.meaning}' that was found")
 
 
-def _equal(written: float, value: float) -> bool:
-    """Tell whether a value was written down, in full or in the 16 characters of VR DS."""
-    return math.isclose(written, value, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
+def _states(numbers: tuple[float, ...], value: float) -> bool:
+    """Tell whether a value is stated: exactly first, and after that perhaps rounded for people."""
+    if not numbers or not math.isclose(numbers[0], value, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12):
+        return False
+    return all(math.isclose(number, value, rel_tol=ROUNDED, abs_tol=1e-12) for number in numbers)

@@ -28,6 +28,7 @@ GRAPHIC_DATA = 0x00700022
 REFERENCED_FRAME_OF_REFERENCE = 0x30060024
 REFERENCED_SOP = 0x00081199
 REFERENCED_SEGMENT_NUMBER = 0x0062000B
+CONCEPT_CODE = 0x0040A168
 CODE_VALUE = 0x00080100
 SCHEME = 0x00080102
 SHORT_TEXT = frozenset({TEXT_VALUE, UID_VALUE, REFERENCED_FRAME_OF_REFERENCE})
@@ -45,8 +46,10 @@ class Node:
         Code Value and Coding Scheme Designator of its name.
     text
         Of TEXT and UIDREF items.
+    code
+        Code Value and Coding Scheme Designator of a CODE item.
     numbers
-        The value of a NUM item as text and, where stated, as a float; the coordinates of a region.
+        The value of a NUM item, as a float where that is stated, then as it is written; the coordinates of a region.
     reference
         SOP Instance UID, frame numbers and segment number that an IMAGE item refers to.
     children
@@ -56,6 +59,7 @@ class Node:
     value_type: str = ""
     concept: tuple[str, str] = ("", "")
     text: str = ""
+    code: tuple[str, str] = ("", "")
     numbers: tuple[float, ...] = ()
     reference: tuple[str, tuple[int, ...], int | None] | None = None
     children: list[Node] = field(default_factory=list)
@@ -84,6 +88,8 @@ def read_tree(head: bytes, start: int, end: int) -> Node:
             node.value_type = text(head[first:last])
         elif tag == CONCEPT_NAME:
             node.concept = _code(head, first, last)
+        elif tag == CONCEPT_CODE:
+            node.code = _code(head, first, last)
         elif tag in SHORT_TEXT:
             node.text = head[first:last].rstrip(b"\x00 ").decode("ascii", "replace")
         elif tag == MEASURED_VALUE:

@@ -327,6 +327,85 @@ def test_regions_stay_on_their_image_and_no_report_is_verified(encoding):
     refuse(tampered(encoding, lambda one: changed(one, set_("VerificationFlag", "VERIFIED"))), "verified")
 
 
+def shift(ds):
+    """Move everything that has a place by a millimetre."""
+    for element in ds:
+        if element.keyword == "ImagePositionPatient":
+            x, y, z = element.value
+            element.value = [x + 1, y, z]
+        elif element.VR == "SQ":
+            for item in element.value:
+                shift(item)
+
+
+@of_kind("multi-frame", "single-frame", Kind.PARAMETRIC_MAP, Kind.DERIVED_IMAGES)
+def test_frames_that_lie_elsewhere_are_refused(encoding):
+    refuse(tampered(encoding, lambda one: changed(one, shift)), "does not lie|differ in ImagePosition")
+
+
+@of_kind("multi-frame", Kind.PARAMETRIC_MAP)
+def test_a_frame_that_cites_its_neighbour_is_refused(encoding):
+    def swap(ds):
+        frames = ds.PerFrameFunctionalGroupsSequence
+        a, b = (first_of(frames[n], "DerivationImageSequence", "SourceImageSequence") for n in (2, 3))
+        a.ReferencedSOPInstanceUID, b.ReferencedSOPInstanceUID = b.ReferencedSOPInstanceUID, a.ReferencedSOPInstanceUID
+
+    refuse(tampered(encoding, lambda one: changed(one, swap)), "does not lie")
+
+
+@of_kind(Kind.PARAMETRIC_MAP)
+def test_a_map_of_other_numbers_is_refused(encoding):
+    def change(ds):
+        values = np.frombuffer(ds.FloatPixelData, "<f4").copy()
+        values[500] += 0.001
+        ds.FloatPixelData = values.tobytes()
+
+    refuse(tampered(encoding, lambda one: changed(one, change)), "other numbers")
+    refuse((*honest(encoding), honest(encoding)[-1]), "more parametric maps|derive")
+
+
+@of_kind(Kind.STRUCTURE_SET)
+def test_contours_stay_on_their_slice_and_volumes_are_those_of_the_voxels(encoding):
+    def contour(ds):
+        return first_of(ds, "ROIContourSequence", "ContourSequence")
+
+    def lift(ds):
+        one = contour(ds)
+        one.ContourData = [value + (1 if n % 3 == 2 else 0) for n, value in enumerate(one.ContourData)]
+
+    def leave(ds):
+        one = contour(ds)
+        one.ContourData = [value + (900 if n % 3 == 0 else 0) for n, value in enumerate(one.ContourData)]
+
+    def other_slice(ds):
+        own = honest_case().own.slices
+        cited = first_of(contour(ds), "ContourImageSequence")
+        cited.ReferencedSOPInstanceUID = own[
+            0 if cited.ReferencedSOPInstanceUID != own[0].sop_instance_uid else 5
+        ].sop_instance_uid
+
+    def uncited(ds):
+        del contour(ds).ContourImageSequence
+
+    def grow(ds):
+        ds.StructureSetROISequence[0].ROIVolume = "1.5"
+
+    def lose(ds):
+        del ds.StructureSetROISequence[0]
+
+    for change in (lift, leave, other_slice, uncited, grow, lose):
+        refuse(tampered(encoding, lambda one, c=change: changed(one, c)), "contour|region")
+
+
+@of_kind(Kind.PRESENTATION_STATE)
+def test_a_graphic_beyond_its_image_is_refused(encoding):
+    def leave(ds):
+        graphic = first_of(ds, "GraphicAnnotationSequence", "GraphicObjectSequence")
+        graphic.GraphicData = [60.0, *list(graphic.GraphicData)[1:]]
+
+    refuse(tampered(encoding, lambda one: changed(one, leave)), "leaves its image")
+
+
 def test_all_findings_are_of_every_kind():
     findings = all_findings()
     assert all(getattr(findings, kind) for kind in ("segments", "measurements", "detections", "maps", "images"))
