@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_findings, check_results, check_sources
+from pacs_ai.encode.derived import encode_derived_images
 from pacs_ai.encode.encoded import Encoded
 from pacs_ai.encode.key_objects import encode_key_objects
 from pacs_ai.encode.overlay import encode_overlay
@@ -38,6 +39,7 @@ ENCODERS: Mapping[Kind, Callable[[Case, Encoding, Encoded | None], tuple[Encoded
     Kind.SECONDARY_CAPTURE: encode_secondary_capture,
     Kind.OVERLAY: encode_overlay,
     Kind.PARAMETRIC_MAP: encode_parametric_map,
+    Kind.DERIVED_IMAGES: encode_derived_images,
     Kind.KEY_OBJECTS: encode_key_objects,
     Kind.STRUCTURE_SET: encode_structure_set,
     Kind.PRESENTATION_STATE: encode_presentation_state,
