@@ -6,7 +6,18 @@ from pathlib import Path
 
 import click
 
-from pacs_ai.cli import configuring, examining, explaining, looking, offline, ordering, peers, running, selftesting
+from pacs_ai.cli import (
+    configuring,
+    examining,
+    explaining,
+    looking,
+    offline,
+    ordering,
+    peers,
+    retracting,
+    running,
+    selftesting,
+)
 from pacs_ai.cli.session import Session, pass_session
 from pacs_ai.cli.words import Group, example
 
@@ -51,6 +62,7 @@ for command in (
     ordering.pause,
     ordering.resume,
     ordering.resolve,
+    retracting.retract,
     explaining.explain,
     offline.infer,
     peers.echo,

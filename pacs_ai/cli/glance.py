@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.cli.session import Session
     from pacs_ai.config import Config
+    from pacs_ai.store.concerns import Concern
     from pacs_ai.store.database import Connection
     from pacs_ai.store.processes import ProcessView
     from pacs_ai.store.views import JobView, SeriesView
@@ -82,6 +83,7 @@ class Look:
     late: list[JobView]
     failed: list[JobView]
     disk: Disk | None
+    concerns: list[Concern] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
 
     def as_table(self) -> dict[str, Any]:
@@ -100,6 +102,7 @@ class Look:
             "jobs_withheld": [job.id for job in self.withheld],
             "jobs_overdue": self.overdue,
             "jobs_failed": [job.id for job in self.failed],
+            "jobs_of_concern": self.concerns,
             "disk": asdict(self.disk) if self.disk else None,
         }
 
@@ -117,7 +120,7 @@ def take(session: Session) -> Look:
 
 
 def _read(config: Config, place: str, connection: Connection) -> Look:
-    from pacs_ai.store import processes, views
+    from pacs_ai.store import concerns, processes, views
 
     overdue = sorted(views.overdue(connection))
     failed = views.jobs(connection, states=[JobState.FAILED], limit=1000)
@@ -136,6 +139,7 @@ def _read(config: Config, place: str, connection: Connection) -> Look:
         late=[job for job_id in alive[:_NAMED] for job in views.jobs(connection, job_id=job_id)],
         failed=failed,
         disk=_disk(config),
+        concerns=concerns.of_jobs(connection),
     )
 
 
@@ -211,6 +215,11 @@ def _job_troubles(look: Look) -> Iterator[Trouble]:
     if len(look.failed) > _NAMED:
         count = look.counts["jobs"].get(JobState.FAILED, 0) - _NAMED
         yield Trouble(words.many(count, "further job"), "failed", "pacs-ai jobs --state failed")
+    for concern in look.concerns[:_NAMED]:
+        yield Trouble(f"job {concern.job_id} ({concern.pipeline})", concern.words, concern.advice)
+    if len(look.concerns) > _NAMED:
+        count = len(look.concerns) - _NAMED
+        yield Trouble(words.many(count, "further destination"), "lacks results or is not told", "pacs-ai status --json")
     for job in look.late:
         yield Trouble(f"job {job.id} ({job.pipeline})", _why_late(job), f"pacs-ai jobs {job.id}")
     further = len(set(look.overdue) - {job.id for job in (*look.late, *look.failed)})

@@ -54,7 +54,8 @@ def cancel(session: Session, job_ids: Sequence[int]) -> None:
     """End jobs, and what of them has not been sent.
 
     A job that waits, runs or is withheld is ended; of one that is done, the deliveries that are not through; one that
-    failed is set aside, so that `status` no longer asks for it.
+    failed is set aside, so that `status` no longer asks for it, and so is what a destination lacks or could not be
+    told of one that is done or retracted.
     """
     from pacs_ai.store import orders
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLOURS = {
     "running": "cyan", "sending": "cyan", "receiving": "cyan", "queued": "blue", "waiting": "blue",
     "done": "green", "sent": "green", "complete": "green",
-    "failed": "red", "conflict": "red", "refused": "yellow", "withheld": "yellow",
+    "failed": "red", "conflict": "red", "refused": "yellow", "withheld": "yellow", "retracted": "magenta",
 }  # fmt: skip
 
 

@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from pacs_ai import profiles
+from pacs_ai.profiles import Kind
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.moves import move
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pacs_ai.profiles import Encoding, Plan
     from pacs_ai.store.database import Database
@@ -64,16 +65,29 @@ def fill_outbox(connection: Connection, database: Database, job_id: int) -> None
 
 
 def _fill(connection: Connection, database: Database, target: Row[Any], plan: Plan) -> None:
-    wanted = profiles.keys(plan)
+    places = _places(plan)
     results = connection.execute(
         sa.select(_result.c.id, _result.c.encoding).where(_result.c.job_id == target.job_id).order_by(_result.c.ordinal)
     ).all()
-    insert_deliveries(connection, database, target, [row.id for row in results if row.encoding in wanted])
+    wanted = {row.id: places[row.encoding] for row in results if row.encoding in places}
+    insert_deliveries(connection, database, target, wanted)
     _note_what_lacks(connection, target, plan)
 
 
-def insert_deliveries(connection: Connection, database: Database, target: Row[Any], result_ids: Iterable[int]) -> None:
-    """Insert deliveries to one destination of a job (a row of job_destination) that are not there yet."""
+def _places(plan: Plan) -> dict[str, int]:
+    """Return the place of each object: the plan's order, but segmentations before what may cite them."""
+    ordered = sorted(plan, key=lambda choice: choice.encoding.kind is not Kind.SEGMENTATION)
+    return {choice.encoding.key: place for place, choice in enumerate(ordered)}
+
+
+def insert_deliveries(connection: Connection, database: Database, target: Row[Any], places: Mapping[int, int]) -> None:
+    """Insert deliveries to one destination of a job (a row of job_destination) that are not there yet.
+
+    Parameters
+    ----------
+    places
+        Id of each result -> its place among the job's deliveries to that destination.
+    """
     connection.execute(
         database.insert_new(schema.destination),
         {
@@ -86,13 +100,14 @@ def insert_deliveries(connection: Connection, database: Database, target: Row[An
             "reason": "",
         },
     )
-    for result_id in result_ids:
+    for result_id, place in places.items():
         row = connection.execute(
             database.insert_new(_delivery).returning(_delivery.c.id),
             {
                 "result_id": result_id,
                 "job_id": target.job_id,
                 "peer": target.peer,
+                "place": place,
                 "ae_title": target.ae_title,
                 "host": target.host,
                 "port": target.port,

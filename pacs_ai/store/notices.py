@@ -34,6 +34,8 @@ _result, _delivery = schema.result, schema.delivery
 #: So many tries that all ended in an unexpected way; then it is given up, and `status` says so.
 _MOST_TRIES = 5
 _BACKOFF_SECONDS = 2.0
+#: Place of notices among the deliveries of their job: after every result.
+_LAST = 1000
 
 
 class NoticeKind(StrEnum):
@@ -178,7 +180,7 @@ def withdraw_unsent(connection: Connection, job_id: int, *, actor: str) -> None:
     """Take back what was not yet said of a job that is tried again."""
     forget(connection, job_id, NoticeKind.NOT_ANALYSED)
     waiting = (
-        sa.select(_delivery.c.id)
+        sa.select(_delivery.c.id, _delivery.c.peer)
         .join(_result, _result.c.id == _delivery.c.result_id)
         .where(
             _delivery.c.job_id == job_id,
@@ -188,8 +190,14 @@ def withdraw_unsent(connection: Connection, job_id: int, *, actor: str) -> None:
         .order_by(_delivery.c.id)
         .with_for_update(of=_delivery)
     )
-    for delivery_id in connection.execute(waiting).scalars().all():
-        move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason="the job is tried again")
+    untold = set()
+    for row in connection.execute(waiting).all():
+        move(connection, row.id, DeliveryEvent.CANCELLED, actor=actor, reason="the job is tried again")
+        untold.add(row.peer)
+    made = sa.select(_notice).where(_notice.c.job_id == job_id, _notice.c.kind == NoticeKind.NOT_ANALYSED.value)
+    for row in connection.execute(made).all():
+        told = [peer for peer in row.peers if peer not in untold]
+        connection.execute(sa.update(_notice).where(_notice.c.id == row.id).values(peers=told))
 
 
 # -- made
@@ -275,7 +283,7 @@ def made(database: Database, wanted: Order, results: Sequence[NewResult], *, act
         peers = connection.execute(sa.select(_notice.c.peers).where(_notice.c.id == wanted.id)).scalar_one()
         targets = sa.select(_destination).where(_destination.c.job_id == wanted.job_id, _destination.c.peer.in_(peers))
         for target in connection.execute(targets.order_by(_destination.c.peer)).all():
-            insert_deliveries(connection, database, target, ids)
+            insert_deliveries(connection, database, target, dict.fromkeys(ids, _LAST))
         _journal(connection, wanted.job_id, "notice made", f"{wanted.kind.value} to {', '.join(peers)}", actor)
         return True
 

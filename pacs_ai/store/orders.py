@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row
 from pacs_ai.errors import UserError
 from pacs_ai.profiles import from_json
 from pacs_ai.states import DeliveryState, JobEvent, JobState, SeriesEvent, SeriesState
-from pacs_ai.store import journal, schema
+from pacs_ai.store import concerns, journal, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import (
     Address,
@@ -53,11 +53,12 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
                 reason="cancelled by an operator",
                 finished_at=now(),
             )
-        elif row.state != JobState.DONE:
+        elif row.state not in {JobState.DONE, JobState.RETRACTED}:
             raise UserError(f"job {job_id} is {row.state}: there is nothing to cancel")
         cancel_deliveries(
             connection, job_id, actor=actor, reason="cancelled by an operator", also=[DeliveryState.SENDING]
         )
+        concerns.set_aside(connection, job_id, actor=actor)
 
 
 def retry(

@@ -139,7 +139,10 @@ def _may_be_sent() -> sa.ColumnElement[bool]:
         earlier.c.peer == _delivery.c.peer,
         earlier.c.state == DeliveryState.WAITING.value,
         made.c.id == earlier.c.result_id,
-        made.c.ordinal < _result.c.ordinal,
+        sa.or_(
+            earlier.c.place < _delivery.c.place,
+            sa.and_(earlier.c.place == _delivery.c.place, made.c.ordinal < _result.c.ordinal),
+        ),
         ~is_due(earlier.c.due_at),
     )
     return sa.and_(_delivery.c.state == DeliveryState.WAITING.value, is_due(_delivery.c.due_at), ~held_up)
@@ -160,7 +163,7 @@ def _due(peer: str, limit: int) -> sa.Select[Any]:
         .join(_result, _result.c.id == _delivery.c.result_id)
         .join(_job, _job.c.id == _delivery.c.job_id)
         .where(_delivery.c.peer == peer, _may_be_sent())
-        .order_by(_job.c.rank, _job.c.id, _result.c.ordinal)
+        .order_by(_job.c.rank, _job.c.id, _delivery.c.place, _result.c.ordinal)
         .limit(limit)
         .with_for_update(of=_delivery)
     )

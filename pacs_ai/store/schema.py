@@ -273,6 +273,7 @@ delivery = Table(
     _ref("result_id", "result"),
     _ref("job_id", "job", index=True),
     Column("peer", String(64), nullable=False),
+    Column("place", Integer, nullable=False),  # among the deliveries of its job to that peer: they go in this order
     Column("ae_title", String(16), nullable=False),
     Column("host", Text, nullable=False),
     Column("port", Integer, nullable=False),

@@ -1,0 +1,116 @@
+"""What of results and notices needs a person: objects that a destination lacks, withdrawals that did not reach it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from pacs_ai.profiles import NOTICES
+from pacs_ai.states import DeliveryState, JobState
+from pacs_ai.store import journal, schema
+from pacs_ai.store.clock import now
+from pacs_ai.store.notices import NoticeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+_job, _destination, _notice = schema.job, schema.job_destination, schema.notice
+_delivery, _result = schema.delivery, schema.result
+_RETRACTIONS = (NoticeKind.REJECTION.value, NoticeKind.RETRACTED.value)
+#: A withdrawal that did not reach its destination within so long needs a person.
+_LATE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Concern:
+    """What needs a person at one job, and what that person may do."""
+
+    job_id: int
+    pipeline: str
+    words: str
+    advice: str
+
+
+def of_jobs(connection: Connection) -> list[Concern]:
+    """Return what needs a person."""
+    return [*_unsaid(connection), *_unreached(connection), *_lacking(connection)]
+
+
+def _unsaid(connection: Connection) -> Iterator[Concern]:
+    """Yield the withdrawals that could not be made, or are not made yet."""
+    late = sa.and_(_notice.c.ended_at.is_(None), _notice.c.ordered_at < _late())
+    query = (
+        sa.select(_notice, _job.c.pipeline)
+        .join(_job, _job.c.id == _notice.c.job_id)
+        .where(
+            _job.c.state == JobState.RETRACTED.value,
+            _notice.c.kind.in_(_RETRACTIONS),
+            sa.or_(_notice.c.problem != "", late),
+        )
+        .order_by(_notice.c.id)
+    )
+    for row in connection.execute(query):
+        peers = ", ".join(row.peers)
+        if row.problem:
+            words = f"is retracted, but {peers} cannot be told: {row.problem}"
+            advice = f"delete its results there by hand, then pacs-ai cancel {row.job_id} to set it aside"
+        else:
+            words, advice = f"is retracted, but {peers} is not told yet", "see the log of deliver"
+        yield Concern(row.job_id, row.pipeline, words, advice)
+
+
+def _unreached(connection: Connection) -> Iterator[Concern]:
+    """Yield the withdrawals that lie in the outbox for too long; those that failed are shown as failed deliveries."""
+    under_way = [DeliveryState.WAITING.value, DeliveryState.SENDING.value]
+    query = (
+        sa.select(_delivery.c.job_id, _delivery.c.peer, _job.c.pipeline, sa.func.min(_delivery.c.reason).label("why"))
+        .join(_result, _result.c.id == _delivery.c.result_id)
+        .join(_job, _job.c.id == _delivery.c.job_id)
+        .where(
+            _delivery.c.state.in_(under_way),
+            _delivery.c.created_at < _late(),
+            _job.c.state == JobState.RETRACTED.value,
+            _result.c.kind.in_(NOTICES),
+        )
+        .group_by(_delivery.c.job_id, _delivery.c.peer, _job.c.pipeline)
+        .order_by(_delivery.c.job_id, _delivery.c.peer)
+    )
+    for row in connection.execute(query):
+        words = f"is retracted, but that has not reached {row.peer} yet: {row.why}"
+        yield Concern(row.job_id, row.pipeline, words, f"pacs-ai deliveries --job {row.job_id}")
+
+
+def _lacking(connection: Connection) -> Iterator[Concern]:
+    query = (
+        sa.select(_destination.c.job_id, _destination.c.lacking, _job.c.pipeline)
+        .join(_job, _job.c.id == _destination.c.job_id)
+        .where(_destination.c.lacking != "", _job.c.state == JobState.DONE.value)
+        .order_by(_destination.c.job_id, _destination.c.peer)
+    )
+    for row in connection.execute(query):
+        words, _, order = row.lacking.partition("; ")
+        yield Concern(row.job_id, row.pipeline, words, f"{order}, or pacs-ai cancel {row.job_id} to leave it so")
+
+
+def _late() -> datetime:
+    return now() - timedelta(seconds=_LATE_SECONDS)
+
+
+def set_aside(connection: Connection, job_id: int, *, actor: str) -> None:
+    """Note that a person has seen what a destination lacks, or could not be told."""
+    lacking = sa.update(_destination).where(_destination.c.job_id == job_id, _destination.c.lacking != "")
+    of_job = sa.update(_notice).where(_notice.c.job_id == job_id)
+    changes = (
+        lacking.values(lacking=""),
+        of_job.where(_notice.c.problem != "").values(problem=""),
+        of_job.where(_notice.c.ended_at.is_(None)).values(ended_at=now()),
+    )
+    if sum(connection.execute(change).rowcount for change in changes):
+        state = connection.execute(sa.select(_job.c.state).where(_job.c.id == job_id)).scalar_one()
+        words = "an operator set aside what a destination lacks or could not be told"
+        journal.append(connection, "job", job_id, "set aside", before=state, after=state, reason=words, actor=actor)
