@@ -7,13 +7,14 @@ state the same attributes in a fraction of that. A test holds a measurement grou
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.valuerep import DS
 
-from pacs_ai.encode.provenance import clean
+from pacs_ai.encode.provenance import clean, concept
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pacs_ai.dicom.evidence import FrameReference
-    from pacs_ai.pipeline import Shape
+    from pacs_ai.pipeline import Code, Shape
 
 #: Longest line of a text. VR UT has no limit that matters, but a text view has; the absent of 104 labels fit in.
 LONG_TEXT = 8192
@@ -48,6 +49,12 @@ def dcm(value: str, meaning: str) -> CodedConcept:
 def sct(value: str, meaning: str) -> CodedConcept:
     """Return a concept of SNOMED CT."""
     return CodedConcept(value, "SCT", meaning)
+
+
+@lru_cache(maxsize=4096)
+def coded(given: Code) -> CodedConcept:
+    """Return highdicom's form of a coded concept, one for all its uses: it is made, and written, once; change none."""
+    return concept(given)
 
 
 def _item(value_type: str, name: Dataset, relation: Relation) -> Dataset:

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING
 from pydicom import Dataset, dcmread
 
 from pacs_ai.dicom.evidence import FrameReference
-from pacs_ai.encode.content import Relation, code, container, dcm, image, number, region, sct, text, uid, with_children
+from pacs_ai.encode.content import (
+    Relation,
+    code,
+    coded,
+    container,
+    dcm,
+    image,
+    number,
+    region,
+    sct,
+    text,
+    uid,
+    with_children,
+)
 from pacs_ai.encode.groups import CERTAINTY, Group, Template, percent
-from pacs_ai.encode.provenance import concept
 from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, MILLIMETRE, PERCENT, Classification, Label, Measurement, Region
 
 if TYPE_CHECKING:
@@ -101,8 +113,8 @@ def group_item(
 
 def _finding(label: Label | None) -> Iterator[Dataset]:
     if label is not None:
-        yield code(FINDING_CATEGORY, concept(label.category))
-        yield code(FINDING, concept(label.type))
+        yield code(FINDING_CATEGORY, coded(label.category))
+        yield code(FINDING, coded(label.type))
         if label.category.value == ANATOMICAL_STRUCTURE.value:  # its own site
             yield from about(label)
 
@@ -112,13 +124,13 @@ def modifiers(label: Label | None) -> list[Dataset]:
     if label is None or label.modifier is None:
         return []
     name = LATERALITY if label.modifier.value in LATERALITIES else TOPOGRAPHICAL_MODIFIER
-    return [code(name, concept(label.modifier), Relation.HAS_CONCEPT_MOD)]
+    return [code(name, coded(label.modifier), Relation.HAS_CONCEPT_MOD)]
 
 
 def about(label: Label) -> list[Dataset]:
     """Return a label as modifier of a concept: its site or its finding, with its side."""
     name = FINDING_SITE if label.category.value == ANATOMICAL_STRUCTURE.value else FINDING
-    return [with_children(code(name, concept(label.type), Relation.HAS_CONCEPT_MOD), modifiers(label))]
+    return [with_children(code(name, coded(label.type), Relation.HAS_CONCEPT_MOD), modifiers(label))]
 
 
 def laterality_of_finding(label: Label | None) -> Iterator[Dataset]:
@@ -126,30 +138,30 @@ def laterality_of_finding(label: Label | None) -> Iterator[Dataset]:
     if label is None or label.modifier is None or label.category.value == ANATOMICAL_STRUCTURE.value:
         return
     if label.modifier.value in LATERALITIES:
-        yield code(LATERALITY, concept(label.modifier))
+        yield code(LATERALITY, coded(label.modifier))
 
 
 def measurement_item(measurement: Measurement) -> Dataset:
     """Return a value with its method and derivation (PS3.16 TID 300)."""
-    item = number(concept(measurement.concept), measurement.value, concept(measurement.unit))
+    item = number(coded(measurement.concept), measurement.value, coded(measurement.unit))
     told = ((MEASUREMENT_METHOD, measurement.method), (DERIVATION, measurement.derivation))
     return with_children(
-        item, [code(name, concept(value), Relation.HAS_CONCEPT_MOD) for name, value in told if value is not None]
+        item, [code(name, coded(value), Relation.HAS_CONCEPT_MOD) for name, value in told if value is not None]
     )
 
 
 def axis_item(axis: Axis, source: FrameReference) -> Dataset:
     """Return a diameter inferred from its own line on the image (PS3.16 TID 300 and 320)."""
-    item = number(concept(axis.concept), axis.length_mm, concept(MILLIMETRE))
+    item = number(coded(axis.concept), axis.length_mm, coded(MILLIMETRE))
     return with_children(item, [_drawn(SOURCE_OF_MEASUREMENT, axis.line, source, Relation.INFERRED_FROM)])
 
 
 def evaluation_item(answer: Classification, label: Label | None = None) -> Dataset:
     """Return an answer with its probability and, outside of its label's group, what it is about."""
-    item = code(concept(answer.concept), concept(answer.value))
+    item = code(coded(answer.concept), coded(answer.value))
     children = modifiers(label) if label is None or label.type == answer.concept else about(label)
     if answer.probability is not None:
-        certainty = number(concept(CERTAINTY), percent(answer.probability), concept(PERCENT), Relation.HAS_PROPERTIES)
+        certainty = number(coded(CERTAINTY), percent(answer.probability), coded(PERCENT), Relation.HAS_PROPERTIES)
         children.append(certainty)
     return with_children(item, children)
 

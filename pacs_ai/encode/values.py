@@ -25,7 +25,7 @@ from pydicom import Dataset
 from pydicom.uid import BasicTextSRStorage
 
 from pacs_ai.dicom.identifiers import digest
-from pacs_ai.encode.content import Relation, code, dcm, decimal, number, root, text, with_children
+from pacs_ai.encode.content import Relation, code, coded, dcm, decimal, number, root, text, with_children
 from pacs_ai.encode.document import COMMENT, algorithm_items, document, language, observer, procedure, statement
 from pacs_ai.encode.group_items import (
     DERIVATION,
@@ -33,7 +33,7 @@ from pacs_ai.encode.group_items import (
     about,
 )
 from pacs_ai.encode.groups import CERTAINTY, Group, absent_labels, evaluations_of, groups_of, percent
-from pacs_ai.encode.provenance import LONG_STRING, MANUFACTURER, clean, concept
+from pacs_ai.encode.provenance import LONG_STRING, MANUFACTURER, clean
 from pacs_ai.encode.report import TEXT_REPORT
 from pacs_ai.encode.tree import encoded_report
 from pacs_ai.encode.wording import name_of, quantity
@@ -170,8 +170,8 @@ def _named(fields: Iterable[Field]) -> Iterator[tuple[CodedConcept, Field]]:
 def _as_value(name: CodedConcept, field: Field) -> Dataset:
     """Return a NUM or a CODE."""
     if isinstance(field.value, Classification):
-        return with_children(code(name, concept(field.value.value)), _meaning(field))
-    item = number(name, field.value.value, concept(field.value.unit))
+        return with_children(code(name, coded(field.value.value)), _meaning(field))
+    item = number(name, field.value.value, coded(field.value.unit))
     item.MeasuredValueSequence[0].NumericValue = _four_digits(field.value.value)
     return with_children(item, _meaning(field))
 
@@ -190,11 +190,11 @@ def _four_digits(value: float) -> str:
 def _meaning(field: Field) -> list[Dataset]:
     """Return what a name means in the Standard's terms."""
     modifier = Relation.HAS_CONCEPT_MOD
-    items = [code(EQUIVALENT_MEANING, concept(field.concept), modifier)]
+    items = [code(EQUIVALENT_MEANING, coded(field.concept), modifier)]
     if field.label is not None:
         items += about(field.label)
     told = zip((MEASUREMENT_METHOD, DERIVATION), field.qualifiers, strict=True)
-    return items + [code(name, concept(value), modifier) for name, value in told if value is not None]
+    return items + [code(name, coded(value), modifier) for name, value in told if value is not None]
 
 
 def _private_scheme() -> Dataset:
