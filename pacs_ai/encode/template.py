@@ -168,6 +168,8 @@ def _complete(template: HighdicomSegmentation, layout: Layout, case: Case, encod
     template.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in template.DimensionIndexSequence:
         index.DimensionOrganizationUID = organization
+    if "SpacingBetweenSlices" not in layout.stand_in:
+        _forget_spacing(template)
     references = [_reference(ds) for ds in evidence.datasets]
     template.SourceImageSequence = references
     series = Dataset()
@@ -176,6 +178,13 @@ def _complete(template: HighdicomSegmentation, layout: Layout, case: Case, encod
     template.ReferencedSeriesSequence = [series]
     template.ContentCreatorName = None  # type 2, PS3.3 Table 10-12
     _copy_series(template, evidence)
+
+
+def _forget_spacing(template: HighdicomSegmentation) -> None:
+    """Remove the 1.0 that highdicom states between slices of which there is one, or that lie unevenly."""
+    for measures in template.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", ()):
+        if "SpacingBetweenSlices" in measures:
+            del measures.SpacingBetweenSlices
 
 
 def _index_by_image(template: HighdicomSegmentation) -> None:
