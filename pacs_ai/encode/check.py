@@ -7,15 +7,17 @@ said where there are no findings.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.reading import READING_FAULTS
+from pacs_ai.encode.gate_context import Context
 from pacs_ai.encode.gate_findings import check_findings
 from pacs_ai.encode.gate_identity import check_citations, check_frame_of_reference, check_identity, check_uids
 from pacs_ai.encode.gate_opened import Opened
 from pacs_ai.encode.gate_places import check_annotations, check_contours, check_frames, check_image, check_map
 from pacs_ai.encode.gate_report import check_regions, check_report, check_values
-from pacs_ai.encode.gate_sources import ONE_PATIENT, PRIOR, Sources, check_sources
+from pacs_ai.encode.gate_sources import ONE_PATIENT, PRIOR, check_sources
 from pacs_ai.encode.gate_voxels import check_segmentation
 from pacs_ai.errors import Permanent
 from pacs_ai.profiles import Kind
@@ -45,18 +47,19 @@ def check_results(results: Sequence[Encoded], case: Case) -> None:
         requires, claims what the pipeline is not cleared for, or holds other values than were found.
     """
     opened = [_open(result) for result in results]
-    sources = Sources(case.evidence)
     try:
         made = {one.encoded.sop_instance_uid: one.number_of_frames for one in opened}
         segments = {one.encoded.sop_instance_uid: _segments(one) for one in opened if one.is_segmentation}
-        numbers: dict[str, int] = {}
+        context = Context(case, made, segments)
+        numbers: Counter[str] = Counter()
         for one in opened:
-            numbers[one.encoded.encoding.key] = numbers.get(one.encoded.encoding.key, 0) + 1
+            encoding = one.encoded.encoding
+            numbers[encoding.key] += 1
             check_identity(one, case.source, case.card)
             check_frame_of_reference(one, case)
-            check_uids(one, case, numbers[one.encoded.encoding.key])
-            check_citations(one, sources, {uid: n for uid, n in made.items() if uid != one.encoded.sop_instance_uid})
-            _SPECIAL[one.encoded.encoding.kind](one, case, sources, segments, numbers[one.encoded.encoding.key])
+            check_uids(one, case, numbers[encoding.key])
+            check_citations(one, context)
+            _SPECIAL[encoding.kind](one, context, numbers[encoding.key])
     except READING_FAULTS as fault:
         raise Permanent(f"a result that was encoded cannot be read again: {type(fault).__name__}") from fault
 
@@ -92,68 +95,57 @@ def _open(result: Encoded) -> Opened:
         raise Permanent(f"the {result.kind} that was encoded cannot be read again") from fault
 
 
-Segments = dict[str, dict[int, str]]
-
-
 def _segments(opened: Opened) -> dict[int, str]:
     return {int(item.SegmentNumber): str(item.get("TrackingUID")) for item in opened.ds.get("SegmentSequence", ())}
 
 
-def _segmentation(opened: Opened, case: Case, _sources: Sources, _segments: Segments, _number: int) -> None:
-    check_segmentation(opened, case)
+def _segmentation(opened: Opened, context: Context, _number: int) -> None:
+    check_segmentation(opened, context)
 
 
-def _report(opened: Opened, case: Case, sources: Sources, segments: Segments, _number: int) -> None:
-    check_report(opened, case, sources, segments)
+def _report(opened: Opened, context: Context, _number: int) -> None:
+    check_report(opened, context)
 
 
-def _tree(opened: Opened, _case: Case, sources: Sources, _segments: Segments, _number: int) -> None:
-    check_regions(opened, sources)
+def _tree(opened: Opened, context: Context, _number: int) -> None:
+    check_regions(opened, context)
 
 
-def _values(opened: Opened, case: Case, sources: Sources, _segments: Segments, _number: int) -> None:
-    tree = check_regions(opened, sources)
+def _values(opened: Opened, context: Context, _number: int) -> None:
+    tree = check_regions(opened, context)
     if opened.encoded.encoding.form == "enhanced":
-        check_values(tree, case.findings.measurements)
+        check_values(tree, context.case.findings.measurements)
 
 
-def _map(opened: Opened, case: Case, _sources: Sources, _segments: Segments, number: int) -> None:
-    check_map(opened, case, number)
+def _overlay(opened: Opened, context: Context, _number: int) -> None:
+    if context.case.has_volume:
+        check_frames(opened, context)
 
 
-def _overlay(opened: Opened, case: Case, _sources: Sources, _segments: Segments, _number: int) -> None:
-    if case.has_volume:
-        check_frames(opened, case)
+def _annotations(opened: Opened, context: Context, _number: int) -> None:
+    check_annotations(opened, context)
 
 
-def _annotations(opened: Opened, _case: Case, sources: Sources, _segments: Segments, _number: int) -> None:
-    check_annotations(opened, sources)
+def _contours(opened: Opened, context: Context, _number: int) -> None:
+    check_contours(opened, context)
 
 
-def _contours(opened: Opened, case: Case, sources: Sources, _segments: Segments, _number: int) -> None:
-    check_contours(opened, case, sources)
+def _nothing_more(_opened: Opened, _context: Context, _number: int) -> None:
+    """Pages have no place in the patient."""
 
 
-def _image(opened: Opened, case: Case, _sources: Sources, _segments: Segments, number: int) -> None:
-    check_image(opened, case, number)
-
-
-def _nothing_more(_opened: Opened, _case: Case, _sources: Sources, _segments: Segments, _number: int) -> None:
-    """Pictures and pages have no place in the patient; what they show is checked where it is drawn."""
-
-
-#: What is checked of each kind beside identity, UIDs and citations.
-_SPECIAL: Mapping[Kind, Callable[[Opened, Case, Sources, Segments, int], None]] = {
+#: What is checked of each kind beside identity, UIDs and citations; the number counts the objects of an encoding.
+_SPECIAL: Mapping[Kind, Callable[[Opened, Context, int], None]] = {
     Kind.SEGMENTATION: _segmentation,
     Kind.REPORT: _report,
     Kind.TEXT_REPORT: _tree,
     Kind.VALUES: _values,
-    Kind.PARAMETRIC_MAP: _map,
+    Kind.PARAMETRIC_MAP: check_map,
     Kind.SECONDARY_CAPTURE: _nothing_more,
     Kind.OVERLAY: _overlay,
     Kind.STRUCTURE_SET: _contours,
     Kind.KEY_OBJECTS: _tree,
     Kind.PRESENTATION_STATE: _annotations,
     Kind.SUMMARY: _nothing_more,
-    Kind.DERIVED_IMAGES: _image,
+    Kind.DERIVED_IMAGES: check_image,
 }

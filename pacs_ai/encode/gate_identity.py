@@ -16,11 +16,9 @@ from pacs_ai.pipeline import Card, Clearance
 from pacs_ai.profiles import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pacs_ai.encode.case import Case
+    from pacs_ai.encode.gate_context import Context
     from pacs_ai.encode.gate_opened import Opened
-    from pacs_ai.encode.gate_sources import Sources
 
 #: What a result and its source have in common, missing or not.
 SAME = (
@@ -105,23 +103,17 @@ def _check_clearance(opened: Opened, card: Card) -> None:
         raise Permanent(f"the {kind} says that it is {DISCLAIMER}, the pipeline is cleared")
 
 
-def check_citations(opened: Opened, sources: Sources, made: Mapping[str, int]) -> None:
+def check_citations(opened: Opened, context: Context) -> None:
     """Refuse references to instances or frames that were not read, numbers that are none, UIDs of unknown origin.
-
-    Parameters
-    ----------
-    sources
-        What was received.
-    made
-        SOP Instance UID -> number of frames, of the results of this job.
 
     Raises
     ------
     Permanent
         With how many; no UID is named.
     """
-    cited, kind = opened.cited, opened.kind
-    frames = {**made, **sources.frames}
+    cited, kind, sources = opened.cited, opened.kind, context.sources
+    frames = {**context.made, **sources.frames}
+    del frames[opened.encoded.sop_instance_uid]
     strange = {uid for uid, _ in cited.references if uid not in frames and uid != sources.study_instance_uid}
     if strange:
         raise Permanent(f"the {kind} cites {len(strange)} instances that were not read")

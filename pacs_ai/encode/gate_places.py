@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pacs_ai.encode.explicit import elements, items, text, values
-from pacs_ai.encode.gate_opened import REFERENCED_FRAME_NUMBER, REFERENCED_SOP_INSTANCE_UID, frame_numbers
-from pacs_ai.encode.grid import Grid, frame_geometry
+from pacs_ai.encode.gate_context import numbers_of, outline
+from pacs_ai.encode.gate_opened import REFERENCED_FRAME_NUMBER, REFERENCED_SOP_INSTANCE_UID
+from pacs_ai.encode.grid import frame_geometry
 from pacs_ai.errors import Permanent
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom import Dataset
 
-    from pacs_ai.encode.case import Case
+    from pacs_ai.encode.gate_context import Context
     from pacs_ai.encode.gate_opened import Opened
     from pacs_ai.encode.gate_sources import Sources
+    from pacs_ai.encode.grid import Grid
 
 ROI_CONTOUR = 0x30060039
 CONTOURS = 0x30060040
@@ -44,7 +46,7 @@ def check_shared(shared: Dataset, grid: Grid, kind: str) -> None:
         raise Permanent(f"the {kind} has another pixel spacing or orientation than its source")
 
 
-def check_frames(opened: Opened, case: Case) -> list[int]:
+def check_frames(opened: Opened, context: Context) -> list[int]:
     """Return which slice each frame lies on, after comparing its place and the slice that it cites with the source's.
 
     A picture may be enlarged: its frames then cover the slices from edge to edge. A frame cites its slice in its
@@ -56,17 +58,13 @@ def check_frames(opened: Opened, case: Case) -> list[int]:
         Where a frame lies on no slice, two lie on one, or one cites another slice.
     """
     ds, kind = opened.ds, opened.kind
-    grid = Grid.of(case.own)
-    _, rows, columns = case.volume.shape
-    places = np.array([_outline({**grid.measures, "ImagePositionPatient": at}, rows, columns) for at in grid.positions])
     groups = ds.get("PerFrameFunctionalGroupsSequence")
-    slices = {(ref.sop_instance_uid, ref.frame_number): index for index, ref in enumerate(case.own.slices)}
     used: list[int] = []
     for number in range(1, opened.number_of_frames + 1):
-        outline = _edges(frame_geometry(ds, number if groups else None), ds)
-        apart = np.abs(places - outline).max(axis=(1, 2))
+        here = _edges(frame_geometry(ds, number if groups else None), ds)
+        apart = np.abs(context.outlines - here).max(axis=(1, 2))
         nearest = int(apart.argmin())
-        cited = {slices.get(one) for one in _cited(groups[number - 1] if groups else ds)}
+        cited = {context.slices.get(one) for one in _cited(groups[number - 1] if groups else ds)}
         if apart[nearest] > POSITION_TOLERANCE_MM or nearest in used or not cited <= {nearest}:
             raise Permanent(f"a frame of the {kind} does not lie where its source frame lies")
         used.append(nearest)
@@ -81,15 +79,16 @@ def _cited(holder: Dataset) -> Iterator[tuple[str, int | None]]:
             yield str(source.ReferencedSOPInstanceUID), None if number is None else int(number)
 
 
-def check_map(opened: Opened, case: Case, number: int) -> None:
+def check_map(opened: Opened, context: Context, number: int) -> None:
     """Compare a parametric map's frames and numbers with the map that was returned as the `number`-th; else Permanent.
 
     The numbers are compared as they are written, float32, in all frames.
     """
-    if number > len(case.findings.maps):
+    maps = context.case.findings.maps
+    if number > len(maps):
         raise Permanent("there are more parametric maps than the pipeline returned")
-    voxels = case.findings.maps[number - 1].voxels
-    frames = check_frames(opened, case)
+    voxels = maps[number - 1].voxels
+    frames = check_frames(opened, context)
     size = 4 * int(opened.ds.Rows) * int(opened.ds.Columns)
     for n, index in enumerate(frames):
         written = opened.octets(n * size, (n + 1) * size).view("<f4")
@@ -97,10 +96,13 @@ def check_map(opened: Opened, case: Case, number: int) -> None:
             raise Permanent("a parametric map holds other numbers than the pipeline returned")
 
 
-def check_annotations(opened: Opened, sources: Sources) -> None:
+def check_annotations(opened: Opened, context: Context) -> None:
     """Refuse a presentation state that draws beyond its image, or on one that was not read (PS3.3 C.10.5)."""
     for annotation in opened.ds.get("GraphicAnnotationSequence", ()):
-        images = [sources.datasets.get(str(one.ReferencedSOPInstanceUID)) for one in annotation.ReferencedImageSequence]
+        images = [
+            context.sources.datasets.get(str(one.ReferencedSOPInstanceUID))
+            for one in annotation.ReferencedImageSequence
+        ]
         for graphic in annotation.get("GraphicObjectSequence", ()):
             points = np.asarray(graphic.GraphicData, np.float64).reshape(-1, 2)
             for image in images if graphic.GraphicAnnotationUnits == "PIXEL" else ():
@@ -112,18 +114,10 @@ def check_annotations(opened: Opened, sources: Sources) -> None:
 def _edges(place: Mapping[str, Any], ds: Dataset) -> npt.NDArray[np.float64]:
     if not all(keyword in place for keyword in PLACED):
         raise Permanent("a frame of a result has no place in the patient")
-    return _outline(place, int(ds.Rows), int(ds.Columns))
+    return outline(place, int(ds.Rows), int(ds.Columns))
 
 
-def _outline(place: Mapping[str, Any], rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """Return (3, 3): where in the patient three outer corners of an image lie, in mm (PS3.3 Equation C.7.6.2.1-1)."""
-    across, down = _numbers(place["ImageOrientationPatient"]).reshape(2, 3)
-    row_spacing, column_spacing = _numbers(place["PixelSpacing"])
-    corner = _numbers(place["ImagePositionPatient"]) - (across * column_spacing + down * row_spacing) / 2
-    return np.array([corner, corner + across * column_spacing * columns, corner + down * row_spacing * rows])
-
-
-def check_image(opened: Opened, case: Case, number: int) -> None:
+def check_image(opened: Opened, context: Context, number: int) -> None:
     """Compare a derived image with the source image of the same number: size and, on a volume, its plane.
 
     Parameters
@@ -136,8 +130,8 @@ def check_image(opened: Opened, case: Case, number: int) -> None:
     Permanent
         Where it lies elsewhere.
     """
-    ds, kind = opened.ds, opened.kind
-    own = {str(one.SOPInstanceUID): one for one in case.own.datasets}
+    ds, kind, case = opened.ds, opened.kind, context.case
+    own = context.sources.datasets
     if number > len(case.own.slices):
         raise Permanent(f"there are more {kind} than images")
     source = own[case.own.slices[number - 1].sop_instance_uid]
@@ -151,15 +145,11 @@ def check_image(opened: Opened, case: Case, number: int) -> None:
         here = frame_geometry(ds, n + 1 if many else None)
         there = frame_geometry(own[reference.sop_instance_uid], reference.frame_number)
         for keyword in PLACED:
-            if keyword not in here or not np.allclose(_numbers(here[keyword]), _numbers(there[keyword]), atol=1e-6):
+            if keyword not in here or not np.allclose(numbers_of(here[keyword]), numbers_of(there[keyword]), atol=1e-6):
                 raise Permanent(f"the {kind} and their source differ in {keyword}")
 
 
-def _numbers(value: object) -> npt.NDArray[np.float64]:
-    return np.array([float(one) for one in value])  # type: ignore[attr-defined]
-
-
-def check_contours(opened: Opened, case: Case, sources: Sources) -> None:
+def check_contours(opened: Opened, context: Context) -> None:
     """Hold every contour of a structure set against the slice that it cites (PS3.3 C.8.8.6), and stated volumes.
 
     Raises
@@ -167,6 +157,7 @@ def check_contours(opened: Opened, case: Case, sources: Sources) -> None:
     Permanent
         Where a point leaves the plane or the image, a contour cites no slice, or a volume is not that of the voxels.
     """
+    case = context.case
     if not case.has_volume:
         raise Permanent("there are contours in the patient, and the images have no place there")
     wanted = [float(row.sum()) * case.volume.voxel_ml for _, row in case.filled]
@@ -179,7 +170,7 @@ def check_contours(opened: Opened, case: Case, sources: Sources) -> None:
     for region in items(head, *opened.tags[ROI_CONTOUR]):
         for tag, _, first, last in elements(head, *region):
             for contour in items(head, first, last) if tag == CONTOURS else ():
-                _check_contour(head, contour, sources)
+                _check_contour(head, contour, context.sources)
 
 
 def _regions(opened: Opened, wanted: list[float]) -> list[Dataset]:
@@ -197,12 +188,12 @@ def _check_contour(head: bytes, contour: tuple[int, int], sources: Sources) -> N
     numbers = frame_numbers(found.get(REFERENCED_FRAME_NUMBER, b""))
     points = np.array(found.get(CONTOUR_DATA, b"").split(b"\\"), np.float64).reshape(-1, 3)
     place = frame_geometry(source, numbers[0] if numbers else None)
-    at = points - _numbers(place["ImagePositionPatient"])
-    orientation = _numbers(place["ImageOrientationPatient"])
+    at = points - numbers_of(place["ImagePositionPatient"])
+    orientation = numbers_of(place["ImageOrientationPatient"])
     row, column = orientation[:3], orientation[3:]
     if np.abs(at @ np.cross(row, column)).max() > PLANE_TOLERANCE_MM + 1e-4 * np.abs(at).max():
         raise Permanent("a contour leaves the plane of the slice that it cites")
-    down, across = _numbers(place["PixelSpacing"])
+    down, across = numbers_of(place["PixelSpacing"])
     rows, columns = at @ column / down, at @ row / across
     inside = (rows.min() > -1, columns.min() > -1, rows.max() < int(source.Rows), columns.max() < int(source.Columns))
     if not all(inside):

@@ -14,9 +14,8 @@ from pacs_ai.pipeline import VOLUME
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pacs_ai.encode.case import Case
+    from pacs_ai.encode.gate_context import Context
     from pacs_ai.encode.gate_opened import Opened
-    from pacs_ai.encode.gate_sources import Sources
     from pacs_ai.pipeline import Measurement
 
 TRACKING_UID = ("112040", "DCM")
@@ -29,7 +28,7 @@ ROUNDED = 1e-3
 EQUIVALENT_MEANING = ("121050", "DCM")
 
 
-def check_regions(opened: Opened, sources: Sources) -> Node:
+def check_regions(opened: Opened, context: Context) -> Node:
     """Return the content tree, after refusing regions that leave the image that they are drawn on.
 
     Raises
@@ -41,7 +40,7 @@ def check_regions(opened: Opened, sources: Sources) -> Node:
     for node in tree.walk():
         if node.value_type == "SCOORD":
             image = next((child.reference for child in node.children if child.reference), None)
-            source = None if image is None else sources.datasets.get(image[0])
+            source = None if image is None else context.sources.datasets.get(image[0])
             if source is None:
                 raise Permanent(f"the {opened.kind} draws a region on no image that was read")
             check_points(node.points, source, opened.kind)
@@ -51,20 +50,15 @@ def check_regions(opened: Opened, sources: Sources) -> Node:
     return tree
 
 
-def check_report(opened: Opened, case: Case, sources: Sources, segments: Mapping[str, Mapping[int, str]]) -> None:
+def check_report(opened: Opened, context: Context) -> None:
     """Compare a TID 1500 report with the findings and with the segmentations of the same results.
-
-    Parameters
-    ----------
-    segments
-        SOP Instance UID of each segmentation -> Segment Number -> Tracking UID.
 
     Raises
     ------
     Permanent
         Where a value, a volume or a segment differs.
     """
-    tree = check_regions(opened, sources)
+    case, tree = context.case, check_regions(opened, context)
     groups = [node for node in tree.walk() if node.value_type == "CONTAINER" and node.concept == MEASUREMENT_GROUP]
     by_label: dict[str, list[Node]] = {}
     for group in groups:
@@ -72,7 +66,7 @@ def check_report(opened: Opened, case: Case, sources: Sources, segments: Mapping
         by_label.setdefault(uid, []).append(group)
         for node in group.walk():
             if node.reference and node.reference[2] is not None:
-                _check_segment(node.reference[0], node.reference[2], uid, segments)
+                _check_segment(node.reference[0], node.reference[2], uid, context.segments)
     for segment, row in case.filled:
         uid = tracking(case.work, segment.label)[1]
         if len(by_label.get(uid, ())) != 1:

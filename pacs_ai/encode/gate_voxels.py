@@ -14,7 +14,6 @@ from pacs_ai.encode.explicit import text, values
 from pacs_ai.encode.frames import plane
 from pacs_ai.encode.gate_opened import REFERENCED_FRAME_NUMBER, REFERENCED_SOP_INSTANCE_UID, Opened, frame_numbers
 from pacs_ai.encode.gate_places import check_shared
-from pacs_ai.encode.grid import Grid
 from pacs_ai.encode.provenance import LONG_STRING, clean, tracking
 from pacs_ai.errors import Permanent
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from pacs_ai.encode.case import Case
+    from pacs_ai.encode.gate_context import Context
 
 IMAGE_POSITION_PATIENT = 0x00200032
 REFERENCED_SEGMENT_NUMBER = 0x0062000B
@@ -58,7 +58,7 @@ class Expected:
     plane: Callable[[int], npt.NDArray[Any]]
 
 
-def check_segmentation(opened: Opened, case: Case) -> None:
+def check_segmentation(opened: Opened, context: Context) -> None:
     """Compare each frame's source, place and voxels with the findings, and each segment's description.
 
     Raises
@@ -66,13 +66,13 @@ def check_segmentation(opened: Opened, case: Case) -> None:
     Permanent
         Where the SEG lies elsewhere, or shows other voxels or other labels than were found.
     """
-    ds = opened.ds
+    ds, case = opened.ds, context.case
     shape = (len(case.own.slices), int(ds.Rows), int(ds.Columns))
     if shape != case.given.shape:
         raise Permanent(f"the SEG lies on {shape}, its source on {case.given.shape}")
     expected = _fractions(case, int(ds.MaximumFractionalValue)) if ds.SegmentationType == FRACTIONAL else _masks(case)
     segments = _check_segments(ds, case, expected)
-    frames = list(_frames(opened, case))
+    frames = list(_frames(opened, context))
     if len(frames) != opened.number_of_frames:
         raise Permanent("the SEG has another number of frames than it describes")
     if ds.SegmentationType == LABEL_MAP:
@@ -120,7 +120,7 @@ def _check_segments(ds: Dataset, case: Case, expected: Sequence[Expected]) -> di
     return found
 
 
-def _frames(opened: Opened, case: Case) -> Iterator[Place]:
+def _frames(opened: Opened, context: Context) -> Iterator[Place]:
     """Yield which segment and slice each frame shows, after holding its place against its source frame's.
 
     A series of images without geometry has no places; its frames cite their images only.
@@ -128,16 +128,15 @@ def _frames(opened: Opened, case: Case) -> Iterator[Place]:
     shared = opened.ds.SharedFunctionalGroupsSequence[0]
     alone = shared.get("SegmentIdentificationSequence")
     only = int(alone[0].ReferencedSegmentNumber) if alone else None
-    grid = Grid.of(case.own) if case.has_volume else None
+    grid = context.grid if context.case.has_volume else None
     if grid is not None:
         check_shared(shared, grid, opened.kind)
-    slices = {(ref.sop_instance_uid, ref.frame_number): n for n, ref in enumerate(case.own.slices)}
     for first, last in opened.groups:
         found = dict(values(opened.head, first, last, OF_A_FRAME))
         if REFERENCED_SOP_INSTANCE_UID not in found:
             raise Permanent("a frame of the SEG cites no source")
         (number,) = frame_numbers(found.get(REFERENCED_FRAME_NUMBER, b"")) or (None,)
-        index = slices.get((text(found[REFERENCED_SOP_INSTANCE_UID]), number))
+        index = context.slices.get((text(found[REFERENCED_SOP_INSTANCE_UID]), number))
         if index is None:
             raise Permanent("a frame of the SEG cites an instance or a frame that was not read")
         if grid is not None and text(found.get(IMAGE_POSITION_PATIENT, b"")) != grid.places[index]:
