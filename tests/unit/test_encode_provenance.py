@@ -32,7 +32,7 @@ def results(evidence=None, findings=None, **changes):
 def test_same_work_same_bytes_in_another_process():
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from encode_material import *\n"
+        "from encode_material import *\nfrom objects import SEG_AND_SR\n"
         "from pacs_ai.encode.results import encode\n"
         "given = make_findings(), {'image': make_evidence()}, {'image': make_volume()}, make_work(), SEG_AND_SR\n"
         "made = encode(*given)\n"
