@@ -8,7 +8,7 @@ import numpy as np
 
 from pacs_ai.encode.explicit import elements, items, text, values
 from pacs_ai.encode.gate_context import numbers_of, outline
-from pacs_ai.encode.gate_opened import REFERENCED_FRAME_NUMBER, REFERENCED_SOP_INSTANCE_UID
+from pacs_ai.encode.gate_opened import REFERENCED_FRAME_NUMBER, REFERENCED_SOP_INSTANCE_UID, frame_numbers
 from pacs_ai.encode.grid import frame_geometry
 from pacs_ai.errors import Permanent
 
