@@ -8,7 +8,7 @@ from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from pacs_ai.dicom.reading import READING_FAULTS
-from pacs_ai.encode.identity import own_copy, request_items
+from pacs_ai.encode.identity import CLINICAL_TRIAL, OPTIONAL_IDENTITY, REQUIRED_IDENTITY, own_copy, request_items
 from pacs_ai.encode.provenance import concept
 from pacs_ai.encode.secondary_capture import reference
 
@@ -23,9 +23,11 @@ TEXTS = frozenset({"CS", "LO", "SH"})
 FUNCTIONAL_GROUPS = frozenset({"SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"})
 #: Repeating groups: curves (retired) and overlays.
 REPEATING = (0x5000, 0x50FF), (0x6000, 0x60FF)
-#: Left out: pixels and what was computed from them; signatures; the dose, which was given once; who and what made the
-#: source, which the Contributing Equipment Sequence says; the procedure step that it came from; where it is kept.
+#: Left out: whose it is, which is copied apart; pixels and what was computed from them; signatures; the dose, which was
+#: given once; who and what made the source, which the Contributing Equipment Sequence says; the procedure step that it
+#: came from; where it is kept.
 LEFT_OUT = frozenset((
+    *REQUIRED_IDENTITY, *OPTIONAL_IDENTITY, *CLINICAL_TRIAL,
     "PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths", "EncapsulatedPixelDataValueTotalLength", "PixelDataProviderURL",
     "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",

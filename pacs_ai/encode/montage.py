@@ -107,7 +107,7 @@ def page(given: Given, findings: Findings, card: Card, counts: Counts | None = N
     """
     counts = count_voxels(findings.segments) if counts is None else counts
     cells = cells_of(given, findings, card, counts, slices)
-    return _page(cells, legend(findings, card, given, counts), card)
+    return _page(tiled(cells), legend(findings, card, given, counts), card)
 
 
 def cells_of(given: Given, findings: Findings, card: Card, counts: Counts, slices: int) -> list[Image.Image]:
@@ -313,22 +313,28 @@ def _image(frames: Frames, index: int, findings: Findings, card: Card, width: in
     return cell
 
 
-def _page(cells: Sequence[Image.Image], lines: Sequence[Line], card: Card) -> Image.Image:
+def tiled(cells: Sequence[Image.Image]) -> Image.Image:
+    """Return the cells side by side, as wide as the page without its margins."""
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    column = (
-        CELL if len(cells) > COLUMNS or max(cell.width for cell in cells) <= CELL else (WIDTH - 2 * MARGIN) // columns
-    )
+    small = len(cells) > COLUMNS or max(cell.width for cell in cells) <= CELL
+    column = CELL if small else (WIDTH - 2 * MARGIN) // columns
     height = max(cell.height for cell in cells)
+    tiles = Image.new("RGB", (WIDTH - 2 * MARGIN, rows * (height + GAP) - GAP), PAPER)
+    for place, cell in enumerate(cells):
+        left = place % columns * (column + GAP) + (column - cell.width) // 2
+        tiles.paste(cell, (left, place // columns * (height + GAP)))
+    return tiles
+
+
+def _page(tiles: Image.Image, lines: Sequence[Line], card: Card) -> Image.Image:
     more = len(lines) - LEGEND_LINES
     lines = lines if more <= 0 else [*lines[:LEGEND_LINES], Line(None, f"and {more} more")]
     top = MARGIN + 74
-    bottom = top + rows * (height + GAP) + MARGIN
+    bottom = top + tiles.height + MARGIN + GAP
     sheet = Image.new("RGB", (WIDTH, bottom + 30 * len(lines) + MARGIN), PAPER)
     _banner(sheet, card)
-    for place, cell in enumerate(cells):
-        left = MARGIN + place % columns * (column + GAP) + (column - cell.width) // 2
-        sheet.paste(cell, (left, top + place // columns * (height + GAP)))
+    sheet.paste(tiles, (MARGIN, top))
     _write_legend(sheet, lines, bottom)
     return sheet
 

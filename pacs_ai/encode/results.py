@@ -16,6 +16,7 @@ from pacs_ai.encode.report import encode_report
 from pacs_ai.encode.secondary_capture import encode_secondary_capture
 from pacs_ai.encode.segmentation import encode_segmentation
 from pacs_ai.encode.structure_set import encode_structure_set
+from pacs_ai.encode.summary import encode_summary
 from pacs_ai.encode.text_report import encode_text_report
 from pacs_ai.encode.values import encode_values
 from pacs_ai.profiles import Kind
@@ -40,6 +41,7 @@ ENCODERS: Mapping[Kind, Callable[[Case, Encoding, Encoded | None], tuple[Encoded
     Kind.OVERLAY: encode_overlay,
     Kind.PARAMETRIC_MAP: encode_parametric_map,
     Kind.DERIVED_IMAGES: encode_derived_images,
+    Kind.SUMMARY: encode_summary,
     Kind.KEY_OBJECTS: encode_key_objects,
     Kind.STRUCTURE_SET: encode_structure_set,
     Kind.PRESENTATION_STATE: encode_presentation_state,
