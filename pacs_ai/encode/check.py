@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.encode.gate_context import Context
 from pacs_ai.encode.gate_findings import check_findings
-from pacs_ai.encode.gate_identity import check_citations, check_frame_of_reference, check_identity, check_uids
+from pacs_ai.encode.gate_identity import (
+    check_citations,
+    check_frame_of_reference,
+    check_identity,
+    check_uids,
+    source_of,
+)
+from pacs_ai.encode.gate_images import check_image
 from pacs_ai.encode.gate_opened import Opened
-from pacs_ai.encode.gate_places import check_annotations, check_contours, check_frames, check_image, check_map
+from pacs_ai.encode.gate_places import check_annotations, check_contours, check_frames, check_map
 from pacs_ai.encode.gate_report import check_regions, check_report, check_values
 from pacs_ai.encode.gate_sources import ONE_PATIENT, PRIOR, check_sources
 from pacs_ai.encode.gate_voxels import check_segmentation
@@ -55,7 +62,7 @@ def check_results(results: Sequence[Encoded], case: Case) -> None:
         for one in opened:
             encoding = one.encoded.encoding
             numbers[encoding.key] += 1
-            check_identity(one, case.source, case.card)
+            check_identity(one, source_of(case, encoding, numbers[encoding.key]), case.card)
             check_frame_of_reference(one, case)
             check_uids(one, case, numbers[encoding.key])
             check_citations(one, context)

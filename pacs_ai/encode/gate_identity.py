@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pacs_ai.encode.case import Case
     from pacs_ai.encode.gate_context import Context
     from pacs_ai.encode.gate_opened import Opened
+    from pacs_ai.profiles import Encoding
 
 #: What a result and its source have in common, missing or not.
 SAME = (
@@ -58,6 +59,13 @@ def check_identity(opened: Opened, source: Dataset, card: Card) -> None:
     if ds.get("VerificationFlag") == VERIFIED:
         raise Permanent(f"the {kind} claims to be verified")
     _check_clearance(opened, card)
+
+
+def source_of(case: Case, encoding: Encoding, number: int) -> Dataset:
+    """Return whose patient and study the `number`-th object shares: of a derived image, its own source's."""
+    if encoding.kind is Kind.DERIVED_IMAGES:
+        return case.own.datasets[(number - 1) % len(case.own.datasets)]
+    return case.source
 
 
 def check_frame_of_reference(opened: Opened, case: Case) -> None:
@@ -154,7 +162,11 @@ def check_uids(opened: Opened, case: Case, number: int) -> None:
         Where a retry would make a second object.
     """
     encoding, encoded = opened.encoded.encoding, opened.encoded
-    if encoded.series_instance_uid != case.work.uid(encoding.series):
+    series: tuple[str, ...] = (encoding.series,)
+    if encoding.kind is Kind.DERIVED_IMAGES:  # a series for each set of images
+        ordinal = (number - 1) // len(case.own.datasets)
+        series = (encoding.series, f"{case.findings.images[ordinal].title}-{ordinal + 1}")
+    if encoded.series_instance_uid != case.work.uid(*series):
         raise Permanent(f"the {opened.kind} has a Series Instance UID that does not derive from the job")
     if encoded.sop_instance_uid != case.work.uid(encoding.key, "instance", number):
         raise Permanent(f"the {opened.kind} has a SOP Instance UID that does not derive from the job")

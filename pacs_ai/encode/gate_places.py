@@ -117,38 +117,6 @@ def _edges(place: Mapping[str, Any], ds: Dataset) -> npt.NDArray[np.float64]:
     return outline(place, int(ds.Rows), int(ds.Columns))
 
 
-def check_image(opened: Opened, context: Context, number: int) -> None:
-    """Compare a derived image with the source image of the same number: size and, on a volume, its plane.
-
-    Parameters
-    ----------
-    number
-        Which of the images it is, from 1.
-
-    Raises
-    ------
-    Permanent
-        Where it lies elsewhere.
-    """
-    ds, kind, case = opened.ds, opened.kind, context.case
-    own = context.sources.datasets
-    if number > len(case.own.slices):
-        raise Permanent(f"there are more {kind} than images")
-    source = own[case.own.slices[number - 1].sop_instance_uid]
-    if (int(ds.Rows), int(ds.Columns)) != (int(source.Rows), int(source.Columns)):
-        raise Permanent(f"the {kind} are of another size than their source")
-    if not case.has_volume:
-        return
-    for n in range(opened.number_of_frames):
-        reference = case.own.slices[number - 1 + n]
-        many = opened.number_of_frames > 1 or "PerFrameFunctionalGroupsSequence" in ds
-        here = frame_geometry(ds, n + 1 if many else None)
-        there = frame_geometry(own[reference.sop_instance_uid], reference.frame_number)
-        for keyword in PLACED:
-            if keyword not in here or not np.allclose(numbers_of(here[keyword]), numbers_of(there[keyword]), atol=1e-6):
-                raise Permanent(f"the {kind} and their source differ in {keyword}")
-
-
 def check_contours(opened: Opened, context: Context) -> None:
     """Hold every contour of a structure set against the slice that it cites (PS3.3 C.8.8.6), and stated volumes.
 

@@ -409,3 +409,19 @@ def test_a_graphic_beyond_its_image_is_refused(encoding):
 def test_all_findings_are_of_every_kind():
     findings = all_findings()
     assert all(getattr(findings, kind) for kind in ("segments", "measurements", "detections", "maps", "images"))
+
+
+@of_kind(Kind.DERIVED_IMAGES)
+def test_derived_images_of_other_values_or_another_kind_are_refused(encoding):
+    def change(ds):
+        values = np.frombuffer(ds.PixelData, "<u2").copy()
+        values[500] += 1
+        ds.PixelData = values.tobytes()
+
+    def other_kind(ds):
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+
+    refuse(tampered(encoding, lambda one: changed(one, change)), "other values")
+    refuse(tampered(encoding, lambda one: changed(one, other_kind)), "another kind")
+    results = honest(encoding)
+    refuse((results[1], results[0], *results[2:]), "derive")
