@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pacs_ai.errors import Transient, WorkerLost
 from pacs_ai.infer.bench import Bench
-from pacs_ai.infer.order import Done, EncodedFile, Order, Ready, Reported, Step, Trouble
-from pacs_ai.profiles import encodings
-from pacs_ai.store import queue, views
+from pacs_ai.infer.commission import order_of
+from pacs_ai.infer.order import Done, EncodedFile, Order, Ready, Step, Trouble
+from pacs_ai.store import queue
 from pacs_ai.store.filling import NewResult
 from pacs_ai.store.owners import BEAT_SECONDS, Watch, is_dead
 from pacs_ai.store.queue import Claim, Lost
-from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
     import threading
@@ -164,38 +163,7 @@ class Worker:
 
     def _order(self, held: Claim) -> Order:
         with self._database.read() as connection:
-            sources = queue.source_files(connection, held.job_id)
-            reports = views.delivered_reports(connection, held.job_id)
-            plans = queue.plans(connection, held.job_id)
-        inputs: dict[str, list[tuple[Path, str]]] = {}
-        current: dict[str, Path] = {}
-        for source in sources:
-            if source.role is Role.CURRENT:
-                current[source.sop_instance_uid] = self._files.path(source.sha256)
-                inputs.setdefault(source.input, []).append((self._files.path(source.sha256), source.sha256))
-        unverified = [
-            (current[source.sop_instance_uid], self._files.path(source.sha256))
-            for source in sources
-            if source.role is Role.UNVERIFIED and source.sop_instance_uid in current
-        ]
-        return Order(
-            job_id=held.job_id,
-            job_key=held.job_key,
-            generation=held.generation,
-            created_at=held.created_at,
-            pipeline=held.pipeline,
-            model_digest=held.model_digest,
-            settings_digest=held.settings_digest,
-            inputs={name: tuple(files) for name, files in inputs.items()},
-            unverified=tuple(unverified),
-            predecessors=tuple(
-                Reported(r.study_instance_uid, r.series_instance_uid, r.sop_class_uid, r.sop_instance_uid)
-                for r in reports
-            ),
-            encodings=encodings((*plans, *self._config.plans_of(held.pipeline))),
-            node_name=self._config.node.name,
-            output=self._scratch,
-        )
+            return order_of(connection, self._files, self._config, held, self._scratch)
 
     def _serve(self, held: Claim, order: Order, bench: Bench) -> Done | Trouble | None:
         """Have the child do it, beating meanwhile; None where nobody wants the answer any more."""
