@@ -95,8 +95,7 @@ def diameters(section: Mask, origin: tuple[int, int], spacing: tuple[float, floa
     index
         Slice or image.
     """
-    edge = section & ~ndimage.binary_erosion(section)
-    points = np.argwhere(edge) * np.asarray(spacing)
+    points = _ends_of_rows(section) * np.asarray(spacing)
     if len(points) < 4:
         return None
     square = ((points[:, None] - points[None]) ** 2).sum(axis=2)
@@ -111,6 +110,14 @@ def diameters(section: Mask, origin: tuple[int, int], spacing: tuple[float, floa
         return None
     short = [start + at * along + low * across, start + at * along + high * across]
     return Diameters(_image_points([start, end], origin, spacing), _image_points(short, origin, spacing), index)
+
+
+def _ends_of_rows(section: Mask) -> Array:
+    """Return (row, column) of the first and the last pixel of each row: the farthest two are among them."""
+    rows = np.flatnonzero(section.any(axis=1))
+    first = section[rows].argmax(axis=1)
+    last = section.shape[1] - 1 - section[rows, ::-1].argmax(axis=1)
+    return np.unique(np.concatenate([np.stack([rows, first], axis=1), np.stack([rows, last], axis=1)]), axis=0)
 
 
 def _widths(place: Array, height: Array, step: float) -> list[tuple[float, float, float, float]]:
