@@ -89,7 +89,7 @@ def _of_volume(case: Case) -> Layout:
 def _of_images(case: Case, given: Frames) -> Layout | None:
     """Return the layout of projection or ultrasound images: they lie on their own matrix, and nowhere (PS3.3 A.51.5.1).
 
-    Pixel Spacing is stated where all images have the same one that holds in the patient.
+    No Pixel Measures: highdicom reads none without a Slice Thickness, and a projection has none.
     """
     if given.shape is None:
         return None
@@ -104,7 +104,7 @@ def _of_images(case: Case, given: Frames) -> Layout | None:
         ),
         positions=(b"",) * count,
         grid=None,
-        stand_in=_image(case, given),
+        stand_in=_blank(case, ComputedRadiographyImageStorage, given.shape),
     )
 
 
@@ -119,15 +119,6 @@ def _slice(case: Case, grid: Grid) -> Dataset:
     spacing = grid.spacing()
     if spacing is not None:
         image.SpacingBetweenSlices = spacing
-    return image
-
-
-def _image(case: Case, given: Frames) -> Dataset:
-    assert given.shape is not None
-    image = _blank(case, ComputedRadiographyImageStorage, given.shape)
-    spacing = given.images[0].spacing
-    if spacing is not None and all(one.spacing == spacing for one in given.images):
-        image.PixelSpacing = [round(value, 6) for value in spacing]
     return image
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 #: Most segments that one segmentation can have: Segment Number is an unsigned 16 bit number.
 MAX_SEGMENTS = 65535
+PATIENT_ORIENTATION = 0x00200020
 REFERENCED_SEGMENT = tag_for_keyword("ReferencedSegmentNumber")
 
 
@@ -164,6 +165,7 @@ def _complete(template: HighdicomSegmentation, layout: Layout, case: Case, encod
     evidence, work = case.own, case.work
     if layout.grid is None:
         _index_by_image(template)
+        template.PatientOrientation = _patient_orientation(evidence)
     organization = work.uid(encoding.key, "dimension organization")
     template.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in template.DimensionIndexSequence:
@@ -178,6 +180,13 @@ def _complete(template: HighdicomSegmentation, layout: Layout, case: Case, encod
     template.ReferencedSeriesSequence = [series]
     template.ContentCreatorName = None  # type 2, PS3.3 Table 10-12
     _copy_series(template, evidence)
+
+
+def _patient_orientation(evidence: Evidence) -> list[str]:
+    """Return Patient Orientation where all images have the same one, else nothing (type 2C, PS3.3 C.7.6.1)."""
+    given = [ds.get(PATIENT_ORIENTATION) for ds in evidence.datasets]
+    stated = {() if one is None or one.VM != 2 else tuple(map(str, one.value)) for one in given}
+    return list(stated.pop()) if len(stated) == 1 else []
 
 
 def _forget_spacing(template: HighdicomSegmentation) -> None:
