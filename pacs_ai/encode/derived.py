@@ -12,7 +12,7 @@ from pacs_ai.encode.codecs import NATIVE, pixel_data
 from pacs_ai.encode.derived_header import carried_over, describe_derivation
 from pacs_ai.encode.encoded import encoded
 from pacs_ai.encode.grid import frame_of_reference
-from pacs_ai.encode.picture import plane_of
+from pacs_ai.encode.picture import patient_orientation, plane_of
 from pacs_ai.encode.provenance import DISCLAIMER, LONG_STRING, clean, stamp
 from pacs_ai.encode.secondary_capture import disclaimer
 from pacs_ai.encode.stored_values import Scheme, choose
@@ -82,6 +82,8 @@ def _header(case: Case, source: Dataset, one: Derived, scheme: Scheme, indices: 
     result.ImageComments = disclaimer(case)
     if "ImageLaterality" not in result and "SharedFunctionalGroupsSequence" not in result:
         copy_body_part(result, source)
+    if "PatientOrientation" in result and patient_orientation(result.PatientOrientation) == ("", ""):
+        result.PatientOrientation = None  # type 2C, and "CC" is none
     if case.has_volume:
         result.FrameOfReferenceUID = frame_of_reference(source)
     storage = scheme.storage

@@ -14,7 +14,7 @@ from pacs_ai.encode import picture
 from pacs_ai.encode.frames import count_voxels
 from pacs_ai.encode.legend import Line, detection_names, legend
 from pacs_ai.encode.picture import AMBER, INK, PALE, PAPER, direction_letters, opposite
-from pacs_ai.pipeline import Array, Card, Findings, Frame, Frames, Given, Segment, Volume
+from pacs_ai.pipeline import Array, Card, Findings, Frames, Given, Segment, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,9 +238,15 @@ def _cell(
     received = shape[0] - 1 - index if view.flips[0] else index
     factors = np.array([cell.width / shown.shape[1], cell.height / shown.shape[0]])
     corner = np.array([field.columns.start, field.rows.start])
-    for detection, name in zip(findings.detections, detection_names(findings, card), strict=True):
-        lines = [(_turned(line, view, shape) - corner) * factors for line in picture.lines_of(detection, received)]
-        picture.draw_detection(cell, lines, card.label(detection.label).colour, name, 2, 15)
+    drawn = [
+        (
+            [(_turned(line, view, shape) - corner) * factors for line in picture.lines_of(detection, received)],
+            card.label(detection.label).colour,
+            name,
+        )
+        for detection, name in zip(findings.detections, detection_names(findings, card), strict=True)
+    ]
+    picture.draw_detections(cell, drawn, 2, 15)
     _, down, right = (direction_letters(way)[:1] for way in view.directions(volume))
     mark_directions(cell, right, down, 17)
     place = f"z = {_height(volume, view, index):.0f} mm" if down in "AP" else f"slice {index + 1}"
@@ -270,15 +276,6 @@ def mark_directions(cell: Image.Image, right: str, down: str, size: int, *, vert
         picture.write(cell, (centre, cell.height - edge), down, size, anchor="mb")
 
 
-def patient_orientation(header: Frame) -> tuple[str, str]:
-    """Return where the rows and the columns of an image run to, as its Patient Orientation says; else two blanks."""
-    values = header.header.get("PatientOrientation", "").replace("/", "\\").replace("'", "").strip("[]").split("\\")
-    letters = [value.strip() for value in values]
-    if len(letters) != 2 or not all(letters) or any(set(value) - set("LRAPHF") for value in letters):
-        return "", ""
-    return letters[0], letters[1]
-
-
 def _images(frames: Frames, findings: Findings, card: Card, counts: Counts, slices: int) -> list[Image.Image]:
     """Return the images, those with findings first, as large as the page allows."""
     found = {int(index) for row in counts for index in np.flatnonzero(row)}
@@ -302,10 +299,12 @@ def _image(frames: Frames, index: int, findings: Findings, card: Card, width: in
         picture.tint(cell, seen if seen.dtype == np.bool_ else seen == segment.number, card.label(segment.label).colour)
     factors = np.array([cell.width / shown.shape[1], cell.height / shown.shape[0]])
     letters = max(15, width // 60)
-    for detection, name in zip(findings.detections, detection_names(findings, card), strict=True):
-        lines = [line * factors for line in picture.lines_of(detection, index)]
-        picture.draw_detection(cell, lines, card.label(detection.label).colour, name, max(2, width // 400), letters)
-    right, down = patient_orientation(image)
+    drawn = [
+        ([line * factors for line in picture.lines_of(detection, index)], card.label(detection.label).colour, name)
+        for detection, name in zip(findings.detections, detection_names(findings, card), strict=True)
+    ]
+    picture.draw_detections(cell, drawn, max(2, width // 400), letters)
+    right, down = picture.patient_orientation(image.header.get("PatientOrientation"))
     mark_directions(cell, right, down, letters, vertical=True)
     view = " ".join(image.header.get(keyword, "") for keyword in ("ImageLaterality", "Laterality", "ViewPosition"))
     place = view.strip() or (f"image {index + 1}" if len(frames.images) > 1 else "")

@@ -16,7 +16,7 @@ from pacs_ai.encode import picture
 from pacs_ai.encode.frames import plane
 from pacs_ai.encode.grid import Grid, frame_of_reference
 from pacs_ai.encode.legend import Line, detection_names, legend
-from pacs_ai.encode.montage import mark_directions, patient_orientation
+from pacs_ai.encode.montage import mark_directions
 from pacs_ai.encode.provenance import concept
 from pacs_ai.encode.secondary_capture import SEGMENTATION, colour_image, finished, reference
 from pacs_ai.pipeline import Frames
@@ -73,7 +73,7 @@ class Drawing:
         if shown.size != (columns, rows):
             shown = shown.resize((columns, rows), Image.Resampling.BICUBIC)
         drawn = shown.convert("RGB")
-        rim = max(1, columns // 700)
+        rim = max(1, columns // 600)
         present = self._draw_segments(drawn, index, rim) + self._draw_detections(drawn, index, rim + 1)
         self._write(drawn, index, present)
         return np.asarray(drawn)
@@ -88,15 +88,18 @@ class Drawing:
         return present
 
     def _draw_detections(self, drawn: Image.Image, index: int, width: int) -> list[str]:
-        case, present = self.case, []
+        case = self.case
         factor = drawn.width / picture.plane_of(case.given, index).shape[1]
-        for detection, name in zip(case.findings.detections, self.names, strict=True):
-            lines = [line * factor for line in picture.lines_of(detection, index)]
-            if lines:
-                colour = case.card.label(detection.label).colour
-                picture.draw_detection(drawn, lines, colour, name, width, _letters(drawn))
-                present.append(name)
-        return present
+        here = [
+            (
+                [line * factor for line in picture.lines_of(detection, index)],
+                case.card.label(detection.label).colour,
+                name,
+            )
+            for detection, name in zip(case.findings.detections, self.names, strict=True)
+        ]
+        picture.draw_detections(drawn, here, width, _letters(drawn))
+        return [name for lines, _, name in here if lines]
 
     def _write(self, drawn: Image.Image, index: int, present: Sequence[str]) -> None:
         """Write the disclaimer, the legend of what is on this image, and the patient's directions."""
@@ -151,7 +154,7 @@ def size_of(case: Case, index: int) -> tuple[int, int]:
 def directions(case: Case, index: int) -> tuple[str, str]:
     """Return where rows and columns run to in the patient, two blanks where nothing says it."""
     if isinstance(case.given, Frames):
-        return patient_orientation(case.given.images[index])
+        return picture.patient_orientation(case.given.images[index].header.get("PatientOrientation"))
     affine = case.given.affine
     right, down = (picture.direction_letters(affine[:3, axis]) for axis in (2, 1))
     return right, down

@@ -243,36 +243,48 @@ def _line_of(region: Region) -> Array:
     return ellipse
 
 
-def draw_detection(
-    picture: Image.Image, lines: Sequence[Array], colour: Colour, name: str, width: int, size: int
+def draw_detections(
+    picture: Image.Image, drawn: Sequence[tuple[Sequence[Array], Colour, str]], width: int, size: int
 ) -> None:
-    """Draw a detection, in place.
+    """Draw the detections of one slice or image and write their names, in place; no name covers another.
 
     Parameters
     ----------
     picture
         RGB.
-    lines
-        Each (points, 2) of (x, y) on the picture; one point is drawn as a ring.
-    colour
-        Of the label.
-    name
-        Written beside it, "" for nothing.
+    drawn
+        Per detection: its lines, each (points, 2) of (x, y) on the picture, one point being drawn as a ring; its
+        colour; its name. One without lines lies on another slice.
     width
         Of the lines in pixels.
     size
         Of the letters in pixels.
     """
+    here = [one for one in drawn if one[0]]
     draw = ImageDraw.Draw(picture)
-    for under, ink in ((2, BLACK), (0, colour)):
-        for line in lines:
-            _draw_line(draw, line, ink, width + under, size)
-    if name and lines:
-        points = np.concatenate(lines)
-        right, top = float(points[:, 0].max()) + size / 2, float(points[:, 1].min())
-        text = draw.textbbox((right, top), name, font(size), anchor="ls")
-        x = right if text[2] < picture.width - 2 else float(points[:, 0].min()) - size / 2 - (text[2] - text[0])
-        write(picture, (max(2.0, x), max(size + 2.0, top)), name, size, colour, anchor="ls")
+    for lines, colour, _ in here:
+        for under, ink in ((2, BLACK), (0, colour)):
+            for line in lines:
+                _draw_line(draw, line, ink, width + under, size)
+    taken: list[tuple[float, float, float, float]] = []
+    for lines, colour, name in here:
+        box = _place(picture, np.concatenate(lines), name, size, taken)
+        taken.append(box)
+        write(picture, box[:2], name, size, colour)
+
+
+def _place(
+    picture: Image.Image, points: Array, name: str, size: int, taken: Sequence[tuple[float, float, float, float]]
+) -> tuple[float, float, float, float]:
+    """Return the box of a name (left, top, right, bottom): right of its detection, else left, below other names."""
+    width, height = float(text_width(name, size)), size * 1.25
+    left = float(points[:, 0].max()) + size / 2
+    if left + width > picture.width - 2:
+        left = max(2.0, float(points[:, 0].min()) - size / 2 - width)
+    top = min(max(2.0, float(points[:, 1].min()) - height / 2), picture.height - height - 2)
+    while any(left < other[2] and other[0] < left + width and abs(top - other[1]) < height for other in taken):
+        top += height
+    return left, top, left + width, top + height
 
 
 def _draw_line(draw: ImageDraw.ImageDraw, line: Array, ink: Colour, width: int, size: int) -> None:
@@ -313,3 +325,18 @@ def direction_letters(direction: Array) -> str:
 def opposite(letters: str) -> str:
     """Return the letters of the opposite direction."""
     return letters.translate(str.maketrans("LRPAHF", "RLAPFH"))
+
+
+def patient_orientation(stated: object) -> tuple[str, str]:
+    """Return where the rows and the columns of an image run to, as Patient Orientation (0020,0020) says it.
+
+    Parameters
+    ----------
+    stated
+        Two values, or one text with a backslash or slash between them. Two blanks come of anything else.
+    """
+    text = stated if isinstance(stated, str) else "\\".join(str(value) for value in (stated or ()))  # type: ignore[attr-defined]
+    letters = [value.strip() for value in text.replace("/", "\\").split("\\")]
+    if len(letters) != 2 or not all(letters) or any(set(value) - set("LRAPHF") for value in letters):
+        return "", ""
+    return letters[0], letters[1]
