@@ -62,8 +62,12 @@ def until(
 
 
 def peer_table(name: str, ae_title: str, port: int, **further: Any) -> dict[str, Any]:
-    """Return a [[peer]] on loopback."""
-    return {"name": name, "ae_title": ae_title, "host": "127.0.0.1", "port": port, **further}
+    """Return a [[peer]] on loopback, which gets one SEG and one SR unless `further` names another profile."""
+    return {"name": name, "ae_title": ae_title, "host": "127.0.0.1", "port": port, "profile": "plain", **further}
+
+
+#: One SEG and the SR that cites it.
+PLAIN = {"name": "plain", "objects": [{"kind": "segmentation"}, {"kind": "report"}]}
 
 
 def as_toml(tables: Mapping[str, Any]) -> str:
@@ -146,6 +150,7 @@ class RunningNode:
         peer: Sequence[Mapping[str, Any]] = (),
         route: Sequence[Mapping[str, Any]] = (),
         pipeline: Sequence[Mapping[str, Any]] = (),
+        profile: Sequence[Mapping[str, Any]] = (PLAIN,),
         port: int = 0,
         python_path: Sequence[Path] = (),
         **sections: Mapping[str, Any],
@@ -157,7 +162,7 @@ class RunningNode:
         tables: dict[str, Any] = {name: {**_QUICK.get(name, {}), **sections.get(name, {})} for name in _QUICK}
         tables |= {name: dict(keys) for name, keys in sections.items() if name not in tables}
         tables["receive"]["port"] = self.port
-        tables |= {"peer": list(peer), "pipeline": list(pipeline), "route": list(route)}
+        tables |= {"peer": list(peer), "profile": list(profile), "pipeline": list(pipeline), "route": list(route)}
         self.config_path.write_text(as_toml(tables), encoding="utf-8")
         self.config = config.load(self.config_path)
         self.files_folder = self.config.store.folder / "files"

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from pacs_ai import profiles
+from pacs_ai.errors import UserError
 from pacs_ai.states import JobEvent, JobState, SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
@@ -133,6 +134,14 @@ def _as_claim(row: Row[Any]) -> Claim:
         study_id=row.study_id,
         created_at=row.created_at,
     )
+
+
+def look(connection: Connection, job_id: int) -> Claim:
+    """Return what a claim on a job would say, whatever its state; UserError where there is none."""
+    row = connection.execute(sa.select(_job).where(_job.c.id == job_id)).one_or_none()
+    if row is None:
+        raise UserError(f"there is no job {job_id}; `pacs-ai jobs` lists them")
+    return _as_claim(row)
 
 
 def is_held(database: Database, held: Claim) -> bool:

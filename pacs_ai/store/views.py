@@ -110,6 +110,7 @@ class ResultView:
 
     job_id: int
     kind: str
+    encoding: str
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str
@@ -329,6 +330,7 @@ def results(connection: Connection, job_id: int) -> list[ResultView]:
         ResultView(
             job_id=row.job_id,
             kind=row.kind,
+            encoding=row.encoding,
             study_instance_uid=row.study_instance_uid,
             series_instance_uid=row.series_instance_uid,
             sop_instance_uid=row.sop_instance_uid,

@@ -248,7 +248,7 @@ def test_missing_segment_is_found(material):
 
 
 def result(kind, uid):
-    return ResultView(1, kind, "1.2.3", "1.2.4", uid, "1.2.5", "0" * 64, 1)
+    return ResultView(1, kind, kind, "1.2.3", "1.2.4", uid, "1.2.5", "0" * 64, 1)
 
 
 def test_missing_object_is_found():
