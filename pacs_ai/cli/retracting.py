@@ -93,7 +93,7 @@ class _Choice:
 @as_json
 @pass_session
 def retract(session: Session, /, reason: str, because: str, *, yes: bool, as_json: bool, **which: Any) -> None:
-    """Withdraw the results of jobs from every destination that has them, or may have them.
+    """Withdraw results from every destination that may have them.
 
     Each destination gets a rejection note (IHE IOCM) that lists exactly what it has of the job. One whose profile says
     `honours_rejection_notes = false`, or that accepts no such note, gets a report and a picture that say RETRACTED.

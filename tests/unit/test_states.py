@@ -62,12 +62,20 @@ def test_a_cancelled_event_moves_each_subject_by_its_own_table():
 
 
 def test_final_jobs_move_only_by_a_person_or_a_newer_job():
-    by_hand_or_newer = {JobEvent.RETRIED, JobEvent.SUPERSEDED, JobEvent.CANCELLED}
+    by_hand_or_newer = {JobEvent.RETRIED, JobEvent.SUPERSEDED, JobEvent.CANCELLED, JobEvent.RETRACTED}
     assert {event for state, event in JOB if state in FINAL_JOB_STATES} <= by_hand_or_newer
     for state in set(JobState) - FINAL_JOB_STATES:
         assert (state, JobEvent.CANCELLED) in JOB
         assert (state, JobEvent.SUPERSEDED) in JOB
 
 
-def test_superseded_is_the_end():
-    assert not [pair for pair in JOB if pair[0] is JobState.SUPERSEDED]
+def test_superseded_is_the_end_but_for_a_retraction():
+    assert [event for state, event in JOB if state is JobState.SUPERSEDED] == [JobEvent.RETRACTED]
+
+
+def test_retracted_is_the_end():
+    assert not [pair for pair in JOB if pair[0] is JobState.RETRACTED]
+    assert not [pair for pair in DELIVERY if pair[0] is DeliveryState.RETRACTED]
+    assert {after for (_, event), after in DELIVERY.items() if event is DeliveryEvent.RETRACTED} == {
+        DeliveryState.RETRACTED
+    }
