@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from pacs_ai.cli.words import TROUBLE, Plain, as_json, example
 from pacs_ai.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pacs_ai.infer.analysis import Analysis
     from pacs_ai.pipeline import Card, Pipeline
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REPORT = "findings.json"
 MONTAGE = "montage.png"
-_DOING = {"loading": "loading the series", "inferring": "running the model", "encoding": "encoding SEG and SR"}
+_DOING = {"loading": "loading the series", "inferring": "running the model", "encoding": "encoding the results"}
 
 
 @click.command(
@@ -172,8 +172,10 @@ def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, flo
     files: list[dict[str, str]] = []
     for left in _left_by_an_earlier_run(order.out):
         left.unlink(missing_ok=True)
+    numbers: Counter[str] = Counter()
     for encoded in analysis.encoded:
-        name = _file_name(encoded.kind, [file["file"] for file in files])
+        numbers[encoded.kind] += 1
+        name = _file_name(encoded.kind, numbers[encoded.kind])
         encoded.write(order.out / name)
         files.append({"kind": encoded.kind, "file": name, "sop_instance_uid": encoded.sop_instance_uid})
     inputs, findings = analysis.material.inputs, analysis.findings
@@ -201,10 +203,16 @@ def _left_by_an_earlier_run(out: Path) -> list[Path]:
         return []  # no such report, or another program's
 
 
-def _file_name(kind: str, taken: Sequence[str]) -> str:
+def _file_name(kind: str, number: int) -> str:
     """Return SEG.dcm, and where there are several of a kind SEG-2.dcm and so on."""
-    names = (f"{kind}.dcm" if number == 1 else f"{kind}-{number}.dcm" for number in count(1))
-    return next(name for name in names if name not in taken)
+    return f"{kind}.dcm" if number == 1 else f"{kind}-{number}.dcm"
+
+
+def _by_kind(files: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in files:
+        found.setdefault(one["kind"], []).append(one["file"])
+    return found
 
 
 def _show(order: _Order, card: Card, report: Mapping[str, Any]) -> None:
@@ -219,7 +227,8 @@ def _show(order: _Order, card: Card, report: Mapping[str, Any]) -> None:
     for note in report["notes"]:
         out.print(f"  note: {note}", markup=False)
     out.print()
-    for one in (*report["files"], {"kind": "values", "file": REPORT}):
-        out.print(f"  {one['kind']:<8}{order.out / one['file']}", markup=False)
+    for kind, names in _by_kind((*report["files"], {"kind": "findings", "file": REPORT})).items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        out.print(f"  {kind:<20}{order.out / names[0]}{more}", markup=False)
     if card.clearance.value == "RESEARCH":
         out.print("  AI, not verified, not for clinical use", style="yellow")
