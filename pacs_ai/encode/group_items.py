@@ -166,11 +166,16 @@ def evaluation_item(answer: Classification, label: Label | None = None) -> Datas
     return with_children(item, children)
 
 
+def segment_number(group: Group, cited: Cited | None) -> int:
+    """Return the segment that a group refers to; 0 where it draws its region: TID 1411 alone has segments."""
+    return 0 if cited is None or group.template is not Template.VOLUMETRIC else cited.numbers.get(group.uid, 0)
+
+
 def _place(group: Group, slices: Sequence[FrameReference], cited: Cited | None) -> Iterator[Dataset]:
     """Yield where the finding is: a segment of a SEG, or its region on a source image."""
-    number_of = 0 if cited is None else cited.numbers.get(group.uid, 0)
-    if cited is not None and number_of and group.template is Template.VOLUMETRIC:
-        yield image(REFERENCED_SEGMENT, cited.seg, segment=number_of)
+    segment = segment_number(group, cited)
+    if cited is not None and segment:
+        yield image(REFERENCED_SEGMENT, cited.seg, segment=segment)
         yield uid(SOURCE_SERIES, cited.series_instance_uid)
     elif group.region is not None:
         yield _drawn(IMAGE_REGION, group.region, slices[group.region.index], Relation.CONTAINS)

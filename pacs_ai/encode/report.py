@@ -9,7 +9,7 @@ from highdicom.sr import CodedConcept
 
 from pacs_ai.encode.content import code, container, dcm, root, sct, text, with_children
 from pacs_ai.encode.document import COMMENT, algorithm_items, document, language, observer, procedure, statement
-from pacs_ai.encode.group_items import FINDING, Cited, evaluation_item, group_item, modifiers
+from pacs_ai.encode.group_items import FINDING, Cited, evaluation_item, group_item, modifiers, segment_number
 from pacs_ai.encode.groups import Group, absent_labels, evaluations_of, groups_of, marked
 from pacs_ai.encode.provenance import LONG_STRING, clean, concept
 from pacs_ai.encode.tree import encoded_report
@@ -45,7 +45,8 @@ def encode_report(case: Case, encoding: Encoding, segmentation: Encoded | None) 
     """
     groups = groups_of(case)
     cited = Cited.of(segmentation, case) if segmentation is not None and encoding.form == SEGMENTS else None
-    drawn = cited is None and any(group.region is not None for group in groups)
+    referring = any(segment_number(group, cited) for group in groups)
+    drawn = not referring and any(group.region is not None for group in groups)
     if drawn:
         groups = marked(groups, case)
     tree = root(

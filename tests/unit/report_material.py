@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from encode_material import CARD, DENSITY, LUNG, SMALL, make_evidence, make_findings, make_volume, make_work
 
@@ -66,6 +68,7 @@ DETECTIONS = (
 )
 
 
+@cache
 def everything():
     """Return segments, a lesion's segment, detections, whole-image values, answers and absent labels."""
     lungs = make_findings()
@@ -79,11 +82,17 @@ def everything():
     )
 
 
+@cache
+def evidence_of_volume():
+    """Return the slices, made once; tests leave them as they are."""
+    return make_evidence()
+
+
 def everything_case(findings=None, **changes):
     """Return the case of `everything`."""
     return Case.of(
         everything() if findings is None else findings,
-        {"image": make_evidence()},
+        {"image": evidence_of_volume()},
         {"image": make_volume()},
         make_work(card=EVERYTHING_CARD, **changes),
     )

@@ -347,3 +347,11 @@ def test_diameters_on_a_volume_use_the_spacing_in_the_plane():
     told = numbers(groups(write(case).dataset)[0])
     assert told["Long Axis"][0] == pytest.approx(4 * volume.spacing[2])
     assert group_item(groups_of(case)[0], case.own.slices, [], None).ValueType == "CONTAINER"
+
+
+def test_on_images_regions_are_drawn_even_where_there_is_a_segmentation():
+    case = clip()
+    seg = seg_of(everything_case())
+    ds = write(case, "segments", seg).dataset
+    assert ds.ConceptNameCodeSequence[0].CodeValue == "126000"
+    assert all(named(group, "Image Region") for group in groups(ds))
