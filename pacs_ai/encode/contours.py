@@ -6,7 +6,6 @@ asks which voxel centres lie within gets the mask again. Nothing is smoothed; po
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,9 @@ from contourpy import FillType, contour_generator
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+
+    from pacs_ai.pipeline import Array
 
 #: (points, 2) float64 of (column, row), the last point not repeated; (0, 0) is the outer corner of the first pixel.
 Ring = npt.NDArray[np.float64]
@@ -44,10 +45,7 @@ def rings(mask: npt.NDArray[np.bool_]) -> list[list[Ring]]:
     offsets: Sequence[Sequence[int]]
     points, offsets = generator.filled(0.5, 2.0)  # type: ignore[misc,assignment]  # as OuterOffset returns them
     shift = np.array([columns[0] - 0.5, rows[0] - 0.5])  # pad -1, pixel centre +0.5
-    return [
-        [_without_straight_points(np.asarray(part)[first : last - 1]) + shift for first, last in pairwise(of_part)]
-        for part, of_part in zip(points, offsets, strict=True)
-    ]
+    return [_without_straight_points(part + shift, of_part) for part, of_part in zip(points, offsets, strict=True)]
 
 
 def polygons(mask: npt.NDArray[np.bool_], most_points: int) -> list[Ring]:
@@ -64,38 +62,49 @@ def polygons(mask: npt.NDArray[np.bool_], most_points: int) -> list[Ring]:
     most_points
         Of one polygon, at least 8.
     """
-    joined = [_keyholed(part) for part in rings(mask)]
-    if all(len(polygon) <= most_points for polygon in joined):
-        return joined
-    return [polygon for part in _parts(mask) for polygon in _cut(part, most_points)]
+    labels: Array | None = None
+    found: list[Ring] = []
+    for part in rings(mask):
+        if _points(part) <= most_points:
+            found.append(_keyholed(part))
+            continue
+        if labels is None:
+            labels = np.asarray(ndimage.label(mask)[0])
+        (column, row), *_ = _from_topmost(part[0])
+        found.extend(_cut(labels == labels[int(row), int(column)], most_points))
+    return found
 
 
-def _parts(mask: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.bool_]]:
-    labels, count = ndimage.label(mask)
-    for number in range(1, count + 1):
-        yield labels == number
+def _points(part: list[Ring]) -> int:
+    """Return how many points a part has as one polygon."""
+    return sum(len(ring) for ring in part) + 3 * (len(part) - 1)
 
 
 def _cut(part: npt.NDArray[np.bool_], most_points: int) -> list[Ring]:
-    """Return the polygons of a connected part, halved along its longer side until no polygon is too long."""
-    joined = [_keyholed(one) for one in rings(part)]
-    if all(len(polygon) <= most_points for polygon in joined):
-        return joined
+    """Return the polygons of the halves of a connected part, cut across its longer side."""
     rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-    first = np.zeros_like(part)
-    if rows[-1] - rows[0] > columns[-1] - columns[0]:
-        first[: (rows[0] + rows[-1] + 1) // 2] = True
-    else:
-        first[:, : (columns[0] + columns[-1] + 1) // 2] = True
+    top, left = int(rows[0]), int(columns[0])
+    window = part[top : rows[-1] + 1, left : columns[-1] + 1]
+    axis = int(window.shape[1] >= window.shape[0])
+    middle = window.shape[axis] // 2
+    first, second = np.split(window, [middle], axis=axis)
+    further = np.array([left, top]) + np.array([middle, 0] if axis else [0, middle])
     return [
-        polygon for half in (part & first, part & ~first) for one in _parts(half) for polygon in _cut(one, most_points)
+        *(polygon + np.array([left, top]) for polygon in polygons(first, most_points)),
+        *(polygon + further for polygon in polygons(second, most_points)),
     ]
 
 
-def _without_straight_points(ring: Ring) -> Ring:
-    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+def _without_straight_points(points: Ring, offsets: Sequence[int]) -> list[Ring]:
+    """Return the rings, which begin and end at `offsets` with the same point, with the points where they turn."""
+    firsts, lasts = np.asarray(offsets[:-1], np.int64), np.asarray(offsets[1:], np.int64) - 1
+    after = np.diff(points, axis=0, append=points[-1:])
+    before = np.concatenate([after[:1], after[:-1]])
+    before[firsts] = after[lasts - 1]
     turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
-    return np.asarray(ring[turns])
+    turns[lasts] = False
+    ends = np.cumsum(turns)[lasts]
+    return np.split(points[turns], ends[:-1])
 
 
 def _keyholed(part: list[Ring]) -> Ring:
