@@ -8,6 +8,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydicom import Dataset, FileDataset, dcmread, dcmwrite
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +76,14 @@ def part10(dataset: Dataset) -> bytes:
     """Return the data set, with its `file_meta`, as DICOM File Format: preamble of zeros, group lengths computed."""
     target = BytesIO()
     dcmwrite(target, dataset, enforce_file_format=True)
+    return target.getvalue()
+
+
+def plain(ds: Dataset) -> bytes:
+    """Return a data set in Explicit VR Little Endian, without file meta information: a further part of a file."""
+    target = DicomBytesIO()
+    target.is_little_endian, target.is_implicit_VR = True, False
+    write_dataset(target, ds)
     return target.getvalue()
 
 

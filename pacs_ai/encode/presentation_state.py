@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from highdicom.color import CIELabColor
 from pydicom import Dataset
 
 from pacs_ai.encode.contours import rings
-from pacs_ai.encode.encoded import encoded
+from pacs_ai.encode.encoded import encoded, plain
+from pacs_ai.encode.explicit import element, item, sequence
 from pacs_ai.encode.frames import plane
 from pacs_ai.encode.identity import own_copy, request_items
 from pacs_ai.encode.provenance import DISCLAIMER, LONG_STRING, clean, stamp
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pacs_ai.pipeline import Array, Detection, Label
     from pacs_ai.profiles import Encoding
 
+GRAPHIC_ANNOTATIONS, GRAPHIC_LAYER, TEXT_OBJECTS, GRAPHIC_OBJECTS = 0x00700001, 0x00700002, 0x00700008, 0x00700009
 #: Graphic Data (0070,0022) has VR FL: at most 65534 bytes in Explicit VR, so 8191 points of two floats (PS3.5 7.1.2).
 MAX_POINTS = 8190
 NOT_VERIFIED = "AI, not verified"
@@ -71,13 +74,22 @@ def encode_presentation_state(case: Case, encoding: Encoding, _cited: Encoded | 
             alike.setdefault(_grey(picture.shown), []).append(picture)
     results = []
     for number, pictures in enumerate(alike.values()):
+        labels = [label for label in case.card.labels if any(_drawn(picture, label) for picture in pictures)]
+        layers = {label.name: f"AI_{place}" for place, label in enumerate(labels, 1)}
         result = _state(case, pictures)
+        result.GraphicLayerSequence = [*map(_layer, layers.values(), labels), _text_layer(len(labels) + 1)]
         result.SOPInstanceUID = case.work.uid(encoding.key, "instance", number + 1)
         result.SeriesInstanceUID = case.work.uid(encoding.series)
         result.InstanceNumber = encoding.instance_number + number
         stamp(result, case.source, case.work, encoding)
         result.PresentationCreationDate, result.PresentationCreationTime = result.ContentDate, result.ContentTime
-        results.append(encoded(encoding, result))
+        ending = Dataset()
+        for found in list(result)[::-1]:
+            if found.tag > GRAPHIC_ANNOTATIONS:
+                ending.add(found)
+                del result[found.tag]
+        drawn = element(GRAPHIC_ANNOTATIONS, b"SQ", b"".join(item(one) for one in _annotations(pictures, layers)))
+        results.append(encoded(encoding, result, drawn, plain(ending)))
     return tuple(results)
 
 
@@ -126,7 +138,7 @@ def _points(points: Array) -> npt.NDArray[np.float32]:
 def _displayed(ds: Dataset, frame_number: int | None) -> Dataset:
     """Return an image's attributes for display at the root, with a frame's own from the functional groups."""
     shown = Dataset()
-    wanted = (*MODALITY_LUT, *VOI, "PhotometricInterpretation", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing")
+    wanted = (*MODALITY_LUT, *VOI, "PhotometricInterpretation", "Rows", "Columns", "PixelSpacing")
     holders = [ds]
     if frame_number is not None and ds.get("PerFrameFunctionalGroupsSequence"):
         shared = ds.get("SharedFunctionalGroupsSequence") or []
@@ -162,13 +174,6 @@ def _state(case: Case, pictures: Sequence[Picture]) -> Dataset:
     series.SeriesInstanceUID = case.source.SeriesInstanceUID
     series.ReferencedImageSequence = _references(pictures)
     result.ReferencedSeriesSequence = [series]
-    labels = [label for label in case.card.labels if any(_drawn(picture, label) for picture in pictures)]
-    layers = {label.name: f"AI_{number}" for number, label in enumerate(labels, 1)}
-    result.GraphicLayerSequence = [
-        *(_layer(layers[label.name], number, label) for number, label in enumerate(labels, 1)),
-        _text_layer(len(labels) + 1),
-    ]
-    result.GraphicAnnotationSequence = [item for picture in pictures for item in _annotations(picture, layers)]
     result.DisplayedAreaSelectionSequence = _selected(pictures, _area)
     voi = [picture for picture in pictures if _window(picture.shown)]
     if voi:
@@ -228,9 +233,8 @@ def _area(shown: Dataset) -> Dataset:
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
     area.DisplayedAreaBottomRightHandCorner = [int(shown.Columns), int(shown.Rows)]
     area.PresentationSizeMode = "SCALE TO FIT"
-    spacing = shown.get("PixelSpacing") or shown.get("ImagerPixelSpacing")
-    if spacing:
-        area.PresentationPixelSpacing = list(spacing)
+    if shown.get("PixelSpacing"):
+        area.PresentationPixelSpacing = list(shown.PixelSpacing)
     else:
         area.PresentationPixelAspectRatio = list(shown.get("PixelAspectRatio") or (1, 1))
     return area
@@ -251,11 +255,11 @@ def _window(shown: Dataset) -> Dataset:
     return window
 
 
-def _layer(name: str, order: int, label: Label) -> Dataset:
+def _layer(name: str, label: Label) -> Dataset:
     """Return the layer of one label, in its colour (Graphic Layer, PS3.3 C.10.7)."""
     layer = Dataset()
     layer.GraphicLayer = name
-    layer.GraphicLayerOrder = order
+    layer.GraphicLayerOrder = int(name.removeprefix("AI_"))
     layer.GraphicLayerRecommendedDisplayCIELabValue = list(CIELabColor.from_rgb(*label.colour).value)
     layer.GraphicLayerDescription = clean(f"AI: {label.name}", LONG_STRING)
     return layer
@@ -270,37 +274,41 @@ def _text_layer(order: int) -> Dataset:
     return layer
 
 
-def _annotations(picture: Picture, layers: Mapping[str, str]) -> Iterator[Dataset]:
-    """Yield what is drawn on one image: an item for each label, then the text (Graphic Annotation, PS3.3 C.10.5)."""
-    present = [name for name in layers if any(graphic.label == name for graphic in picture.graphics)]
-    for name in present:
-        graphics = [graphic for graphic in picture.graphics if graphic.label == name]
-        item = Dataset()
-        item.ReferencedImageSequence = _references([picture])
-        item.GraphicLayer = layers[name]
-        texts = [_anchored(graphic) for graphic in graphics if graphic.text]
-        if texts:
-            item.TextObjectSequence = texts
-        item.GraphicObjectSequence = [_graphic(graphic) for graphic in graphics]
-        yield item
-    item = Dataset()
-    item.ReferencedImageSequence = _references([picture])
-    item.GraphicLayer = TEXT_LAYER
-    item.TextObjectSequence = [_boxed(clean(f"{NOT_VERIFIED}: {', '.join(present)}", 1024))]
-    yield item
+def _annotations(pictures: Sequence[Picture], layers: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield what is drawn on each image: an item for each label, then the text (Graphic Annotation, PS3.3 C.10.5).
+
+    As bytes: pydicom takes a minute for the points of ragged segments.
+    """
+    for picture in pictures:
+        image = Dataset()
+        image.ReferencedImageSequence = _references([picture])
+        shown = plain(image)
+        present = [name for name in layers if any(graphic.label == name for graphic in picture.graphics)]
+        for name in present:
+            graphics = [graphic for graphic in picture.graphics if graphic.label == name]
+            texts = [plain(_anchored(graphic)) for graphic in graphics if graphic.text]
+            yield (
+                shown
+                + element(GRAPHIC_LAYER, b"CS", layers[name].encode())
+                + (sequence(TEXT_OBJECTS, *texts) if texts else b"")
+                + sequence(GRAPHIC_OBJECTS, *(_graphic(graphic) for graphic in graphics))
+            )
+        text = plain(_boxed(clean(f"{NOT_VERIFIED}: {', '.join(present)}", 1024)))
+        yield shown + element(GRAPHIC_LAYER, b"CS", TEXT_LAYER.encode()) + sequence(TEXT_OBJECTS, text)
 
 
-def _graphic(graphic: Graphic) -> Dataset:
-    item = Dataset()
-    item.GraphicAnnotationUnits = "PIXEL"
-    item.GraphicDimensions = 2
-    item.NumberOfGraphicPoints = len(graphic.points)
-    item.GraphicData = graphic.points.ravel().tolist()
-    item.GraphicType = graphic.type
-    closed = graphic.type == Shape.ELLIPSE or bool(np.array_equal(graphic.points[0], graphic.points[-1]))
-    if closed and graphic.type != Shape.POINT:
-        item.GraphicFilled = "N"
-    return item
+def _graphic(graphic: Graphic) -> bytes:
+    """Return the content of one item of the Graphic Object Sequence."""
+    points = graphic.points
+    closed = graphic.type == Shape.ELLIPSE or (len(points) > 1 and bool(np.array_equal(points[0], points[-1])))
+    return (
+        element(0x00700005, b"CS", b"PIXEL")
+        + element(0x00700020, b"US", struct.pack("<H", 2))  # dimensions
+        + element(0x00700021, b"US", struct.pack("<H", len(points)))
+        + element(0x00700022, b"FL", points.astype("<f4").tobytes())
+        + element(0x00700023, b"CS", graphic.type.encode())
+        + (element(0x00700024, b"CS", b"N") if closed else b"")  # filled
+    )
 
 
 def _anchored(graphic: Graphic) -> Dataset:

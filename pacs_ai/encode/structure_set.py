@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 
 from pacs_ai.encode.contours import polygons
-from pacs_ai.encode.encoded import encoded
+from pacs_ai.encode.encoded import encoded, plain
 from pacs_ai.encode.explicit import element, item, sequence
 from pacs_ai.encode.frames import plane
 from pacs_ai.encode.grid import Grid, frame_of_reference
@@ -69,7 +67,7 @@ def encode_structure_set(case: Case, encoding: Encoding, _cited: Encoded | None)
     ending = Dataset()
     ending.RTROIObservationsSequence = observations
     ending.ApprovalStatus = "UNAPPROVED"
-    return (encoded(encoding, result, element(0x30060039, b"SQ", b"".join(contours)), _plain(ending)),)
+    return (encoded(encoding, result, element(0x30060039, b"SQ", b"".join(contours)), plain(ending)),)
 
 
 def _document(case: Case) -> Dataset:
@@ -202,15 +200,7 @@ def _contour(places: npt.NDArray[np.float64], image: bytes, number: int) -> byte
 def _plain_image(reference: FrameReference) -> bytes:
     image = Dataset()
     image.ContourImageSequence = [_image(reference.sop_class_uid, reference.sop_instance_uid, reference.frame_number)]
-    return _plain(image)
-
-
-def _plain(ds: Dataset) -> bytes:
-    """Return a data set in Explicit VR Little Endian, without file meta information."""
-    target = DicomBytesIO()
-    target.is_little_endian, target.is_implicit_VR = True, False
-    write_dataset(target, ds)
-    return target.getvalue()
+    return plain(image)
 
 
 def _decimal(value: float) -> str:
