@@ -202,10 +202,13 @@ def fragile(self, inputs):
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        (run_with(segments=(Segment("Air", np.zeros((60, 128, 128), bool)),)), "no such label"),
-        (run_with(measurements=(Measurement(MEAN, float("nan"), HU),)), "is no number"),
+        (
+            run_with(segments=(Segment("Air", np.zeros((60, 128, 128), bool)),)),
+            "the label 'Air', which the card does not have",
+        ),
+        (run_with(measurements=(Measurement(MEAN, float("nan"), HU),)), "nan, not a number"),
         (run_with(measurements=(Measurement(MEAN, 1.0, Code("HU", "99X", "HU")),)), "UCUM"),
-        (run_with(measurements=(Measurement(MEAN, 1.0, HU, "Air"),)), "no label 'Air'"),
+        (run_with(measurements=(Measurement(MEAN, 1.0, HU, "Air"),)), "of the label 'Air'"),
         ({"run": changing}, "changed the voxels"),
         ({"run": counting}, "second time"),
         ({"run": fragile}, "ValueError on nothing but air"),
