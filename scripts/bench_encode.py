@@ -57,7 +57,7 @@ from pacs_ai.profiles import Kind, Profile, Wanted
 from pacs_ai.testing import Phantom, phantom_datasets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 TOTALSEGMENTATOR = (
     Path(__file__).resolve().parents[2] / "shared" / "data" / "ct_abdomen_nifti_totalseg" / "example_seg.nii.gz"
@@ -251,7 +251,7 @@ def compare(arguments: argparse.Namespace) -> None:
     console = Console(width=118)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         scratch = Path(name)
-        for title, labels in inputs(console):
+        for title, labels in inputs(arguments.inputs, console):
             stored = scratch / "labels.npy"
             np.save(stored, labels)
             found: dict[tuple[str, str, str], list[Figures]] = {}
@@ -267,14 +267,15 @@ def compare(arguments: argparse.Namespace) -> None:
             console.print(table(title, found, content))
 
 
-def inputs(console: Console) -> Iterator[tuple[str, Labels]]:
+def inputs(names: Sequence[str], console: Console) -> Iterator[tuple[str, Labels]]:
     """Yield what is encoded."""
     size = " x ".join(map(str, SHAPE))
-    yield f"{LABELS} ellipsoids, {size}", ellipsoids(LABELS, SHAPE)
-    if TOTALSEGMENTATOR.exists():
+    if "ellipsoids" in names:
+        yield f"{LABELS} ellipsoids, {size}", ellipsoids(LABELS, SHAPE)
+    if "organs" in names and TOTALSEGMENTATOR.exists():
         labels = enlarged(SHAPE)
         yield f"TotalSegmentator, {labels.max()} labels, {size}", labels
-    else:
+    elif "organs" in names:
         console.print("[yellow]REAL LABEL MAP MISSING: no shared/data beside this checkout[/]")
 
 
@@ -325,6 +326,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     comparing = commands.add_parser("compare", help="beside highdicom")
     comparing.add_argument("--rounds", type=int, default=3)
+    comparing.add_argument("--inputs", nargs="+", choices=("ellipsoids", "organs"), default=("ellipsoids", "organs"))
     comparing.set_defaults(run=compare)
     limiting = commands.add_parser("limits", help="as large as it gets")
     limiting.add_argument("--slices", type=int, default=2000)

@@ -160,20 +160,6 @@ def pack(segments: Sequence[Segment], frames: Sequence[tuple[int, int]]) -> byte
     return packed
 
 
-def popcounts(pixels: bytes | bytearray | memoryview, frames: int, bits: int) -> npt.NDArray[np.int64]:
-    """Return the number of set bits of each frame of packed binary pixel data, (frames,)."""
-    octets = np.frombuffer(pixels, np.uint8)
-    if bits % 64 == 0:
-        packed = octets[: frames * bits // 8].view(np.uint64).reshape(frames, bits // 64)
-        return np.array([int(np.bitwise_count(frame).sum(dtype=np.int64)) for frame in packed], np.int64)
-    return np.array([_popcount(octets, first * bits, bits) for first in range(frames)], np.int64)
-
-
-def _popcount(octets: npt.NDArray[np.uint8], first: int, bits: int) -> int:
-    span = octets[first // 8 : (first + bits + 7) // 8]
-    return int(np.unpackbits(span, bitorder="little")[first % 8 : first % 8 + bits].sum(dtype=np.int64))
-
-
 def derivation_image(
     sop_class_uid: str, sop_instance_uid: str, frame_number: int | None, purpose: bytes, derivation: bytes
 ) -> bytes:

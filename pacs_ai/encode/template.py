@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 #: Most segments that one segmentation can have: Segment Number is an unsigned 16 bit number.
 MAX_SEGMENTS = 65535
-PATIENT_ORIENTATION = 0x00200020
 REFERENCED_SEGMENT = tag_for_keyword("ReferencedSegmentNumber")
 
 
@@ -184,8 +183,8 @@ def _complete(template: HighdicomSegmentation, layout: Layout, case: Case, encod
 
 def _patient_orientation(evidence: Evidence) -> list[str]:
     """Return Patient Orientation where all images have the same one, else nothing (type 2C, PS3.3 C.7.6.1)."""
-    given = [ds.get(PATIENT_ORIENTATION) for ds in evidence.datasets]
-    stated = {() if one is None or one.VM != 2 else tuple(map(str, one.value)) for one in given}
+    found = [tuple(map(str, np.atleast_1d(ds.get("PatientOrientation") or []))) for ds in evidence.datasets]
+    stated = {values if len(values) == 2 else () for values in found}
     return list(stated.pop()) if len(stated) == 1 else []
 
 

@@ -28,7 +28,7 @@ from pydicom.filewriter import write_dataset
 from pacs_ai.encode import explicit
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results
-from pacs_ai.encode.frames import count_voxels, overlap, pack, popcounts
+from pacs_ai.encode.frames import count_voxels, overlap, pack
 from pacs_ai.encode.grid import Grid
 from pacs_ai.encode.results import encode
 from pacs_ai.encode.template import describe
@@ -150,7 +150,7 @@ def test_overlapping_masks_keep_every_voxel():
     assert overlap(segments, counts)
     seg = segmentation(segments, make_evidence(), make_volume(), make_work())
     assert seg.dataset.SegmentsOverlap == "YES"
-    assert popcounts(seg.parts[-1], seg.dataset.NumberOfFrames, 30 * 41).sum() == one.sum() + two.sum()
+    assert seg.dataset.pixel_array.sum() == one.sum() + two.sum()
     apart = (Segment("Right lung", one), Segment("Left lung", two & ~one))
     assert not overlap(apart, count_voxels(apart))
 
@@ -207,8 +207,6 @@ def test_packed_bits_are_the_bits_of_all_frames_in_order(rows, columns, slices, 
     bits = np.concatenate([mask.ravel(), (~mask).ravel()])
     assert len(packed) % 2 == 0
     assert np.array_equal(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: bits.size], bits)
-    expected = np.concatenate([mask.sum(axis=(1, 2)), (~mask).sum(axis=(1, 2))])
-    assert np.array_equal(popcounts(packed, len(frames), rows * columns), expected)
 
 
 def test_overlapping_segments_beyond_2_gib_are_refused_before_they_are_packed(monkeypatch):
