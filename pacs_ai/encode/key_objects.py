@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from highdicom.sr import (
-    CodedConcept,
-    CompositeContentItem,
-    ContainerContentItem,
-    ContentSequence,
-    DeviceObserverIdentifyingAttributes,
-    ImageContentItem,
-    ObserverContext,
-    RelationshipTypeValues,
-    TextContentItem,
-)
 from pydicom import Dataset
-from pydicom.sr.codedict import codes
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from pacs_ai.encode.citations import add_order, references
+from pacs_ai.encode.content import dcm, root, sct, text
+from pacs_ai.encode.document import observer
 from pacs_ai.encode.encoded import encoded
-from pacs_ai.encode.provenance import (
-    DISCLAIMER,
-    LONG_STRING,
-    MANUFACTURER,
-    MODEL_NAME,
-    Predecessor,
-    Work,
-    clean,
-    concept,
-    stamp,
-)
+from pacs_ai.encode.provenance import DISCLAIMER, Predecessor, Work, clean, concept, stamp
 from pacs_ai.pipeline import Clearance, Code
 
 if TYPE_CHECKING:
@@ -42,9 +23,9 @@ if TYPE_CHECKING:
 
 #: Key Object Selection Document Title (CID 7010).
 OF_INTEREST = Code("113000", "DCM", "Of Interest")
-KEY_OBJECT_DESCRIPTION = CodedConcept("113012", "DCM", "Key Object Description")
+KEY_OBJECT_DESCRIPTION = dcm("113012", "Key Object Description")
 #: Concept Name of an image that needs none, so that every item has a name (PS3.3 C.17.3).
-SOURCE = CodedConcept("260753009", "SCT", "Source")
+SOURCE = sct("260753009", "Source")
 LONG_TEXT = 1024
 #: Storage SOP Classes of what the node makes that is no image: SR and KOS, presentation states, PDF, RT.
 _NO_IMAGE = tuple(f"1.2.840.10008.5.1.4.1.1.{part}" for part in ("88.", "11.", "104.", "481."))
@@ -109,21 +90,10 @@ def selection(
     work, source
         The job, and the data set whose order is stated.
     """
-    root = ContainerContentItem(name=concept(title), template_id="2010")
-    root.ContentSequence = ContentSequence()
-    root.ContentSequence.extend(device_observer(work))
-    root.ContentSequence.append(
-        TextContentItem(
-            name=KEY_OBJECT_DESCRIPTION,
-            value=clean(description, LONG_TEXT),
-            relationship_type=RelationshipTypeValues.CONTAINS,
-        )
-    )
-    root.ContentSequence.extend(_item(one, frames.get(one.sop_instance_uid)) for one in objects)
-    root.ContinuityOfContent = "SEPARATE"
-    result = Dataset()
-    result.update(root)
-    result.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.59"
+    described = text(KEY_OBJECT_DESCRIPTION, clean(description, LONG_TEXT))
+    listed = (_item(one, frames.get(one.sop_instance_uid)) for one in objects)
+    result = root(concept(title), (*observer(work), described, *listed), "2010")
+    result.SOPClassUID = KeyObjectSelectionDocumentStorage
     result.Modality = "KO"
     result.ReferencedPerformedProcedureStepSequence = []
     result.CurrentRequestedProcedureEvidenceSequence = references(
@@ -133,33 +103,19 @@ def selection(
     return result
 
 
-def device_observer(work: Work) -> ObserverContext:
-    """Return the node as the observer (PS3.16 TID 1002, 1004)."""
-    device = DeviceObserverIdentifyingAttributes(
-        uid=work.device_uid,
-        name=clean(work.node_name, LONG_STRING),
-        manufacturer_name=MANUFACTURER,
-        model_name=MODEL_NAME,
-        serial_number=work.device_serial_number,
-    )
-    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-
-
-def _item(one: Cited, frames: Sequence[int] | None) -> ImageContentItem | CompositeContentItem:
-    if one.sop_class_uid.startswith(_NO_IMAGE):
-        return CompositeContentItem(
-            name=SOURCE,
-            referenced_sop_class_uid=one.sop_class_uid,
-            referenced_sop_instance_uid=one.sop_instance_uid,
-            relationship_type=RelationshipTypeValues.CONTAINS,
-        )
-    return ImageContentItem(
-        name=SOURCE,
-        referenced_sop_class_uid=one.sop_class_uid,
-        referenced_sop_instance_uid=one.sop_instance_uid,
-        referenced_frame_numbers=None if frames is None else list(frames),
-        relationship_type=RelationshipTypeValues.CONTAINS,
-    )
+def _item(one: Cited, frames: Sequence[int] | None) -> Dataset:
+    """Return an IMAGE item, with frames where not all are meant, or a COMPOSITE item (PS3.3 C.18.3, C.18.4)."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = one.sop_class_uid
+    reference.ReferencedSOPInstanceUID = one.sop_instance_uid
+    if frames is not None:
+        reference.ReferencedFrameNumber = list(frames)
+    item = Dataset()
+    item.RelationshipType = "CONTAINS"
+    item.ValueType = "COMPOSITE" if one.sop_class_uid.startswith(_NO_IMAGE) else "IMAGE"
+    item.ConceptNameCodeSequence = [SOURCE]
+    item.ReferencedSOPSequence = [reference]
+    return item
 
 
 def _of_interest(case: Case) -> dict[int, list[str]]:

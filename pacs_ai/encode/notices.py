@@ -6,44 +6,32 @@ Pure: the caller gives the moment as `work.created_at`, and the same notice twic
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Literal
 
-from highdicom.sr import (
-    AlgorithmIdentification,
-    CodeContentItem,
-    CodedConcept,
-    ContainerContentItem,
-    ContentSequence,
-    LanguageOfContentItemAndDescendants,
-    RelationshipTypeValues,
-    TextContentItem,
-)
-from pydicom import Dataset
-from pydicom.sr.codedict import codes
-from pydicom.uid import UID
+from highdicom.sr import CodedConcept
+from pydicom.uid import UID, BasicTextSRStorage
 
 from pacs_ai.dicom.identifiers import digest
 from pacs_ai.dicom.reading import read_text
+from pacs_ai.encode.body_part import copy_body_part
 from pacs_ai.encode.check import ONE_PATIENT, PRIOR
-from pacs_ai.encode.citations import add_order, references
+from pacs_ai.encode.citations import references
+from pacs_ai.encode.content import Relation, code, container, dcm, root, text, with_children
+from pacs_ai.encode.document import COMMENT, algorithm_items, document, language, observer
 from pacs_ai.encode.encoded import encoded
-from pacs_ai.encode.key_objects import Cited, device_observer, selection
-from pacs_ai.encode.provenance import (
-    ARTIFICIAL_INTELLIGENCE,
-    DISCLAIMER,
-    LONG_STRING,
-    MANUFACTURER,
-    Work,
-    clean,
-    stamp,
-)
-from pacs_ai.encode.retracted_picture import copy_body_part, retracted_picture
+from pacs_ai.encode.key_objects import Cited, selection
+from pacs_ai.encode.picture import warning
+from pacs_ai.encode.provenance import DISCLAIMER, LONG_STRING, Work, clean, stamp
+from pacs_ai.encode.retracted_picture import retracted_picture
 from pacs_ai.errors import Refused
 from pacs_ai.pipeline import Clearance, Code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+
+    from pydicom import Dataset
 
     from pacs_ai.dicom.evidence import Evidence
     from pacs_ai.encode.encoded import Encoded
@@ -63,25 +51,23 @@ TITLES: Mapping[Reason, Code] = {
 }
 #: Title of a report (CID 7000) that viewers show as text.
 REPORT = CodedConcept("18748-4", "LN", "Diagnostic Imaging Report")
-SUMMARY = CodedConcept("121111", "DCM", "Summary")
-CONCLUSION = CodedConcept("121077", "DCM", "Conclusion")
-COMMENT = CodedConcept("121106", "DCM", "Comment")
-PROCEDURE = CodedConcept("121064", "DCM", "Current Procedure Descriptions")
-PROCEDURE_DESCRIPTION = CodedConcept("121065", "DCM", "Procedure Description")
+SUMMARY = dcm("121111", "Summary")
+CONCLUSION = dcm("121077", "Conclusion")
+PROCEDURE = dcm("121064", "Current Procedure Descriptions")
+PROCEDURE_DESCRIPTION = dcm("121065", "Procedure Description")
+ANALYSIS_PERFORMED = dcm("111004", "Analysis Performed")
 #: Concept and values (CID 6042) by which CAD reports say how an analysis ended (PS3.16 TID 4015).
-SUMMARY_OF_ANALYSES = CodedConcept("111065", "DCM", "Summary of Analyses")
+SUMMARY_OF_ANALYSES = dcm("111065", "Summary of Analyses")
 STATUS: Mapping[Policy, CodedConcept] = {
-    "refused": CodedConcept("111225", "DCM", "Not Attempted"),
-    "failed": CodedConcept("111224", "DCM", "Failed"),
+    "refused": dcm("111225", "Not Attempted"),
+    "failed": dcm("111224", "Failed"),
 }
 #: The Standard has no concept for it and no code for unfit images (CID 9300 is of procedures, CID 7011 of failures).
 REASON = CodedConcept("REASON", "99PACSAI", "Reason for the lack of a result")
 REASONS: Mapping[Policy, CodedConcept] = {
     "refused": CodedConcept("UNFIT", "99PACSAI", "Images unfit for the algorithm"),
-    "failed": CodedConcept("111218", "DCM", "Software failure"),
+    "failed": dcm("111218", "Software failure"),
 }
-ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
-BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
 SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
 KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
 LONG_TEXT = 1024
@@ -118,21 +104,18 @@ def encode_not_analysed(
     _check_identity(source, datasets)
     cited = _unique(_cited(ds) for _, ds in datasets)
     conclusion = clean(f"Not analysed: {words}", LONG_TEXT)
-    root = _root(conclusion, work)
-    summary = _section(SUMMARY)
-    summary.ContentSequence.append(_text(CONCLUSION, conclusion))
-    summary.ContentSequence.append(_code(SUMMARY_OF_ANALYSES, STATUS[policy]))
-    summary.ContentSequence.append(_code(REASON, REASONS[policy]))
-    summary.ContentSequence.append(
-        _text(COMMENT, "There is no AI result for these images. This says nothing about what they show.")
+    coded = (
+        code(SUMMARY_OF_ANALYSES, STATUS[policy], Relation.HAS_PROPERTIES),
+        code(REASON, REASONS[policy], Relation.HAS_PROPERTIES),
     )
-    concerned = _section(PROCEDURE)
-    concerned.ContentSequence.extend(_text(PROCEDURE_DESCRIPTION, line) for line in _series_lines(datasets))
-    root.ContentSequence.extend([summary, concerned, _algorithm(work)])
-    result = _report(root, cited, source)
+    meaning = "There is no AI result for these images. This says nothing about what they show."
+    summary = (with_children(text(CONCLUSION, conclusion), coded), text(COMMENT, meaning))
+    result = _report(
+        conclusion, summary, _series_lines(datasets), cited, source, replace(work, predecessors=()), encoding
+    )
     result.CompletionFlag = "PARTIAL"
     result.CompletionFlagDescription = "Not analysed"
-    said = (policy, words, [vars(one) for one in cited])
+    said = (policy, words, [astuple(one) for one in cited])
     return _finished(result, source, work, encoding, said, "NOT ANALYSED")
 
 
@@ -164,7 +147,7 @@ def encode_rejection(
     withdrawn = _withdrawn(source, objects)
     description = f"{TITLES[reason].meaning}: {words}. {_names(withdrawn)} of {_algorithm_name(work)}."
     result = selection(TITLES[reason], description, withdrawn, {}, work=work, source=source)
-    said = (reason, words, [vars(one) for one in withdrawn])
+    said = (reason, words, [astuple(one) for one in withdrawn])
     return _finished(result, source, work, encoding, said, "REJECTED")
 
 
@@ -200,30 +183,20 @@ def encode_retracted(
     withdrawn = _withdrawn(source, objects)
     of_day = "" if made_at is None else f" of {made_at:%Y-%m-%d %H:%M}"
     conclusion = clean(f"RETRACTED: {words}", LONG_TEXT)
-    root = _root(conclusion, work)
-    summary = _section(SUMMARY)
-    summary.ContentSequence.append(_text(CONCLUSION, conclusion))
-    summary.ContentSequence.append(
-        _text(COMMENT, f"Do not use the AI results{of_day} of {_algorithm_name(work)}: {_names(withdrawn)}.")
-    )
-    concerned = _section(PROCEDURE)
-    concerned.ContentSequence.extend(
-        _text(PROCEDURE_DESCRIPTION, f"Retracted: {_name(one)} {one.sop_instance_uid}") for one in withdrawn
-    )
-    root.ContentSequence.extend([summary, concerned, _algorithm(work)])
-    result = _report(root, withdrawn, source)
-    result.CompletionFlag = "COMPLETE"
-    replaced = [one for one in withdrawn if _is_report(one)]
-    if replaced:
-        result.PredecessorDocumentsSequence = references([tuple(vars(one).values()) for one in replaced])
-    said = (words, str(made_at), [vars(one) for one in withdrawn])
+    named = clean(f"Do not use the AI results{of_day} of {_algorithm_name(work)}: {_names(withdrawn)}.", LONG_TEXT)
+    summary = (text(CONCLUSION, conclusion), text(COMMENT, named))
+    concerned = [f"Retracted: {_name(one)} {one.sop_instance_uid}" for one in withdrawn]
+    replacing = replace(work, predecessors=tuple(one for one in withdrawn if _is_report(one)))
+    result = _report(conclusion, summary, concerned, withdrawn, source, replacing, report)
+    said = (words, str(made_at), [astuple(one) for one in withdrawn])
     lines = (
         f"AI results{of_day}",
         _algorithm_name(work),
         _names(withdrawn),
-        clean(words, LONG_TEXT),
-        f"retracted {work.created_at:%Y-%m-%d %H:%M} {work.created_at.tzname() or ''}".rstrip(),
+        clean(f"Reason: {words}", LONG_TEXT),
+        f"Retracted on {work.created_at:%Y-%m-%d %H:%M} {work.created_at.tzname() or ''}".rstrip(),
         "Do not use them.",
+        warning(work.card),
     )
     image = retracted_picture(lines)
     copy_body_part(image, source)
@@ -286,74 +259,38 @@ def _series_lines(datasets: Sequence[tuple[str, Dataset]]) -> list[str]:
     return lines
 
 
-def _root(first: str, work: Work) -> ContainerContentItem:
-    """Return the root (PS3.16 TID 2000) with language and observer, and what is to be read first."""
-    root = ContainerContentItem(name=REPORT, template_id="2000")
-    root.ContentSequence = ContentSequence()
-    root.ContentSequence.extend(LanguageOfContentItemAndDescendants(ENGLISH))
-    root.ContentSequence.extend(device_observer(work))
+def _report(
+    conclusion: str,
+    summary: Sequence[Dataset],
+    concerned: Sequence[str],
+    cited: Sequence[Cited],
+    source: Dataset,
+    work: Work,
+    encoding: Encoding,
+) -> Dataset:
+    """Return a Basic Text SR (PS3.16 TID 2000) that says the conclusion first, then whom, what and which algorithm."""
     research = f" For research only, {DISCLAIMER}." if work.card.clearance == Clearance.RESEARCH else ""
-    made = f"{first}. Written by software, not by a person.{research}"
-    root.ContentSequence.append(_text(COMMENT, clean(made.replace("..", "."), LONG_TEXT)))
-    return root
-
-
-def _section(name: CodedConcept) -> ContainerContentItem:
-    section = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
-    section.ContentSequence = ContentSequence()
-    return section
-
-
-def _text(name: CodedConcept, value: str) -> TextContentItem:
-    return TextContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
-
-
-def _code(name: CodedConcept, value: CodedConcept) -> CodeContentItem:
-    return CodeContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
-
-
-def _algorithm(work: Work) -> ContainerContentItem:
-    """Return what would have been, or was, the algorithm (PS3.16 TID 4019)."""
-    card = work.card
-    section = _section(codes.DCM.AnalysisPerformed)
-    section.ContentSequence.extend(
-        AlgorithmIdentification(
-            name=clean(card.name, LONG_STRING),
-            version=clean(card.version, LONG_STRING),
-            parameters=list(work.algorithm_parameters),
-            family=ARTIFICIAL_INTELLIGENCE,
-            manufacturer=clean(card.manufacturer, LONG_STRING) or MANUFACTURER,
-        )
+    first = clean(f"{conclusion.rstrip('.')}. Written by software, not by a person.{research}", LONG_TEXT)
+    tree = root(
+        REPORT,
+        (
+            language(),
+            *observer(work),
+            text(COMMENT, first),
+            container(SUMMARY, summary),
+            container(PROCEDURE, [text(PROCEDURE_DESCRIPTION, line) for line in concerned]),
+            container(ANALYSIS_PERFORMED, algorithm_items(work)),
+        ),
+        "2000",
     )
-    return section
-
-
-def _report(root: ContainerContentItem, cited: Sequence[Cited], source: Dataset) -> Dataset:
-    """Return a Basic Text SR of the content, without identity, UIDs and numbers."""
-    _separate(root)
-    result = Dataset()
-    result.update(root)
-    result.SOPClassUID = BASIC_TEXT_SR
-    result.Modality = "SR"
-    result.VerificationFlag = "UNVERIFIED"
-    result.ReferencedPerformedProcedureStepSequence = []
-    result.PerformedProcedureCodeSequence = []
+    result = document(tree, BasicTextSRStorage, source, work, encoding, {})
     study = str(source.StudyInstanceUID)
-    listed = [tuple(vars(one).values()) for one in cited]
+    listed = [astuple(one) for one in cited]
     result.CurrentRequestedProcedureEvidenceSequence = references([one for one in listed if one[0] == study])
     other = [one for one in listed if one[0] != study]
     if other:
         result.PertinentOtherEvidenceSequence = references(other)
-    add_order(result, source)
     return result
-
-
-def _separate(ds: Dataset) -> None:
-    """Mark every container SEPARATE, so that viewers print each value with its name (PS3.3 C.17.3.2.1)."""
-    if ds.get("ValueType") == "CONTAINER":
-        ds.ContinuityOfContent = "SEPARATE"
-    for child in ds.get("ContentSequence", ()):
-        _separate(child)
 
 
 def _finished(result: Dataset, source: Dataset, work: Work, encoding: Encoding, said: object, heading: str) -> Encoded:

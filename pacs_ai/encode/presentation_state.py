@@ -11,14 +11,15 @@ import numpy.typing as npt
 from highdicom.color import CIELabColor
 from pydicom import Dataset
 
+from pacs_ai.encode.body_part import copy_body_part
 from pacs_ai.encode.contours import rings
 from pacs_ai.encode.encoded import encoded, plain
 from pacs_ai.encode.explicit import element, item, sequence
 from pacs_ai.encode.frames import plane
 from pacs_ai.encode.identity import own_copy, request_items
-from pacs_ai.encode.provenance import DISCLAIMER, LONG_STRING, clean, stamp
-from pacs_ai.encode.retracted_picture import copy_body_part
-from pacs_ai.pipeline import Clearance, Shape
+from pacs_ai.encode.picture import NOT_VERIFIED, warning
+from pacs_ai.encode.provenance import LONG_STRING, clean, stamp
+from pacs_ai.pipeline import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 GRAPHIC_ANNOTATIONS, GRAPHIC_LAYER, TEXT_OBJECTS, GRAPHIC_OBJECTS = 0x00700001, 0x00700002, 0x00700008, 0x00700009
 #: Graphic Data (0070,0022) has VR FL: at most 65534 bytes in Explicit VR, so 8191 points of two floats (PS3.5 7.1.2).
 MAX_POINTS = 8190
-NOT_VERIFIED = "AI, not verified"
 TEXT_LAYER = "AI_TEXT"
 #: Where the text stands: left and top, right and bottom, as parts of what is displayed (PS3.3 C.10.5.1.2, DISPLAY).
 TEXT_BOX = ((0.02, 0.90), (0.60, 0.98))
@@ -73,6 +73,7 @@ def encode_presentation_state(case: Case, encoding: Encoding, _cited: Encoded | 
         if str(picture.shown.get("PhotometricInterpretation", "MONOCHROME2")).startswith("MONOCHROME"):
             alike.setdefault(_grey(picture.shown), []).append(picture)
     results = []
+    said = warning(case.card)
     for number, pictures in enumerate(alike.values()):
         labels = [label for label in case.card.labels if any(_drawn(picture, label) for picture in pictures)]
         layers = {label.name: f"AI_{place}" for place, label in enumerate(labels, 1)}
@@ -88,7 +89,7 @@ def encode_presentation_state(case: Case, encoding: Encoding, _cited: Encoded | 
             if found.tag > GRAPHIC_ANNOTATIONS:
                 ending.add(found)
                 del result[found.tag]
-        drawn = element(GRAPHIC_ANNOTATIONS, b"SQ", b"".join(item(one) for one in _annotations(pictures, layers)))
+        drawn = element(GRAPHIC_ANNOTATIONS, b"SQ", b"".join(item(one) for one in _annotations(pictures, layers, said)))
         results.append(encoded(encoding, result, drawn, plain(ending)))
     return tuple(results)
 
@@ -163,8 +164,7 @@ def _state(case: Case, pictures: Sequence[Picture]) -> Dataset:
     result.SOPClassUID = "1.2.840.10008.5.1.4.1.1.11.1"
     result.Modality = "PR"
     result.ContentLabel = "AI_CONTOURS"
-    research = f", {DISCLAIMER}" if case.card.clearance == Clearance.RESEARCH else ""
-    result.ContentDescription = clean(f"{NOT_VERIFIED}{research}: {case.card.title}", LONG_STRING)
+    result.ContentDescription = clean(f"{warning(case.card)}: {case.card.title}", LONG_STRING)
     result.ContentCreatorName = None
     copy_body_part(result, case.source)
     order = request_items(case.source)
@@ -274,7 +274,7 @@ def _text_layer(order: int) -> Dataset:
     return layer
 
 
-def _annotations(pictures: Sequence[Picture], layers: Mapping[str, str]) -> Iterator[bytes]:
+def _annotations(pictures: Sequence[Picture], layers: Mapping[str, str], said: str) -> Iterator[bytes]:
     """Yield what is drawn on each image: an item for each label, then the text (Graphic Annotation, PS3.3 C.10.5).
 
     As bytes: pydicom takes a minute for the points of ragged segments.
@@ -293,7 +293,7 @@ def _annotations(pictures: Sequence[Picture], layers: Mapping[str, str]) -> Iter
                 + (sequence(TEXT_OBJECTS, *texts) if texts else b"")
                 + sequence(GRAPHIC_OBJECTS, *(_graphic(graphic) for graphic in graphics))
             )
-        text = plain(_boxed(clean(f"{NOT_VERIFIED}: {', '.join(present)}", 1024)))
+        text = plain(_boxed(clean(f"{said}: {', '.join(present)}", 1024)))
         yield shown + element(GRAPHIC_LAYER, b"CS", TEXT_LAYER.encode()) + sequence(TEXT_OBJECTS, text)
 
 

@@ -6,10 +6,10 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pydicom import Dataset
 
-from pacs_ai.encode.identity import own_copy
+from pacs_ai.encode.picture import font
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 1024, 768
 BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 60, 60)
 MARGIN = 48
 LINE = 34
-CHARACTERS = 66
+CHARACTERS = 60
 
 
 def retracted_picture(lines: Sequence[str]) -> Dataset:
@@ -26,13 +26,13 @@ def retracted_picture(lines: Sequence[str]) -> Dataset:
     page = Image.new("RGB", (WIDTH, HEIGHT), BLACK)
     draw = ImageDraw.Draw(page)
     draw.rectangle((12, 12, WIDTH - 13, HEIGHT - 13), outline=RED, width=8)
-    draw.text((WIDTH // 2, 150), "RETRACTED", RED, ImageFont.load_default(150), anchor="mm")
+    draw.text((WIDTH // 2, 150), "RETRACTED", RED, font(140), anchor="mm")
     wrapped = [part for line in lines for part in textwrap.wrap(line, CHARACTERS)]
     room = (HEIGHT - 280 - MARGIN) // LINE
     if len(wrapped) > room:
         wrapped = [*wrapped[: room - 1], "..."]
     for place, line in enumerate(wrapped):
-        draw.text((MARGIN, 280 + place * LINE), line, WHITE, ImageFont.load_default(26), anchor="lm")
+        draw.text((MARGIN, 280 + place * LINE), line, WHITE, font(24), anchor="lm")
     result = Dataset()
     result.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     result.Modality = "OT"
@@ -53,15 +53,3 @@ def retracted_picture(lines: Sequence[str]) -> Dataset:
     result.PixelData = np.asarray(page).tobytes()
     result["PixelData"].VR = "OB"
     return result
-
-
-def copy_body_part(result: Dataset, source: Dataset) -> None:
-    """Copy Body Part Examined and Laterality, in place (PS3.3 C.7.3.1).
-
-    Where the source says neither, Laterality is there and empty: the part may be paired (type 2C).
-    """
-    for keyword in ("BodyPartExamined", "Laterality"):
-        if source.get(keyword):
-            result.add(own_copy(source[keyword]))
-    if not result.get("BodyPartExamined") and not result.get("Laterality"):
-        result.Laterality = None
