@@ -86,6 +86,7 @@ def _header(case: Case, source: Dataset, one: Derived, scheme: Scheme, indices: 
         result.PatientOrientation = None  # type 2C, and "CC" is none
     if case.has_volume:
         result.FrameOfReferenceUID = frame_of_reference(source)
+        result.PositionReferenceIndicator = source.get("PositionReferenceIndicator") or None
         result.PositionReferenceIndicator = source.get("PositionReferenceIndicator") or None  # type 2, PS3.3 C.7.4.1
     storage = scheme.storage
     if "ModalityLUTSequence" in result:

@@ -117,7 +117,8 @@ def describe_derivation(
         The received frames, in the order of the result's frames.
     """
     enhanced = "PerFrameFunctionalGroupsSequence" in result
-    result.ImageType = _derived_type(source.get("ImageType"), enhanced=enhanced)
+    primary = enhanced or source.get("Modality") == "PT"  # the only second value there is, PS3.3 C.8.16.1, C.8.9.4
+    result.ImageType = _derived_type(source.get("ImageType"), primary=primary)
     result.DerivationDescription = description
     result.DerivationCodeSequence = [concept(code)]
     whole = type(used[0])(used[0].sop_class_uid, used[0].sop_instance_uid)
@@ -131,13 +132,24 @@ def describe_derivation(
     series.ReferencedInstanceSequence = [instance]
     result.ReferencedSeriesSequence = [series]
     if enhanced:
+        result.SourceImageEvidenceSequence = [_evidence(source, series.SeriesInstanceUID, instance)]
         _describe_frames(result, code, used)
 
 
-def _derived_type(stated: object, *, enhanced: bool) -> list[str]:
-    """Return Image Type or Frame Type: value 2 is always PRIMARY in enhanced images (PS3.3 C.8.16.1)."""
+def _evidence(source: Dataset, series_instance_uid: str, instance: Dataset) -> Dataset:
+    """Return the source in its series and study, which enhanced images state too (PS3.3 C.8.13.2.1)."""
+    series, study = Dataset(), Dataset()
+    series.SeriesInstanceUID = series_instance_uid
+    series.ReferencedSOPSequence = [instance]
+    study.StudyInstanceUID = source.StudyInstanceUID
+    study.ReferencedSeriesSequence = [series]
+    return study
+
+
+def _derived_type(stated: object, *, primary: bool) -> list[str]:
+    """Return Image Type or Frame Type."""
     values = [stated] if isinstance(stated, str) else [str(value) for value in stated or ()]  # type: ignore[attr-defined]
-    return ["DERIVED", "PRIMARY" if enhanced else "SECONDARY", *values[2:]]
+    return ["DERIVED", "PRIMARY" if primary else "SECONDARY", *values[2:]]
 
 
 def _describe_frames(result: Dataset, code: Code, used: Sequence[FrameReference]) -> None:
@@ -149,9 +161,11 @@ def _describe_frames(result: Dataset, code: Code, used: Sequence[FrameReference]
         derivation.SourceImageSequence = [reference(one)]
         derivation.DerivationCodeSequence = [concept(code)]
         frame.DerivationImageSequence = [derivation]
+        for content in frame.get("FrameContentSequence", []) if "DimensionIndexSequence" not in result else []:
+            content.pop("DimensionIndexValues", None)  # of no dimension that is stated
     result.PerFrameFunctionalGroupsSequence = frames
     for holder in (*result.get("SharedFunctionalGroupsSequence", []), *frames):
         for group in holder:
             if group.keyword.endswith("FrameTypeSequence"):
                 for item in group.value:
-                    item.FrameType = _derived_type(item.get("FrameType"), enhanced=True)
+                    item.FrameType = _derived_type(item.get("FrameType"), primary=True)

@@ -143,7 +143,10 @@ def _name(measurement: Measurement) -> str:
     short = re.search(r"\(([^()]+)\)$", meaning)
     if short is not None:
         return short.group(1)
-    return f"{measurement.derivation.meaning} {meaning.lower()}" if measurement.derivation else meaning
+    if measurement.derivation is None:
+        return meaning
+    word = meaning if meaning[1:2].isupper() else meaning[:1].lower() + meaning[1:]  # "MR signal intensity"
+    return f"{measurement.derivation.meaning} {word}"
 
 
 def number(value: float) -> str:

@@ -32,6 +32,8 @@ MAX_IMAGE_HEIGHT = 1100  # of a radiograph that stands alone
 MARGIN_MM = 15.0  # shown around the findings
 LEAST_FIELD_MM = 160.0  # a small finding is shown with what lies around it
 LEGEND_LINES = 20
+THICK = 2.5  # slices so much thicker than pixels are not cut across,
+SLAB = 0.25  # nor such a stack: so much less deep than wide
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def montage(given: Given, findings: Findings, card: Card, path: Path, slices: in
 def page(given: Given, findings: Findings, card: Card, counts: Counts | None = None, slices: int = 16) -> Image.Image:
     """Return an RGB picture of what was found, 1602 pixels wide, with a legend and "AI, not verified".
 
-    Of a volume: axial slices, patient's right on the left and front up, through the extent of the findings; where
-    there are detections in slices of another orientation, those slices as they were acquired. Of frames: the images
+    Of a volume: axial slices, patient's right on the left and front up, through the extent of the findings; slices of
+    another orientation as they were acquired where they are thick or have detections. Of frames: the images
     side by side, those with findings first.
 
     Parameters
@@ -115,13 +117,19 @@ def cells_of(given: Given, findings: Findings, card: Card, counts: Counts, slice
     if isinstance(given, Frames):
         return _images(given, findings, card, counts, slices)
     view = axial_view(given)
-    if findings.detections and view.axes != (0, 1, 2):
+    if view.axes != (0, 1, 2) and (findings.detections or _is_slab(given)):
         view = View((0, 1, 2), (False, False, False), given.spacing)
     field = _field(
         _extent(findings, view, given.voxels.shape), _detected(findings, view, len(given.voxels)), view, slices
     )
     window = picture.window_of(given, card, 0)
     return [_cell(given, index, field, view, findings, card, window) for index in field.slices]
+
+
+def _is_slab(volume: Volume) -> bool:
+    """Return whether slices across the acquired ones would show little: these are thick, or few."""
+    extent = [size * spacing for size, spacing in zip(volume.voxels.shape, volume.spacing, strict=True)]
+    return volume.spacing[0] > THICK * max(volume.spacing[1:]) or extent[0] < SLAB * max(extent[1:])
 
 
 def axial_view(volume: Volume) -> View:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.pipeline import Array, Frames
+from pacs_ai.pipeline import Array, Frames, Given, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,7 +144,7 @@ def _rescale(case: Case, ds: Dataset, source: FrameReference) -> Rescale:
     turned = isinstance(case.given, Frames) and ds.get("PhotometricInterpretation") == "MONOCHROME1"
     if ds.get("ModalityLUTSequence"):
         return Rescale()  # the table's outcome becomes what is stored
-    holders = _transformations(ds, source.frame_number)
+    holders = _transformations(ds, source, case.given)
     found = next((one for one in holders if one.get("RescaleSlope") not in (None, "")), None)
     total = sum(read_storage(ds).bounds) if turned else None
     if found is None:
@@ -152,11 +152,13 @@ def _rescale(case: Case, ds: Dataset, source: FrameReference) -> Rescale:
     return Rescale(str(found.RescaleSlope), str(found.get("RescaleIntercept") or "0"), total)
 
 
-def _transformations(ds: Dataset, frame_number: int | None) -> list[Dataset]:
-    """Return where a frame's rescale may stand, its own functional groups first."""
+def _transformations(ds: Dataset, source: FrameReference, given: Given) -> list[Dataset]:
+    """Return where a frame's rescale may stand, its own functional groups first.
+
+    What stands at the root of an enhanced image is not read into a volume.
+    """
+    number = source.frame_number or 1
     per_frame = ds.get("PerFrameFunctionalGroupsSequence") or []
-    groups = [
-        *per_frame[(frame_number or 1) - 1 : (frame_number or 1)],
-        *(ds.get("SharedFunctionalGroupsSequence") or []),
-    ]
-    return [*(item for group in groups for item in group.get("PixelValueTransformationSequence") or []), ds]
+    groups = [*per_frame[number - 1 : number], *(ds.get("SharedFunctionalGroupsSequence") or [])]
+    items = [item for group in groups for item in group.get("PixelValueTransformationSequence") or []]
+    return items if per_frame and isinstance(given, Volume) else [*items, ds]

@@ -76,7 +76,7 @@ def make_pdf(case: Case) -> bytes:
     if FONT not in pdfmetrics.getRegisteredFontNames():
         pdfmetrics.registerFont(TTFont(FONT, str(FONT_FILE)))
     target = BytesIO()
-    canvas = Canvas(target, pagesize=A4, invariant=1, pageCompression=1)  # no clock in it
+    canvas = Canvas(target, pagesize=A4, invariant=1, pageCompression=1, initialFontName=FONT)  # no clock in it
     canvas.setTitle(readable(f"AI: {case.card.title}"))
     canvas.setAuthor(readable(f"{case.card.name} {case.card.version}"))
     canvas.setSubject(warning(case.card))
