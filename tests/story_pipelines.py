@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jpeg_ls
 import numpy as np
 
 from pacs_ai.pipeline import (
@@ -47,6 +49,8 @@ class Story:
         Name of a method of `Deeds`.
     hold
         `run` waits as long as there is a file of this name.
+    codec_dies
+        The JPEG-LS decoder of this process reads address 0 from now on, as a fault in its C code would.
     """
 
     card = Card(
@@ -60,7 +64,9 @@ class Story:
         intended_use="tests",
     )
 
-    def __init__(self, do: str = "find", hold: str = "") -> None:
+    def __init__(self, do: str = "find", hold: str = "", *, codec_dies: bool = False) -> None:
+        if codec_dies:
+            jpeg_ls.decode_pixel_data = lambda _frame: ctypes.string_at(0)
         self._run: Callable[[Volume], Findings] = getattr(Deeds, do)
         self._hold = hold
 

@@ -7,7 +7,7 @@ import time
 import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pacs_ai.encode.check import check_sources
 from pacs_ai.encode.results import encode
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from pacs_ai.dicom.evidence import Evidence
     from pacs_ai.encode.encoded import Encoded
     from pacs_ai.encode.provenance import Work
+    from pacs_ai.infer.order import StepName
     from pacs_ai.pipeline import Card, Findings, Given, Input, Pipeline
     from pacs_ai.profiles import Encoding
 
 _log = logging.getLogger(__name__)
-
-StepName = Literal["loading", "inferring", "encoding"]
 
 
 class Steps:

@@ -10,12 +10,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import WorkerLost
+from pacs_ai.infer.order import Step
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from pacs_ai.config import Config
-    from pacs_ai.infer.order import Message, Order, Ready
+    from pacs_ai.infer.order import Message, Order, Ready, StepName
 
 
 def _be_child(pipe: Connection[Any, Any], config: Config, device: str, parent: int) -> None:
@@ -41,6 +42,7 @@ class Bench:
         theirs.close()
         self.ready: Ready | None = None
         self.last_used = time.monotonic()
+        self._doing: StepName | None = None
 
     @property
     def pid(self) -> int | None:
@@ -62,23 +64,28 @@ class Bench:
             message: Message = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise WorkerLost(self._death()) from error
+        if isinstance(message, Step):
+            self._doing = message.name
         return message
 
     def send(self, order: Order) -> None:
         """Give the child an order."""
         self.last_used = time.monotonic()
+        self._doing = None
         try:
             self._pipe.send(order)
         except OSError as error:
             raise WorkerLost(self._death()) from error
 
     def _death(self) -> str:
+        """Say how the child died; while it loads, no model runs yet: what crashes then is a decoder."""
         self._process.join(5)
         code = self._process.exitcode
+        who = "the decoder of the images" if self._doing == "loading" else "the process that runs the model"
         if code is not None and code < 0:
-            words = " (out of memory?)" if code == -9 else ""
-            return f"the process that runs the model was killed by signal {-code}{words}"
-        return f"the process that runs the model ended with exit status {code}"
+            words = "out of memory?" if -code == signal.SIGKILL else signal.Signals(-code).name
+            return f"{who} was killed by signal {-code} ({words})"
+        return f"{who} ended with exit status {code}"
 
     def end(self) -> None:
         """End the child at once, and what its pipelines have started."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.profiles import Encoding
 
+StepName = Literal["loading", "inferring", "encoding"]
 Policy = Literal["refused", "failed", "transient", "crash", "conflict"]
 
 
@@ -82,7 +83,7 @@ class Ready:
 class Step:
     """The child begins a step of the job."""
 
-    name: Literal["loading", "inferring", "encoding"]
+    name: StepName
 
 
 @dataclass(frozen=True)
