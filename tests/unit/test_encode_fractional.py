@@ -15,6 +15,7 @@ from pydicom import dcmread
 from readback import dciodvfy_errors
 
 from pacs_ai.encode.case import Case
+from pacs_ai.encode.results import encode as encode_all
 from pacs_ai.encode.segmentation import encode_segmentation
 from pacs_ai.encode.template import describe
 from pacs_ai.pipeline import Code, Findings, Map
@@ -135,3 +136,10 @@ def test_labels_apart_do_not_overlap():
     left[:, :, :20], right[:, :, 20:] = 0, 0
     (result,) = encode([probability_map("Left lung", left), probability_map("Right lung", right)])
     assert result.dataset.SegmentsOverlap == "NO"
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_gate_lets_it_pass(syntax):
+    findings, sources = Findings(maps=two_maps()), {"image": make_evidence()}
+    wanted = (only(Kind.SEGMENTATION, "fractional", syntax),)
+    assert encode_all(findings, sources, {"image": make_volume()}, make_work(), wanted)

@@ -11,6 +11,7 @@ from readback import dciodvfy_errors
 
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.case import Case
+from pacs_ai.encode.results import encode
 from pacs_ai.encode.segmentation import encode_segmentation
 from pacs_ai.pipeline import Findings, Frame, Frames, Segment
 from pacs_ai.profiles import Kind
@@ -121,3 +122,10 @@ def test_images_of_different_sizes_have_no_segmentation():
 
 def test_nothing_found_is_no_segmentation():
     assert encode_segmentation(case(radiographs(), ()), BINARY, None) == ()
+
+
+@pytest.mark.parametrize("encoding", [BINARY, LABELMAP], ids=["binary", "labelmap"])
+@pytest.mark.parametrize("evidence", [radiographs(), clip()], ids=["radiographs", "ultrasound"])
+def test_the_gate_lets_it_pass(evidence, encoding):
+    made = case(evidence, both(labels()))
+    assert encode(made.findings, made.evidence, made.inputs, made.work, (encoding,))

@@ -24,8 +24,9 @@ from objects import only
 from pydicom import dcmread, uid
 
 from pacs_ai.encode.labelmap import label_planes
+from pacs_ai.encode.results import encode
 from pacs_ai.encode.template import describe
-from pacs_ai.pipeline import Label, Segment, Volume
+from pacs_ai.pipeline import Findings, Label, Segment, Volume
 from pacs_ai.profiles import Kind
 from pacs_ai.testing import CORONAL, Phantom
 
@@ -232,3 +233,14 @@ def test_a_label_map_of_a_large_series_is_small_and_fast_to_make():
     binary = segmentation(*arguments)
     for syntax, part in (("JPEGLSLossless", 1 / 32), ("RLELossless", 1 / 16)):
         assert segmentation(*arguments, form(syntax)).size < binary.size * part
+
+
+@pytest.mark.parametrize("wanted", [LABELMAP, form("RLELossless"), form("ExplicitVRLittleEndian", frames="full")])
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_gate_lets_it_pass(wanted, overlapping):
+    findings = make_findings()
+    if overlapping:
+        first, second = findings.segments
+        findings = Findings((first, Segment(second.label, first.mask | second.mask)))
+    (result,) = encode(findings, {"image": make_evidence()}, {"image": make_volume()}, make_work(), (wanted,))
+    assert result.dataset.SegmentationType == ("BINARY" if overlapping else "LABELMAP")
