@@ -55,7 +55,7 @@ VALUED: Mapping[str, tuple[str, ...]] = {
     ),
     "1.2.840.10008.5.1.4.1.1.7": (*_PIXELS, "ConversionType"),
     "1.2.840.10008.5.1.4.1.1.7.4": (
-        *_PIXELS, "ConversionType", "NumberOfFrames", "FrameIncrementPointer", "BurnedInAnnotation",
+        *_PIXELS, "ConversionType", "NumberOfFrames", "BurnedInAnnotation",
     ),
     "1.2.840.10008.5.1.4.1.1.481.3": (
         "StructureSetLabel", "StructureSetDate", "StructureSetROISequence", "ROIContourSequence",
