@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def show(session: Session, job_id: int, *, as_json: bool) -> None:
     """Print one job; `UserError` where there is none of that number."""
-    from pacs_ai.store import journal, views
+    from pacs_ai.store import concerns, journal, views
 
     with session.reading() as connection:
         found = views.jobs(connection, job_id=job_id)
@@ -31,14 +31,17 @@ def show(session: Session, job_id: int, *, as_json: bool) -> None:
         results = views.results(connection, job_id)
         tries = tables.next_tries(connection)
         sent = views.deliveries(connection, job_id=job_id, limit=1000)[::-1]
+        looked = [one for one in concerns.of_jobs(connection) if one.job_id == job_id]
         story = journal.of(connection, "job", job_id)
         story += [entry for one in sent for entry in journal.of(connection, "delivery", one.id)]
     job, story = found[0], sorted(story, key=lambda entry: entry.at)
     if as_json:
-        words.print_json({**asdict(job), "results": results, "deliveries": sent, "journal": story})
+        words.print_json({**asdict(job), "results": results, "deliveries": sent, "concerns": looked, "journal": story})
         return
     out = words.console()
     _head(out, job)
+    for one in looked:
+        click.echo(f"  ! {one.words}\n    → {one.advice}")
     _findings(out, job.findings)
     if results:
         _title(out, "results")

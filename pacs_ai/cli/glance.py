@@ -219,7 +219,7 @@ def _job_troubles(look: Look) -> Iterator[Trouble]:
         yield Trouble(f"job {concern.job_id} ({concern.pipeline})", concern.words, concern.advice)
     if len(look.concerns) > _NAMED:
         count = len(look.concerns) - _NAMED
-        yield Trouble(words.many(count, "further destination"), "lacks results or is not told", "pacs-ai status --json")
+        yield Trouble(words.many(count, "further destination"), "lack results or are not told", "pacs-ai status --json")
     for job in look.late:
         yield Trouble(f"job {job.id} ({job.pipeline})", _why_late(job), f"pacs-ai jobs {job.id}")
     further = len(set(look.overdue) - {job.id for job in (*look.late, *look.failed)})

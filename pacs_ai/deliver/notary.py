@@ -87,7 +87,7 @@ class Notary:
             notices.postpone(self._database, wanted, str(error), actor=self._owner, counts=False)
             _log.warning("%s of job %d is made later: %s", wanted.kind, wanted.job_id, error)
         except Exception as error:  # noqa: BLE001 - whatever is odd about one notice must not hold up the others
-            _log.error("%s of job %d: %s", wanted.kind, wanted.job_id, traceback.format_exc())
+            _log.error("%s of job %d could not be made: %s", wanted.kind, wanted.job_id, traceback.format_exc())
             words = f"unexpected {type(error).__name__}; the log of deliver has the traceback"
             notices.postpone(self._database, wanted, words, actor=self._owner, counts=True)
         else:

@@ -11,11 +11,15 @@ import sqlalchemy as sa
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLSLossless
 from stations import BACKOFF, ME, Sender
+from stored_results import plan_of
 
+from pacs_ai import profiles
 from pacs_ai.errors import UserError
+from pacs_ai.profiles import Kind, Wanted
 from pacs_ai.states import JobState, SeriesState
 from pacs_ai.store import holds, orders, outbox, queue, schema
 from pacs_ai.store.clock import now
+from pacs_ai.store.enqueue import Address
 from pacs_ai.store.queue import Lost
 from pacs_ai.store.schema import Role
 
@@ -84,6 +88,15 @@ def test_retry_while_paused_is_withheld(stations, source):
     assert stations.job(job_id).state == JobState.WITHHELD
     orders.resume(stations.database, "ct-lung", actor=ME)
     assert stations.job(job_id).state == JobState.QUEUED
+
+
+def test_a_run_anew_goes_where_and_in_the_form_that_is_configured_now(stations, sender):
+    job_id = stations.done_job(sender)
+    plan = plan_of(Wanted(Kind.TEXT_REPORT))
+    moved = Address("pacs", "PACS", "127.0.0.2", 104, plan)
+    again = orders.retry(stations.database, job_id, actor="operator", addresses={"pacs": moved})
+    (target,) = stations.rows(schema.job_destination, schema.job_destination.c.job_id == again)
+    assert (target.host, profiles.from_json(target.plan)) == ("127.0.0.2", plan)
 
 
 # -- conflicts

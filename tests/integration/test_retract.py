@@ -426,5 +426,6 @@ def test_status_and_jobs_show_it(stations, files, notary, run, job_id):
     assert "1 retracted" in run("status").output
     shown = run("jobs", job_id).output
     assert "retracted: retracted (quality): wrong weights" in shown
+    assert json.loads(run("jobs", job_id, "--json").stdout)["concerns"] == []
     assert "rejection-note" in run("deliveries", "--state", "waiting").output
     assert "retracted" in run("deliveries", "--state", "retracted").output

@@ -10,6 +10,7 @@ import pytest
 from pacs_ai.cli import glance
 from pacs_ai.config import Config
 from pacs_ai.states import DeliveryState, JobState, SeriesState
+from pacs_ai.store.concerns import Concern
 from pacs_ai.store.processes import ProcessView
 from pacs_ai.store.views import JobView, SeriesView
 
@@ -60,6 +61,13 @@ def test_a_well_node_needs_nobody():
 def test_a_node_that_does_not_run_needs_a_person():
     assert troubles(processes=[]) == [("node", "does not run")]
     assert troubles(processes=[process("receive"), process("route")]) == [("node", "has no infer, deliver process")]
+
+
+def test_what_a_destination_lacks_or_was_not_told_needs_a_person():
+    concerns = [Concern(n, "ct-lung", "is retracted, but pacs is not told yet", "see the log") for n in range(1, 8)]
+    found = troubles(concerns=concerns)
+    assert found[0] == ("job 1 (ct-lung)", "is retracted, but pacs is not told yet")
+    assert found[5:] == [("2 further destinations", "lack results or are not told")]
 
 
 def test_a_silent_host_needs_a_person_but_not_a_worker_that_is_busy_here():
