@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import highdicom
 import numpy as np
 import pytest
 from gate_material import (
@@ -425,3 +428,33 @@ def test_derived_images_of_other_values_or_another_kind_are_refused(encoding):
     refuse(tampered(encoding, lambda one: changed(one, other_kind)), "another kind")
     results = honest(encoding)
     refuse((results[1], results[0], *results[2:]), "derive")
+
+
+def of_the_standard(sop_class_uid):
+    """Root attributes of type 1 and of type 2 in the mandatory modules, as highdicom has them from the Standard."""
+    folder = Path(highdicom.__file__).parent / "_standard"
+    classes, iods, modules = (
+        json.loads((folder / f"{name}.json").read_text())
+        for name in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
+    )
+    found = {"1": set(), "2": set()}
+    for module in iods[classes[sop_class_uid]]:
+        for attribute in modules[module["key"]] if module["usage"] == "M" else ():
+            if attribute["path"] == [] and attribute["type"] in found:
+                found[attribute["type"]].add(attribute["keyword"])
+    return found["1"], found["2"]
+
+
+#: Of the content tree at every depth, which highdicom's table lists at the root; and of pictures of several frames.
+NOT_AT_THE_ROOT = {
+    "ReferencedSOPSequence", "TemporalRangeType", "ConceptCodeSequence", "TabulatedValuesSequence", "GraphicData",
+    "GraphicType", "ReferencedFrameOfReferenceUID", "MeasuredValueSequence", "FrameIncrementPointer",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("uid", VALUED)
+def test_the_table_asks_for_what_the_standard_asks_for(uid):
+    valued, present = of_the_standard(uid)
+    conditional = {"FrameOfReferenceUID"}  # of what has a place in the patient
+    assert valued - NOT_AT_THE_ROOT - conditional <= {*ALWAYS, *VALUED[uid]}
+    assert present - NOT_AT_THE_ROOT <= {*ALWAYS, *ALWAYS_PRESENT, *VALUED[uid], *PRESENT.get(uid, ())}
