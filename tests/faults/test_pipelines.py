@@ -79,7 +79,7 @@ def test_an_unforeseen_error_fails_at_once_and_keeps_its_text_to_the_worker_s_lo
 def test_findings_that_break_the_contract_fail_at_once(ended):
     job = ended["lie"]
     assert (job.state, job.attempts) == (JobState.FAILED, 1)
-    assert "Dense has the shape (11, 32, 32), the input (12, 32, 32)" in job.reason
+    assert "the segment 'Dense' has the shape (11, 32, 32), the input (12, 32, 32)" in job.reason
 
 
 def test_a_pipeline_that_is_not_installed_disables_only_itself(node, ended):
