@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from pacs_ai.encode import picture
 from pacs_ai.encode.frames import count_voxels
-from pacs_ai.encode.legend import Line, detection_names, legend
-from pacs_ai.encode.picture import AMBER, INK, PALE, PAPER, direction_letters, opposite
+from pacs_ai.encode.legend import detection_names, legend
+from pacs_ai.encode.picture import direction_letters, opposite
+from pacs_ai.encode.sheet import CELL, COLUMNS, GAP, INNER_WIDTH, sheet, tiled
 from pacs_ai.pipeline import Array, Card, Findings, Frames, Given, Segment, Volume
 
 if TYPE_CHECKING:
@@ -22,16 +23,10 @@ if TYPE_CHECKING:
 
     from pacs_ai.encode.legend import Counts
 
-COLUMNS = 4
-CELL = 384  # pixels across one slice
 MAX_CELL_HEIGHT = 512
-GAP = 6
-MARGIN = 24
-WIDTH = COLUMNS * (CELL + GAP) - GAP + 2 * MARGIN
 MAX_IMAGE_HEIGHT = 1100  # of a radiograph that stands alone
 MARGIN_MM = 15.0  # shown around the findings
 LEAST_FIELD_MM = 160.0  # a small finding is shown with what lies around it
-LEGEND_LINES = 20
 THICK = 2.5  # slices so much thicker than pixels are not cut across,
 SLAB = 0.25  # nor such a stack: so much less deep than wide
 
@@ -109,7 +104,7 @@ def page(given: Given, findings: Findings, card: Card, counts: Counts | None = N
     """
     counts = count_voxels(findings.segments) if counts is None else counts
     cells = cells_of(given, findings, card, counts, slices)
-    return _page(tiled(cells), legend(findings, card, given, counts), card)
+    return sheet(tiled(cells), legend(findings, card, given, counts), card)
 
 
 def cells_of(given: Given, findings: Findings, card: Card, counts: Counts, slices: int) -> list[Image.Image]:
@@ -290,7 +285,7 @@ def _images(frames: Frames, findings: Findings, card: Card, counts: Counts, slic
     found |= {index for detection in findings.detections for index in picture.indices_of(detection)}
     order = [*sorted(found), *(index for index in range(len(frames.images)) if index not in found)][:slices]
     across = min(COLUMNS, len(order))
-    width = (WIDTH - 2 * MARGIN - (across - 1) * GAP) // across
+    width = (INNER_WIDTH - (across - 1) * GAP) // across
     return [_image(frames, index, findings, card, width) for index in sorted(order)]
 
 
@@ -318,73 +313,3 @@ def _image(frames: Frames, index: int, findings: Findings, card: Card, width: in
     place = view.strip() or (f"image {index + 1}" if len(frames.images) > 1 else "")
     picture.write(cell, (8, cell.height - 8), " ".join(picture.readable(place).split()), letters, anchor="ls")
     return cell
-
-
-def tiled(cells: Sequence[Image.Image]) -> Image.Image:
-    """Return the cells side by side, as wide as the page without its margins."""
-    columns = min(COLUMNS, len(cells))
-    rows = -(-len(cells) // columns)
-    small = len(cells) > COLUMNS or max(cell.width for cell in cells) <= CELL
-    column = CELL if small else (WIDTH - 2 * MARGIN) // columns
-    height = max(cell.height for cell in cells)
-    tiles = Image.new("RGB", (WIDTH - 2 * MARGIN, rows * (height + GAP) - GAP), PAPER)
-    for place, cell in enumerate(cells):
-        left = place % columns * (column + GAP) + (column - cell.width) // 2
-        tiles.paste(cell, (left, place // columns * (height + GAP)))
-    return tiles
-
-
-def _page(tiles: Image.Image, lines: Sequence[Line], card: Card) -> Image.Image:
-    more = len(lines) - LEGEND_LINES
-    lines = lines if more <= 0 else [*lines[:LEGEND_LINES], Line(None, f"and {more} more")]
-    top = MARGIN + 74
-    bottom = top + tiles.height + MARGIN + GAP
-    sheet = Image.new("RGB", (WIDTH, bottom + 30 * len(lines) + MARGIN), PAPER)
-    _banner(sheet, card)
-    sheet.paste(tiles, (MARGIN, top))
-    _write_legend(sheet, lines, bottom)
-    return sheet
-
-
-def _banner(sheet: Image.Image, card: Card) -> None:
-    draw = ImageDraw.Draw(sheet)
-    warning = picture.warning(card)
-    at = (WIDTH - MARGIN - 16, MARGIN + 24)
-    box = draw.textbbox(at, warning, picture.font(26), anchor="rm")
-    draw.rounded_rectangle((box[0] - 16, box[1] - 12, box[2] + 16, box[3] + 12), 8, outline=AMBER, width=2)
-    draw.text(at, warning, AMBER, picture.font(26), anchor="rm")
-    room = int(box[0]) - 32 - MARGIN
-    draw.text((MARGIN, MARGIN), _fit(f"AI: {card.title}", 34, room), INK, picture.font(34), anchor="lt")
-    made = f"{card.name} {card.version}, {card.manufacturer}"
-    draw.text((MARGIN, MARGIN + 46), _fit(made, 18, room), PALE, picture.font(18), anchor="lt")
-
-
-def _fit(text: str, size: int, room: int) -> str:
-    """Return the text, cut so that it fits."""
-    text = picture.readable(text)
-    if picture.text_width(text, size) <= room:
-        return text
-    while text and picture.text_width(text + "...", size) > room:
-        text = text[:-1]
-    return text.rstrip() + "..."
-
-
-def _write_legend(sheet: Image.Image, lines: Sequence[Line], top: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    indent = MARGIN + 50 + max((picture.text_width(line.name, 20) for line in lines), default=0)
-    for place, line in enumerate(lines):
-        middle = top + 30 * place + 8
-        if line.colour is not None:
-            draw.rounded_rectangle((MARGIN, middle - 9, MARGIN + 18, middle + 9), 4, fill=line.colour)
-        draw.text((MARGIN + 30, middle), line.name, INK, picture.font(20), anchor="lm")
-        values = "     ".join(f"{what} {value}".rstrip() for what, value in line.values)
-        draw.text((indent, middle), _fit_values(values, WIDTH - MARGIN - indent), PALE, picture.font(20), anchor="lm")
-
-
-def _fit_values(values: str, room: int) -> str:
-    """Return as many of the values as fit in one line: a value is never cut, for half a number is another one."""
-    parts = values.split("     ")
-    kept = list(parts)
-    while len(kept) > 1 and picture.text_width("     ".join([*kept, "..."]), 20) > room:
-        kept.pop()
-    return "     ".join(kept) if len(kept) == len(parts) else "     ".join([*kept, "..."])

@@ -16,10 +16,11 @@ from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 from pacs_ai.encode.encoded import encoded
 from pacs_ai.encode.identity import request_items
 from pacs_ai.encode.legend import Line, legend
-from pacs_ai.encode.montage import cells_of, tiled
+from pacs_ai.encode.montage import cells_of
 from pacs_ai.encode.picture import FONT_FILE, readable, warning
 from pacs_ai.encode.provenance import LONG_STRING, MANUFACTURER, MODEL_NAME, clean, concept, stamp
 from pacs_ai.encode.secondary_capture import instances, reference
+from pacs_ai.encode.sheet import tiled
 from pacs_ai.pipeline import Code
 
 if TYPE_CHECKING:
