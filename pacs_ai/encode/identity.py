@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from pydicom import config
 from pydicom.datadict import dictionary_description
 from pydicom.valuerep import VALIDATORS
 
@@ -12,7 +13,7 @@ from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pydicom import DataElement, Dataset
 
@@ -66,6 +67,49 @@ def copy_identity(result: Dataset, source: Dataset) -> None:
                 result.add(element)
         if keyword in REQUIRED_IDENTITY and keyword not in result:
             setattr(result, keyword, None)
+
+
+def cured(source: Dataset) -> tuple[str, ...]:
+    """Return which faults of a source's identity its results do not repeat, or cannot mend, in words without values.
+
+    For the notes of a job: results leave out what is empty and must not be, and what is none of its value
+    representation; a name of one component stays byte for byte, since nobody can know which part it is.
+    """
+    found = []
+    with config.disable_value_validation():
+        if _any_of(source, CLINICAL_TRIAL) and not all(source.get(keyword) for keyword in CLINICAL_TRIAL_REQUIRED):
+            found.append("the clinical trial has no sponsor or no protocol and was left out of the results")
+        found += [
+            f"{dictionary_description(keyword)} has no valid value and was left out of the results"
+            for keyword in OPTIONAL_IDENTITY
+            if keyword in source and _is_dropped(source, keyword)
+        ]
+        name = _name(source)
+        if name and "^" not in name.split("=")[0]:
+            found.append("Patient's Name has one component only; it was copied as it is")
+    return tuple(found)
+
+
+def _any_of(source: Dataset, keywords: Iterable[str]) -> bool:
+    return any(keyword in source for keyword in keywords)
+
+
+def _is_dropped(source: Dataset, keyword: str) -> bool:
+    """Tell whether an attribute has a fault for which results leave it out; an empty one that says nothing has none."""
+    try:
+        element = source[keyword]
+        if element.VR == "SQ":
+            return any(not _says_something(item, keyword) for item in element.value)
+        return bool(element.value) and keyword in DISPENSABLE and not _is_valid(element)
+    except READING_FAULTS:
+        return True
+
+
+def _name(source: Dataset) -> str:
+    try:
+        return str(source.get("PatientName") or "")
+    except READING_FAULTS:
+        return ""
 
 
 def _readable_copy(source: Dataset, keyword: str) -> DataElement | None:

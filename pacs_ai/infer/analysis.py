@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pacs_ai.encode.check import check_sources
+from pacs_ai.encode.identity import cured
 from pacs_ai.encode.results import encode
 from pacs_ai.errors import PacsAiError, PipelineFault
 from pacs_ai.infer import contract
@@ -125,7 +126,7 @@ def load(card: Card, inputs: Mapping[str, Sequence[tuple[Path, str]]]) -> Materi
     notes: list[str] = []
     for name, files in inputs.items():
         given[name], evidence[name], told = _read(card.inputs.get(name), files)
-        notes += [f"{name}: {note}" for note in told]
+        notes += [f"{name}: {note}" for note in (*told, *cured(evidence[name].datasets[0]))]
     return Material(given, evidence, tuple(notes))
 
 

@@ -15,6 +15,7 @@ from pydicom import Dataset, config, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from pacs_ai.encode.identity import cured
 from pacs_ai.encode.provenance import clean
 from pacs_ai.encode.results import encode
 from pacs_ai.pipeline import Clearance, Code, Findings
@@ -159,6 +160,24 @@ def test_optional_modules_with_empty_type_1_attributes_are_dropped():
     for ds in results(full).values():
         assert (ds.ClinicalTrialSponsorName, ds.ClinicalTrialProtocolID) == ("S", "P1")
         assert ds.ClinicalTrialSiteID == ""
+
+
+def test_faults_that_are_not_repeated_are_told_without_values():
+    assert cured(make_evidence().datasets[0]) == ()
+    blank = make_evidence(
+        ClinicalTrialSponsorName="", ClinicalTrialProtocolID="SECRET", ProcedureCodeSequence=[Dataset()]
+    )
+    with config.disable_value_validation():
+        for keyword, value in (("PatientAge", "0Y"), ("PatientName", "Secret")):
+            setattr(blank.datasets[0], keyword, value)
+        told = cured(blank.datasets[0])
+    assert [line.split(" has ")[0].split(" was ")[0] for line in told] == [
+        "the clinical trial",
+        "Procedure Code Sequence",
+        "Patient's Age",
+        "Patient's Name",
+    ]
+    assert "ecret" not in str(told).replace("SECRET", "ecret")
 
 
 def test_results_say_what_they_are():
