@@ -85,7 +85,7 @@ FORMS: Mapping[Kind, tuple[Form, ...]] = {
     Kind.PARAMETRIC_MAP: (Form("float", "1.2.840.10008.5.1.4.1.1.30", "OT"),),
     Kind.SECONDARY_CAPTURE: (Form("page", "1.2.840.10008.5.1.4.1.1.7", "OT", _COLOUR),),
     Kind.OVERLAY: (
-        Form("multi-frame", "1.2.840.10008.5.1.4.1.1.7.4", "OT", ("RLELossless", "JPEGLSLossless", EXPLICIT)),
+        Form("multi-frame", "1.2.840.10008.5.1.4.1.1.7.4", "OT", ("JPEGLSLossless", "RLELossless", EXPLICIT)),
         Form("single-frame", "1.2.840.10008.5.1.4.1.1.7", "OT", _COLOUR),
     ),
     Kind.STRUCTURE_SET: (Form("contours", "1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"),),
