@@ -232,17 +232,20 @@ def not_accepted(database: Database, held: Round, parcel: Parcel, status: int | 
 
     Returns what is sent instead, in words; "" where there is nothing, and the delivery failed.
     """
+    job = sa.select(_job.c.state).where(_job.c.id == parcel.job_id)
     with database.write() as connection:
+        job_state = connection.execute(job.with_for_update()).scalar_one()  # before its deliveries, as all who end jobs
         if _state(connection, held, parcel) != DeliveryState.SENDING:
             return ""
-        instead = _instead(connection, database, held, parcel, reason)
+        instead = _instead(connection, database, held, parcel, job_state, reason)
         if not instead:
             move(connection, parcel.delivery_id, DeliveryEvent.FAILED, actor=held.owner, reason=reason, status=status)
         return instead
 
 
-def _instead(connection: Connection, database: Database, held: Round, parcel: Parcel, reason: str) -> str:
-    job_state = connection.execute(sa.select(_job.c.state).where(_job.c.id == parcel.job_id)).scalar_one()
+def _instead(
+    connection: Connection, database: Database, held: Round, parcel: Parcel, job_state: str, reason: str
+) -> str:
     if parcel.kind == Kind.REJECTION_NOTE and job_state == JobState.RETRACTED:
         return retraction.say_otherwise(connection, parcel.delivery_id, reason, actor=held.owner)
     if job_state != JobState.DONE:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
 import pytest
 import sqlalchemy as sa
 from pydicom.uid import (
@@ -13,7 +17,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 from pynetdicom.presentation import build_context
-from stations import DEAD, ME
+from stations import BACKOFF, DEAD, ME
 from stored_results import finish_with, kinds, plan_of
 
 from pacs_ai import profiles
@@ -23,11 +27,14 @@ from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED
 from pacs_ai.errors import Unavailable
 from pacs_ai.profiles import Kind, Wanted, encodings
-from pacs_ai.store import concerns, filling, journal, orders, outbox, schema
+from pacs_ai.store import concerns, filling, journal, orders, outbox, retraction, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 from pacs_ai.store.owners import Watch
+
+if TYPE_CHECKING:
+    from pacs_ai.store.outbox import Round
 
 LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
 #: A label map where it is taken, else a binary SEG, else a picture; each with the report that cites it.
@@ -228,6 +235,44 @@ def test_an_operators_cancel_while_it_is_refused_wins(stations, source, files, c
     courier.serve(held)
     assert set(stations.deliveries()) == {"cancelled"}
     assert peer.requests == []
+
+
+def test_a_retraction_at_the_same_moment_leaves_nothing_to_be_sent(stations, sender, files, make_peer):
+    peer = make_peer()
+    for number in range(4):
+        sender.send(str(number), [1])
+        work = stations.work(stations.complete(str(number)), destinations=(address(peer, MODERN),))
+        stations.enqueue(work)
+        job_id = finish_with(stations, files, encodings([MODERN]))
+        held = outbox.claim(stations.database, "pacs", ME)
+        start = threading.Barrier(2)
+
+        def refuse(held: Round = held, gate: threading.Barrier = start) -> None:
+            gate.wait()
+            outbox.not_accepted(stations.database, held, held.parcels[0], None, "no")
+
+        with ThreadPoolExecutor(1) as threads:
+            refused = threads.submit(refuse)
+            start.wait()
+            retraction.retract(
+                stations.database, job_id, reason="safety", because="swapped", honours={"pacs": True}, actor="operator"
+            )
+            refused.result()
+        outbox.put_back(stations.database, held, reached=True, reason="", backoff=BACKOFF)
+        assert set(stations.deliveries()) <= {"cancelled", "retracted"}
+
+
+def test_a_form_that_was_not_encoded_is_said_when_it_is_needed(stations, source, files, courier, make_peer):
+    """The job is of a release, or a configuration, that knew no such fallback."""
+    peer = make_peer(supported=accepting(*ALL[1:]))
+    first = [choice.encoding for choice in MODERN]
+    job_id = make_job(stations, source, files, peer, MODERN, first)
+    serve(stations, courier)
+    assert kinds(stations, "pacs", "sent") == ["text-report basic-text"]
+    with stations.database.read() as connection:
+        (concern,) = concerns.of_jobs(connection)
+    assert concern.words.startswith("pacs lacks binary SEG, comprehensive-3d SR: the job was done before")
+    assert f"pacs-ai retry {job_id}" in concern.advice
 
 
 def test_full_and_refusing_waits_with_the_rest(stations, source, files, courier, make_peer):
