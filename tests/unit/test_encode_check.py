@@ -7,14 +7,39 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from encode_material import SMALL, make_evidence, make_findings, make_multiframe, make_volume, make_work
+from encode_material import (
+    CARD,
+    LUNG,
+    SMALL,
+    make_evidence,
+    make_findings,
+    make_multiframe,
+    make_volume,
+    make_work,
+)
 from objects import SEG_AND_SR
 
 from pacs_ai.encode.case import Case
-from pacs_ai.encode.check import check_results, check_sources
+from pacs_ai.encode.check import check_findings, check_results, check_sources
 from pacs_ai.encode.results import encode
 from pacs_ai.errors import Permanent, PipelineFault, Refused
-from pacs_ai.pipeline import HOUNSFIELD_UNIT, Code, Findings, Measurement, Segment, Volume
+from pacs_ai.pipeline import (
+    HOUNSFIELD_UNIT,
+    Classification,
+    Code,
+    Derived,
+    Detection,
+    Diameters,
+    Findings,
+    Frame,
+    Frames,
+    Map,
+    Measurement,
+    Region,
+    Segment,
+    Shape,
+    Volume,
+)
 from pacs_ai.testing import Phantom
 
 SECRET = "Topsecret"
@@ -106,6 +131,90 @@ def density(value, label):
 def test_findings_that_fit_nothing_are_the_pipelines_fault(findings, words):
     with pytest.raises(PipelineFault, match=words):
         encoded(findings)
+
+
+def nodule(points, shape=Shape.POLYLINE, index=3, **changes):
+    return replace(Detection("Left lung", Region(shape, np.array(points, np.float32), index)), **changes)
+
+
+def lesion(long_axis, short_axis=((1, 1), (2, 2)), index=3):
+    return Detection("Left lung", None, Diameters(np.array(long_axis), np.array(short_axis), index))
+
+
+def saliency(voxels, label=None, name="Saliency"):
+    return Map(name, Code("130404", "DCM", "Saliency"), Code("{ratio}", "UCUM", "ratio"), voxels, label)
+
+
+def denoised(voxels):
+    return Derived("Denoised", Code("113088", "DCM", "Gaussian blur"), voxels)
+
+
+GRID = (12, 30, 41)
+LINE = [[0, 0], [41, 30]]
+ONES = np.ones(GRID, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("findings", "words"),
+    [
+        (Findings(detections=(nodule(LINE, label="Spleen"),)), "which the card does not have"),
+        (Findings(detections=(nodule(LINE, index=12),)), "on the image 12; there are 12"),
+        (Findings(detections=(nodule(LINE, index=-1),)), "on the image -1"),
+        (Findings(detections=(nodule([[0, 0], [41.1, 3]]),)), "leaves its image of 41 x 30 pixels"),
+        (Findings(detections=(nodule([[0, -0.1], [4, 3]]),)), "leaves its image"),
+        (Findings(detections=(nodule([[0, math.nan], [4, 3]]),)), "leaves its image"),
+        (Findings(detections=(nodule([[0, 0]]),)), "POLYLINE of 1 points"),
+        (Findings(detections=(nodule(LINE, Shape.ELLIPSE),)), "ELLIPSE of 2 points"),
+        (Findings(detections=(nodule([[0, 0, 1], [1, 1, 1]]),)), "must be .points, 2."),
+        (Findings(detections=(nodule(LINE, region=None),)), "has no place"),
+        (Findings(detections=(nodule(LINE, probability=1.2),)), "probability 1.2"),
+        (Findings(detections=(nodule(LINE, probability=math.nan),)), "probability nan"),
+        (Findings(detections=(nodule(LINE, measurements=(density(math.nan, None),)),)), "is nan"),
+        (Findings(detections=(lesion([[1, 2, 3]]),)), "must be .2, 2."),
+        (Findings(detections=(lesion([[1, 2], [60, 3]]),)), "leaves its image"),
+        (Findings(classifications=(Classification(LUNG, LUNG, 2),)), "probability 2"),
+        (Findings(classifications=(Classification(LUNG, LUNG, 0.5, "Spleen"),)), "which the card does not have"),
+        (Findings(maps=(saliency(ONES[1:]),)), "shape .11, 30, 41."),
+        (Findings(maps=(saliency(ONES.astype(np.float64)),)), "must be float32"),
+        (Findings(maps=(saliency(np.where(ONES.cumsum().reshape(GRID) == 5, np.nan, ONES)),)), "not a finite number"),
+        (Findings(maps=(saliency(ONES * np.float32(np.inf)),)), "not a finite number"),
+        (Findings(maps=(saliency(ONES * 2, "Left lung"),)), "between 0 and 1"),
+        (Findings(maps=(saliency(ONES, "Spleen"),)), "which the card does not have"),
+        (Findings(maps=(saliency(ONES), saliency(ONES))), "bear one name"),
+        (Findings(maps=(saliency(ONES, name="x" * 65),)), "1 to 64"),
+        (Findings(images=(denoised(ONES[:, 1:]),)), "must lie on the grid"),
+        (Findings(images=(denoised(ONES * np.float32(np.nan)),)), "not a finite number"),
+        (Findings(images=(denoised(ONES > 0),)), "must be numbers"),
+    ],
+)
+def test_places_maps_and_images_that_fit_nothing_are_the_pipelines_fault(findings, words):
+    with pytest.raises(PipelineFault, match=words):
+        check_findings(findings, CARD, {"image": make_volume()})
+
+
+def test_findings_that_fit_pass():
+    findings = Findings(
+        detections=(nodule(LINE), nodule([[41, 30]], Shape.POINT), lesion([[1, 2], [3, 4]])),
+        classifications=(Classification(LUNG, LUNG, 1.0, "Left lung"),),
+        maps=(saliency(ONES, "Left lung"), saliency(ONES * 7, name="Another")),
+        images=(denoised(ONES),),
+    )
+    check_findings(findings, CARD, {"image": make_volume()})
+
+
+def test_images_of_different_sizes_have_places_but_no_grid():
+    frames = Frames(tuple(Frame(np.zeros(size, np.uint16), None) for size in ((10, 20), (30, 5))), "DX")
+    given = {"image": frames}
+    check_findings(Findings(detections=(nodule([[4, 29]], Shape.POINT, 1),)), CARD, given)
+    with pytest.raises(PipelineFault, match="leaves its image of 20 x 10"):
+        check_findings(Findings(detections=(nodule([[4, 29]], Shape.POINT, 0),)), CARD, given)
+    for on_a_grid in (
+        Findings((Segment("Left lung", ONES > 0),)),
+        Findings(maps=(saliency(ONES),)),
+        Findings(images=(denoised(ONES),)),
+    ):
+        with pytest.raises(PipelineFault, match="images of different sizes"):
+            check_findings(on_a_grid, CARD, given)
 
 
 def test_empty_findings_on_an_unnamed_grid_are_an_answer():
