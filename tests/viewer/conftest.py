@@ -63,7 +63,7 @@ def viewer(chromium: str, pacs: Orthanc, pictures: Path, tmp_path_factory: pytes
 def chest(pacs: Orthanc, shared_data: Path) -> Analysed:
     """Everything that can be found in the middle 16 slices of a real chest CT (JPEG-LS, 1 mm)."""
     paths = sorted((shared_data / "ct_chest_lidc_thin").glob("*.dcm"), key=_instance_number)[120:136]
-    return Analysed.by(Everything(), pacs, Source.stored(pacs, paths))
+    return Analysed.by(Everything(), pacs, Source.of(paths))
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def radiograph(pacs: Orthanc, shared_data: Path, tmp_path_factory: pytest.TempPa
     """What can be found in a real chest radiograph."""
     picture = shared_data / "cxr_nih_png" / "00000284_000.png"
     path = write_radiograph(tmp_path_factory.mktemp("radiograph"), picture)
-    return Analysed.by(RadiographRegions(), pacs, Source.stored(pacs, [path]))
+    return Analysed.by(RadiographRegions(), pacs, Source.of([path]))
 
 
 def _instance_number(path: Path) -> int:

@@ -130,7 +130,7 @@ const inPage = () => {
 
   // Volumes that are loaded: of the images, and of parametric maps.
   const volumes = () =>
-    cache().getVolumes().map(volume => {
+    cache().getVolumes().filter(Boolean).map(volume => {
       const loaded = volume.loadStatus?.loaded ?? true;
       let [largest, sum] = [-Infinity, 0];
       for (const value of (loaded && volume.voxelManager.getCompleteScalarDataArray?.()) || []) {

@@ -46,16 +46,15 @@ UID_ROOT = "1.2.826.0.1.3680043.8.498.4"
 
 @dataclass(frozen=True)
 class Source:
-    """One series that Orthanc has."""
+    """One series."""
 
     paths: tuple[Path, ...]
     study: str
     series: str
 
     @classmethod
-    def stored(cls, orthanc: Orthanc, paths: Sequence[Path]) -> Source:
-        """Store the files in Orthanc."""
-        orthanc.upload(*paths)
+    def of(cls, paths: Sequence[Path]) -> Source:
+        """Read which series it is."""
         header = dcmread(paths[0], stop_before_pixels=True)
         return cls(tuple(paths), str(header.StudyInstanceUID), str(header.SeriesInstanceUID))
 
@@ -86,7 +85,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Analysed:
-    """What a pipeline found in a source that Orthanc has."""
+    """What a pipeline found in a source, whose images Orthanc gets too."""
 
     orthanc: Orthanc
     source: Source
@@ -96,7 +95,8 @@ class Analysed:
 
     @classmethod
     def by(cls, pipeline: Pipeline, orthanc: Orthanc, source: Source) -> Analysed:
-        """Have a pipeline analyse a source, as the node does."""
+        """Have a pipeline analyse a source, as the node does, and store the source in Orthanc."""
+        orthanc.upload(*source.paths)
         pipeline.prepare("cpu")
         files = [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in source.paths]
         found = analyse(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from objects import SEG_AND_SR, encodings_of, only
 from PIL import Image
+from scipy import ndimage
+from viewing import DEADLINE_SECONDS
 
 from pacs_ai.pipeline import Findings, Segment
 from pacs_ai.profiles import Kind
@@ -64,8 +66,6 @@ def assert_painted(viewer, analysed, findings, picture_name):
 
 def inner(plane):
     """Return a pixel of a mask as far from its edge as any."""
-    from scipy import ndimage
-
     return np.unravel_index(int(ndimage.distance_transform_edt(plane).argmax()), plane.shape)
 
 
@@ -73,11 +73,11 @@ def hue(colour):
     return colorsys.rgb_to_hsv(*(value / 255 for value in colour))[0]
 
 
-def open_segmentation(viewer, analysed, shown, findings):
+def open_segmentation(viewer, analysed, shown, findings, seconds=DEADLINE_SECONDS):
     """Open one segmentation on its source and hold names, colours and every voxel against the findings."""
     viewer.open(shown.study, shown.series)
     viewer.show(shown.only.series_instance_uid)
-    found = viewer.until(segmentation_in, "the segmentation")
+    found = viewer.until(segmentation_in, "the segmentation", seconds)
     assert_names_and_colours(found, analysed.card, findings)
     assert found["voxels"] == analysed.voxels(findings)
 
@@ -153,7 +153,9 @@ def open_report(viewer, shown):
 
 
 def assert_around(drawn, image, plane):
-    """Assert that one of the regions on that image reaches as far as the mask does, to the pixel's edge."""
+    """Assert that one of the regions on that image reaches as far as the mask's largest part, to the pixel's edge."""
+    parts, _ = ndimage.label(plane, np.ones((3, 3)))
+    plane = parts == np.bincount(parts.ravel())[1:].argmax() + 1
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     boxes = [[*at.min(axis=0), *at.max(axis=0)] for one, at in drawn if one == image]
@@ -211,15 +213,18 @@ def coloured(path):
     return float(np.mean((saturation > 100) & (brightness > 60)))
 
 
-@pytest.mark.parametrize(("kind", "frames"), [(Kind.SECONDARY_CAPTURE, 1), (Kind.OVERLAY, 16)])
-def test_pictures_are_shown_as_images(viewer, chest, request, kind, frames):
-    shown = chest.shown_as(key(request), only(kind))
+@pytest.mark.parametrize("kind", [Kind.SECONDARY_CAPTURE, Kind.OVERLAY])
+@pytest.mark.parametrize("source", ["chest", "radiograph"])
+def test_pictures_are_shown_as_images(viewer, request, source, kind):
+    analysed = request.getfixturevalue(source)
+    frames = len(analysed.images) if kind is Kind.OVERLAY else 1
+    shown = analysed.shown_as(key(request), only(kind))
     viewer.open(shown.study, shown.series)
     viewer.show(shown.only.series_instance_uid)
     viewer.until(lambda memory: memory["viewports"][0]["image"] == shown.only.sop_instance_uid, "the picture")
     (listed,) = series_of(viewer.look(), shown.only)
     assert (listed["handler"], listed["frames"]) == ("stack", frames)
-    assert coloured(viewer.until_drawn(f"image {kind.value}")) > 0.005
+    assert coloured(viewer.until_drawn(f"image {kind.value} {source}")) > 0.0005
 
 
 def test_a_structure_set_is_shown_as_contours(viewer, chest, request):
@@ -283,9 +288,10 @@ def test_what_the_viewer_does_not_support_it_lists_and_the_study_still_shows(vie
 # Radiographs
 
 
+@pytest.mark.xfail(strict=True, reason="OHIF 3.13 reads spacing and orientation of every SEG; a radiograph has none")
 def test_a_segmentation_of_a_radiograph_is_shown(viewer, radiograph, request):
     shown = radiograph.shown_as(key(request), only(Kind.SEGMENTATION))
-    open_segmentation(viewer, radiograph, shown, radiograph.findings)
+    open_segmentation(viewer, radiograph, shown, radiograph.findings, seconds=15)
     assert coloured(viewer.until_drawn("radiograph seg")) > 0.001
 
 
@@ -307,6 +313,7 @@ def test_a_report_of_a_radiograph_is_drawn_on_it(viewer, radiograph, request):
 def test_a_study_with_all_that_a_profile_sends_opens(viewer, request, source, profile):
     analysed = request.getfixturevalue(source)
     shown = analysed.shown_as(key(request), *encodings_of(profile))
+    assert len(shown.results) >= 3
     viewer.open(shown.study, shown.series)
     viewer.until_drawn(f"study {source} {profile}")
     listed = {one["series"] for one in viewer.look()["displaySets"]}
