@@ -51,17 +51,28 @@ class Drawing:
         Of the legend, by what they are of.
     names
         Of the detections.
+    grid
+        Where the slices lie; None of projection and ultrasound images.
     """
 
     case: Case
     lines: tuple[Line, ...]
     names: tuple[str, ...]
+    grid: Grid | None
 
     @classmethod
     def of(cls, case: Case) -> Drawing:
         """Prepare what all images share."""
         lines = legend(case.findings, case.card, case.given, case.counts)
-        return cls(case, lines, detection_names(case.findings, case.card))
+        grid = Grid.of(case.own) if case.has_volume else None
+        return cls(case, lines, detection_names(case.findings, case.card), grid)
+
+    @property
+    def order(self) -> list[int]:
+        """The slices along the normal, or the images as they were given."""
+        if self.grid is None:
+            return list(range(len(self.case.own.slices)))
+        return [int(index) for index in self.grid.along_normal]
 
     def image(self, index: int) -> Colour:
         """Return one slice or image, (rows, columns, 3) uint8, `factor` times enlarged, with everything on it."""
@@ -174,30 +185,23 @@ def encode_overlay(case: Case, encoding: Encoding, _cited: Encoded | None) -> tu
         Where an object would exceed 2 GiB.
     """
     drawing = Drawing.of(case)
-    found = _found(case)
+    found = _found(drawing)
     if encoding.form == "single-frame":
-        chosen = found or [_order(case)[len(case.own.slices) // 2]]
+        chosen = found or [drawing.order[len(case.own.slices) // 2]]
         return tuple(_single(drawing, encoding, index, number) for number, index in enumerate(chosen, 1))
     if not found:
         return ()
-    sizes = itertools.groupby(sorted(_order(case), key=lambda index: size_of(case, index)), lambda i: size_of(case, i))
-    groups = [list(group) for _, group in sizes] if isinstance(case.given, Frames) else [_order(case)]
+    sizes = itertools.groupby(sorted(drawing.order, key=lambda index: size_of(case, index)), lambda i: size_of(case, i))
+    groups = [list(group) for _, group in sizes] if isinstance(case.given, Frames) else [drawing.order]
     return tuple(_multi(drawing, encoding, group, number) for number, group in enumerate(groups, 1))
 
 
-def _order(case: Case) -> list[int]:
-    return (
-        [int(index) for index in Grid.of(case.own).along_normal]
-        if case.has_volume
-        else list(range(len(case.own.slices)))
-    )
-
-
-def _found(case: Case) -> list[int]:
+def _found(drawing: Drawing) -> list[int]:
     """Return the slices or images that something is drawn on, along the normal."""
+    case = drawing.case
     used = {int(index) for row in case.counts for index in np.flatnonzero(row)}
     used |= {index for detection in case.findings.detections for index in picture.indices_of(detection)}
-    return [index for index in _order(case) if index in used]
+    return [index for index in drawing.order if index in used]
 
 
 def _single(drawing: Drawing, encoding: Encoding, index: int, number: int) -> Encoded:
@@ -206,20 +210,20 @@ def _single(drawing: Drawing, encoding: Encoding, index: int, number: int) -> En
     right, down = directions(case, index)
     result.PatientOrientation = [right, down] if right else None
     result.SourceImageSequence = [reference(case.own.slices[index])]
-    for name, value in _plane(case, index).items():
+    for name, value in _plane(drawing, index).items():
         setattr(result, name, value)
     if case.has_volume:
         _set_frame_of_reference(case, result)
     return finished(case, encoding, result, [image])
 
 
-def _plane(case: Case, index: int) -> dict[str, object]:
+def _plane(drawing: Drawing, index: int) -> dict[str, object]:
     """Return Image Position and Orientation (Patient) and Pixel Spacing of a drawn image, as far as they are known."""
+    case, grid = drawing.case, drawing.grid
     factor = factor_of(case, index)
-    spacing = picture.spacing_of(case.given, index)
-    if isinstance(case.given, Frames):
+    if grid is None:
+        spacing = picture.spacing_of(case.given, index)
         return {} if spacing is None else {"PixelSpacing": _texts([one / factor for one in spacing])}
-    grid = Grid.of(case.own)
     measures = grid.measures
     pixel = [float(value) for value in measures["PixelSpacing"]]
     position = grid.positions[index]
@@ -255,9 +259,9 @@ def _multi(drawing: Drawing, encoding: Encoding, indices: Sequence[int], number:
     result.SourceImageSequence = [reference(case.own.slices[index]) for index in indices]
     if case.has_volume:
         _set_frame_of_reference(case, result)
-        _set_functional_groups(case, encoding, result, indices)
+        _set_functional_groups(drawing, encoding, result, indices)
     else:
-        for name, value in _plane(case, indices[0]).items():
+        for name, value in _plane(drawing, indices[0]).items():
             setattr(result, name, value)
     return finished(case, encoding, result, _images(drawing, indices))
 
@@ -267,9 +271,10 @@ def _images(drawing: Drawing, indices: Sequence[int]) -> Iterator[Colour]:
         yield drawing.image(index)
 
 
-def _set_functional_groups(case: Case, encoding: Encoding, result: Dataset, indices: Sequence[int]) -> None:
+def _set_functional_groups(drawing: Drawing, encoding: Encoding, result: Dataset, indices: Sequence[int]) -> None:
     """Say where each frame lies and what it was drawn on (PS3.3 A.8.5.5), in place."""
-    planes = [_plane(case, index) for index in indices]
+    case = drawing.case
+    planes = [_plane(drawing, index) for index in indices]
     shared = Dataset()
     shared.PixelMeasuresSequence = [_item(planes[0], "PixelSpacing", "SliceThickness")]
     shared.PlaneOrientationSequence = [_item(planes[0], "ImageOrientationPatient")]
