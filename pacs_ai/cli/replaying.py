@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import click
-from rich.markup import escape
 
 from pacs_ai.cli import words
 from pacs_ai.cli.session import Session, pass_session
@@ -26,6 +25,8 @@ def replay(session: Session, job_id: int, device: str, *, as_json: bool) -> None
     result states device and version of torch, so where these changed, that is what differs. Exit code 0: all objects
     are identical. 1: some are not.
     """
+    from rich.markup import escape
+
     from pacs_ai import log
     from pacs_ai.cli import progress
     from pacs_ai.infer.replay import replay as do_again

@@ -49,7 +49,7 @@ The study is of no patient; delete it when you have looked."""
 @as_json
 @pass_session
 def selftest(session: Session, peer: str, profile: str | None, out: Path | None, *, as_json: bool) -> None:
-    """Send a test CT and its known result to a peer, to check its viewer.
+    """Send a peer letters and their known places, to check its viewer.
 
     The CT shows letters for left, right, front, back, head and feet; the result marks each of them, written as the
     peer's profile says. Exit code 0: the peer has everything; whether its viewer shows it right, a person has to see.
