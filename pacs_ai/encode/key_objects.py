@@ -8,7 +8,7 @@ from pydicom import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from pacs_ai.encode.citations import add_order, references
-from pacs_ai.encode.content import dcm, root, sct, text
+from pacs_ai.encode.content import dcm, root, text
 from pacs_ai.encode.document import observer
 from pacs_ai.encode.encoded import encoded
 from pacs_ai.encode.provenance import DISCLAIMER, Predecessor, Work, clean, concept, stamp
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 #: Key Object Selection Document Title (CID 7010).
 OF_INTEREST = Code("113000", "DCM", "Of Interest")
 KEY_OBJECT_DESCRIPTION = dcm("113012", "Key Object Description")
-#: Concept Name of an image that needs none, so that every item has a name (PS3.3 C.17.3).
-SOURCE = sct("260753009", "Source")
 LONG_TEXT = 1024
 #: Storage SOP Classes of what the node makes that is no image: SR and KOS, presentation states, PDF, RT.
 _NO_IMAGE = tuple(f"1.2.840.10008.5.1.4.1.1.{part}" for part in ("88.", "11.", "104.", "481."))
@@ -104,7 +102,10 @@ def selection(
 
 
 def _item(one: Cited, frames: Sequence[int] | None) -> Dataset:
-    """Return an IMAGE item, with frames where not all are meant, or a COMPOSITE item (PS3.3 C.18.3, C.18.4)."""
+    """Return an IMAGE item, with frames where not all are meant, or a COMPOSITE item (PS3.3 C.18.3, C.18.4).
+
+    Without Concept Name: rows 8 to 10 of TID 2010 have none.
+    """
     reference = Dataset()
     reference.ReferencedSOPClassUID = one.sop_class_uid
     reference.ReferencedSOPInstanceUID = one.sop_instance_uid
@@ -113,7 +114,6 @@ def _item(one: Cited, frames: Sequence[int] | None) -> Dataset:
     item = Dataset()
     item.RelationshipType = "CONTAINS"
     item.ValueType = "COMPOSITE" if one.sop_class_uid.startswith(_NO_IMAGE) else "IMAGE"
-    item.ConceptNameCodeSequence = [SOURCE]
     item.ReferencedSOPSequence = [reference]
     return item
 
