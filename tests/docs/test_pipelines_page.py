@@ -108,7 +108,9 @@ def offline(installed, series, tmp_path_factory):
 
 def test_the_example_writes_what_the_page_says(offline):
     out, volume = offline
-    assert {path.name for path in out.iterdir()} == {"SEG.dcm", "SR.dcm", "montage.png", "findings.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "SEG.dcm", "SR.dcm", "text-report.dcm", "montage.png", "findings.json",
+    }  # fmt: skip
     bone = volume.voxels > 200
     (segment,) = json.loads((out / "findings.json").read_text())["segments"]
     assert (segment["label"], segment["voxels"]) == ("Bone", int(bone.sum()))
