@@ -47,7 +47,6 @@ EXEMPT = (
     ("", "Check for template constraints not yet supported", "dcmtk says so of every key object selection"),
     ("", "VR checker does not support this Specific Character Set", "a limit of dcmtk 3.6.7, the text is read"),
     ("", "Reading unknown/unsupported SpecificCharacterSet", "dcmtk 3.6.7 reads ISO 2022 terms only one at a time"),
-    ("key-objects", "Purpose of Reference .Concept. is forbidden for IMAGE", "viewers fail on items without a name"),
     # Image Type is DERIVED now, which the source's MR Pulse Sequence attributes do not know; a reader may want them.
     ("derived-images", r"MRAcquisitionType.*may not be present otherwise", "carried over from the enhanced MR source"),
 )
