@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from pydantic import BaseModel
-from pydicom.uid import UID
 
 from pacs_ai import config, profiles
 from pacs_ai.cli import main as commands
 from pacs_ai.cli import toml
 from pacs_ai.conditions import When
+from pacs_ai.dicom import contexts
 from pacs_ai.dicom.attributes import INDEXED
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _forms() -> str:
     lines = ["| kind | form | SOP class | transfer syntaxes, default first |", "|---|---|---|---|"]
     for kind in (one for one in profiles.Kind if one not in profiles.NOTICES):
         for form in profiles.FORMS[kind]:
-            sop_class = UID(form.sop_class_uid).name if form.sop_class_uid else "the source's own"
+            sop_class = contexts.name_of(form.sop_class_uid) if form.sop_class_uid else "the source's own"
             syntaxes = ", ".join(f"`{syntax}`" for syntax in form.syntaxes)
             lines.append(f"| `{kind}` | `{form.name}` | {sop_class} | {syntaxes} |")
     return "\n".join(lines) + "\n"

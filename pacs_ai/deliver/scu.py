@@ -6,7 +6,6 @@ answered is `Category.TRANSIENT`, to be sent again; storing the same instance tw
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
-from pydicom.uid import UID
-from pynetdicom import sop_class
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
@@ -304,21 +301,12 @@ def _status_words(answer: command.Answer) -> str:
 
 
 def _kind(sop_class_uid: str, transfer_syntax_uid: str) -> str:
-    return f"{_name(sop_class_uid)} in {_name(transfer_syntax_uid)}"
-
-
-def _name(uid: str) -> str:
-    """Return the name of a UID (PS3.6 Annex A), also of SOP classes that only pynetdicom knows."""
-    name = UID(uid).name
-    if name != uid:
-        return str(name)
-    keyword = next((word for word, value in vars(sop_class).items() if value == uid), uid)
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", keyword)
+    return f"{contexts.name_of(sop_class_uid)} in {contexts.name_of(transfer_syntax_uid)}"
 
 
 def _refusal(remote: Remote, pair: tuple[str, str], result: int) -> str:
     if result == pdus.ABSTRACT_SYNTAX_NOT_SUPPORTED:
-        words = f"does not accept {_name(pair[0])} in any encoding (asked: {_name(pair[1])})"
+        words = f"does not accept {contexts.name_of(pair[0])} in any encoding (asked: {contexts.name_of(pair[1])})"
     else:
         words = f"does not accept {_kind(*pair)}"
     return f"{remote} {words}; ask its administrator to enable it for {remote.calling_ae_title}"
@@ -354,8 +342,8 @@ def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
         found = str(meta.get("TransferSyntaxUID", ""))
         if found != instance.transfer_syntax_uid:
             raise NotUnderstood(
-                f"{instance.path.name} is in {_name(found) or 'an unknown encoding'}, not in "
-                f"{_name(instance.transfer_syntax_uid)} as recorded, so it cannot be sent"
+                f"{instance.path.name} is in {contexts.name_of(found) or 'an unknown encoding'}, not in "
+                f"{contexts.name_of(instance.transfer_syntax_uid)} as recorded, so it cannot be sent"
             )
         length = file.seek(0, 2) - offset
         if length <= 0:

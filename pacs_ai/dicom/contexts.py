@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pydicom import uid
-from pynetdicom import AllStoragePresentationContexts, build_context, register_uid
+from pynetdicom import AllStoragePresentationContexts, build_context, register_uid, sop_class
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
@@ -143,3 +144,12 @@ def _register(sop_class_uid: str) -> None:
     if service.__name__ != "ServiceClass":
         raise UserError(f"{sop_class_uid} is no storage SOP class but one of {service.__name__}")
     register_uid(sop_class_uid, "Storage_" + sop_class_uid.replace(".", "_"), StorageServiceClass)
+
+
+def name_of(known: str) -> str:
+    """Return the name of a UID (PS3.6 Annex A), also of SOP classes that only pynetdicom knows."""
+    name = uid.UID(known).name
+    if name != known:
+        return str(name)
+    keyword = next((word for word, value in vars(sop_class).items() if value == known), known)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", keyword)

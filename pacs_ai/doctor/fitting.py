@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydicom.uid import UID, AllTransferSyntaxes
+from pydicom.uid import AllTransferSyntaxes
 
 from pacs_ai import profiles
 from pacs_ai.deliver import scu
+from pacs_ai.dicom import contexts
 from pacs_ai.doctor.findings import Finding, Level
 
 if TYPE_CHECKING:
@@ -104,5 +105,5 @@ def _findings(peer: Peer, found: Fit, whole: Iterable[str], remote: Remote) -> I
 
 
 def _named(encoding: Encoding) -> str:
-    syntax = UID(_UIDS[encoding.transfer_syntax]).name
-    return f"the {encoding.kind} ({UID(encoding.details.sop_class_uid).name}, {syntax})"
+    syntax = contexts.name_of(_UIDS[encoding.transfer_syntax])
+    return f"the {encoding.kind} ({contexts.name_of(encoding.details.sop_class_uid)}, {syntax})"

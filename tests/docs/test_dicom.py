@@ -16,6 +16,7 @@ from pacs_ai.deliver.association import Remote
 from pacs_ai.dicom import attributes, characters, contexts, identifiers, status, structure
 from pacs_ai.dicom.status import Category
 from pacs_ai.infer import pixels
+from pacs_ai.profiles import FORMS
 from pacs_ai.receive import acceptor, dimse, guard, ingest, scp
 
 PAGE = DOCS / "dicom.md"
@@ -145,4 +146,8 @@ def test_waits():
 
 def test_results_are_of_the_classes_on_the_page():
     rows = table(PAGE, "Sending")
-    assert [(UID(uid).name, uid) for _, _, uid in rows] == [(name, uid) for _, name, uid in rows]
+    forms = [(kind, form) for kind, forms in FORMS.items() for form in forms]
+    assert [row[0] for row in rows] == [f"{kind} ({form.name})" for kind, form in forms]
+    for (_, name, uid, syntaxes), (_, form) in zip(rows, forms, strict=True):
+        assert (uid, syntaxes) == (form.sop_class_uid or "-", ", ".join(form.syntaxes))
+        assert name == (contexts.name_of(uid) if form.sop_class_uid else "that of the source")
