@@ -41,8 +41,8 @@ from pacs_ai import profiles
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.provenance import MANUFACTURER, MODEL_NAME, Work
-from pacs_ai.encode.segmentation import encode_segmentation
-from pacs_ai.encode.template import describe
+from pacs_ai.encode.voxels.segmentation import encode_segmentation
+from pacs_ai.encode.voxels.template import describe
 from pacs_ai.pipeline import (
     ANATOMICAL_STRUCTURE,
     Card,

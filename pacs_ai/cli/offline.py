@@ -166,7 +166,7 @@ def _analyse(order: _Order, pipeline: Pipeline, wanted: str) -> tuple[Analysis, 
 
 def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, float]) -> dict[str, Any]:
     """Write every file into the folder and return the report, which lies there too."""
-    from pacs_ai.encode.montage import montage
+    from pacs_ai.encode.pictures.montage import montage
     from pacs_ai.infer.summary import summary
 
     files: list[dict[str, str]] = []

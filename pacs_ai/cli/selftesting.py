@@ -91,7 +91,7 @@ def _taken(plan: Plan, remote: Remote) -> Plan:
 
 def _make(folder: Path, plan: Plan, node: str) -> list[Path]:
     """Write the series and its results, and return the files in the order in which they are sent."""
-    from pacs_ai.encode.montage import montage
+    from pacs_ai.encode.pictures.montage import montage
     from pacs_ai.testing import compass
 
     moment = datetime.now(UTC).replace(microsecond=0)

@@ -17,7 +17,7 @@ from pydicom.errors import InvalidDicomError
 from pacs_ai import __version__
 from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.dicom.reading import READING_FAULTS
-from pacs_ai.errors import Refused, Transient
+from pacs_ai.errors import Permanent, Refused, Transient
 from pacs_ai.pipeline import Card, Clearance, Code
 from pacs_ai.profiles import Kind, notice_encodings
 from pacs_ai.store import notices
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
     from pacs_ai.config import Config
     from pacs_ai.encode.encoded import Encoded
-    from pacs_ai.encode.notices import Policy, Reason
     from pacs_ai.encode.provenance import Work
+    from pacs_ai.encode.reports.notices import Policy, Reason
     from pacs_ai.store.database import Database
     from pacs_ai.store.files import Files
 
 _log = logging.getLogger(__name__)
 
+#: The objects, what their identity is copied from, and the SOP Instance UIDs that they may refer to.
+_Made = tuple[tuple["Encoded", ...], Dataset, set[str]]
 #: A notice reports no procedure; the card of a disabled pipeline names none.
 _NO_PROCEDURE = Code("", "", "")
 
@@ -81,7 +83,7 @@ class Notary:
         try:
             encoded = self._encode(wanted)
             new = self._store(encoded)
-        except Refused as error:
+        except Permanent as error:
             self._give_up(wanted, str(error))
         except Transient as error:
             notices.postpone(self._database, wanted, str(error), actor=self._owner, counts=False)
@@ -121,27 +123,44 @@ class Notary:
     # -- what it says
 
     def _encode(self, wanted: Order) -> tuple[Encoded, ...]:
-        from pacs_ai.encode import notices as encoders  # highdicom: only where a notice is wanted
+        """Return what the notice says, held against the images or results that it is about."""
+        from pacs_ai.encode.check import check_notice
 
-        work = self._work(wanted)
-        if wanted.kind is NoticeKind.NOT_ANALYSED:
-            evidence = self._evidence(wanted)
-            source = next(iter(evidence.values())).datasets[0]
-            policy = cast("Policy", wanted.cause)
-            encoding = self._encodings[Kind.NOT_ANALYSED]
-            return (encoders.encode_not_analysed(source, evidence, work, policy, wanted.words, encoding),)
+        encoded, source, cited = (
+            self._not_analysed(wanted) if wanted.kind is NoticeKind.NOT_ANALYSED else self._withdrawn(wanted)
+        )
+        for one in encoded:
+            check_notice(one, source, _card(wanted), cited)
+        return encoded
+
+    def _not_analysed(self, wanted: Order) -> _Made:
+        from pacs_ai.encode.reports import notices as encoders  # highdicom: only where a notice is wanted
+
+        evidence = self._evidence(wanted)
+        source = next(iter(evidence.values())).datasets[0]
+        policy = cast("Policy", wanted.cause)
+        encoding = self._encodings[Kind.NOT_ANALYSED]
+        report = encoders.encode_not_analysed(source, evidence, self._work(wanted), policy, wanted.words, encoding)
+        return (report,), source, {str(ds.SOPInstanceUID) for one in evidence.values() for ds in one.datasets}
+
+    def _withdrawn(self, wanted: Order) -> _Made:
+        from pacs_ai.encode.reports import notices as encoders
+
         objects = [
             encoders.Cited(one.study_instance_uid, one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid)
             for one in wanted.named
         ]
-        source = self._result(wanted)
+        cited = {one.sop_instance_uid for one in wanted.named}
+        work, source = self._work(wanted), self._result(wanted)
         if wanted.kind is NoticeKind.REJECTION:
             reason = cast("Reason", wanted.cause)
             encoding = self._encodings[Kind.REJECTION_NOTE]
-            return (encoders.encode_rejection(source, objects, work, reason, wanted.words, encoding),)
+            note = encoders.encode_rejection(source, objects, work, reason, wanted.words, encoding)
+            return (note,), source, cited
         report, picture = self._encodings[Kind.RETRACTED_REPORT], self._encodings[Kind.RETRACTED_PICTURE]
         made_at = min(one.created_at for one in wanted.named)
-        return encoders.encode_retracted(source, objects, work, wanted.words, report, picture, made_at=made_at)
+        made = encoders.encode_retracted(source, objects, work, wanted.words, report, picture, made_at=made_at)
+        return made, source, cited
 
     def _work(self, wanted: Order) -> Work:
         from pacs_ai.encode.provenance import Work

@@ -15,7 +15,7 @@ from pacs_ai.demo import journey, proof, readback, study
 from pacs_ai.demo.board import make_board
 from pacs_ai.demo.node import PIPELINE, DemoNode
 from pacs_ai.demo.pacs import DemoPacs
-from pacs_ai.encode.montage import montage
+from pacs_ai.encode.pictures.montage import montage
 from pacs_ai.errors import UserError
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.models.registry import Registry

@@ -11,21 +11,21 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.reading import READING_FAULTS
-from pacs_ai.encode.gate_context import Context
-from pacs_ai.encode.gate_findings import check_findings
-from pacs_ai.encode.gate_identity import (
+from pacs_ai.encode.gate.context import Context
+from pacs_ai.encode.gate.findings import check_findings
+from pacs_ai.encode.gate.identity import (
     check_citations,
     check_frame_of_reference,
     check_identity,
     check_uids,
     source_of,
 )
-from pacs_ai.encode.gate_images import check_image
-from pacs_ai.encode.gate_opened import Opened
-from pacs_ai.encode.gate_places import check_annotations, check_contours, check_frames, check_map
-from pacs_ai.encode.gate_report import check_regions, check_report, check_values
-from pacs_ai.encode.gate_sources import ONE_PATIENT, PRIOR, check_sources
-from pacs_ai.encode.gate_voxels import check_segmentation
+from pacs_ai.encode.gate.images import check_image
+from pacs_ai.encode.gate.opened import Opened
+from pacs_ai.encode.gate.places import check_annotations, check_contours, check_frames, check_map
+from pacs_ai.encode.gate.report import check_regions, check_report, check_values
+from pacs_ai.encode.gate.sources import ONE_PATIENT, PRIOR, check_sources
+from pacs_ai.encode.gate.voxels import check_segmentation
 from pacs_ai.errors import Permanent
 from pacs_ai.profiles import Kind
 

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_findings, check_results, check_sources
-from pacs_ai.encode.derived import encode_derived_images
 from pacs_ai.encode.encoded import Encoded
-from pacs_ai.encode.key_objects import encode_key_objects
-from pacs_ai.encode.overlay import encode_overlay
-from pacs_ai.encode.parametric_map import encode_parametric_map
-from pacs_ai.encode.presentation_state import encode_presentation_state
-from pacs_ai.encode.report import encode_report
-from pacs_ai.encode.secondary_capture import encode_secondary_capture
-from pacs_ai.encode.segmentation import encode_segmentation
-from pacs_ai.encode.structure_set import encode_structure_set
-from pacs_ai.encode.summary import encode_summary
-from pacs_ai.encode.text_report import encode_text_report
-from pacs_ai.encode.values import encode_values
+from pacs_ai.encode.graphics.presentation_state import encode_presentation_state
+from pacs_ai.encode.graphics.structure_set import encode_structure_set
+from pacs_ai.encode.pictures.overlay import encode_overlay
+from pacs_ai.encode.pictures.secondary_capture import encode_secondary_capture
+from pacs_ai.encode.pictures.summary import encode_summary
+from pacs_ai.encode.reports.key_objects import encode_key_objects
+from pacs_ai.encode.reports.report import encode_report
+from pacs_ai.encode.reports.text_report import encode_text_report
+from pacs_ai.encode.reports.values import encode_values
+from pacs_ai.encode.voxels.derived import encode_derived_images
+from pacs_ai.encode.voxels.parametric_map import encode_parametric_map
+from pacs_ai.encode.voxels.segmentation import encode_segmentation
 from pacs_ai.profiles import Kind
 
 if TYPE_CHECKING:

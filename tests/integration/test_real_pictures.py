@@ -18,11 +18,11 @@ from objects import only
 from picture_material import PROBABILITY, PURE, SMOOTHING, validator_errors
 
 from pacs_ai.encode.case import Case
-from pacs_ai.encode.derived import encode_derived_images
-from pacs_ai.encode.overlay import encode_overlay
-from pacs_ai.encode.parametric_map import encode_parametric_map
-from pacs_ai.encode.secondary_capture import encode_secondary_capture
-from pacs_ai.encode.summary import encode_summary
+from pacs_ai.encode.pictures.overlay import encode_overlay
+from pacs_ai.encode.pictures.secondary_capture import encode_secondary_capture
+from pacs_ai.encode.pictures.summary import encode_summary
+from pacs_ai.encode.voxels.derived import encode_derived_images
+from pacs_ai.encode.voxels.parametric_map import encode_parametric_map
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.pipeline import Derived, Findings, Map, Segment
 from pacs_ai.profiles import Kind

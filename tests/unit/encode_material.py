@@ -13,7 +13,7 @@ from pydicom.uid import EnhancedMRImageStorage
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.provenance import Work
-from pacs_ai.encode.segmentation import encode_segmentation
+from pacs_ai.encode.voxels.segmentation import encode_segmentation
 from pacs_ai.pipeline import (
     ANATOMICAL_STRUCTURE,
     HOUNSFIELD_UNIT,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread, dcmwrite, uid
 from pydicom.dataset import FileMetaDataset
 
-from pacs_ai.encode.codecs import encapsulated, photometric_interpretation, pixel_data, planar_configuration
 from pacs_ai.encode.explicit import elements, items
-from pacs_ai.encode.rle import encode_frame, encode_plane
+from pacs_ai.encode.voxels.codecs import encapsulated, photometric_interpretation, pixel_data, planar_configuration
+from pacs_ai.encode.voxels.rle import encode_frame, encode_plane
 from pacs_ai.errors import NotUnderstood, Permanent
 
 SYNTAXES = ("ExplicitVRLittleEndian", "RLELossless", "JPEGLSLossless", "JPEG2000Lossless")
@@ -113,7 +113,7 @@ def test_rows_do_not_share_a_run(monkeypatch):
     """PS3.5 G.3.1: each row is encoded separately. Two rows of one value are two runs."""
     assert encode_plane(np.zeros((2, 100), np.uint8)) == bytes((157, 0, 157, 0))
     whole = encode_plane(blobs(np.uint8)[2])
-    monkeypatch.setattr("pacs_ai.encode.rle.TOGETHER", 50)
+    monkeypatch.setattr("pacs_ai.encode.voxels.rle.TOGETHER", 50)
     assert encode_plane(blobs(np.uint8)[2]) == whole
 
 
@@ -142,7 +142,7 @@ def test_offsets_point_at_each_frame():
 
 
 def test_pixel_data_beyond_2_gib_is_refused(monkeypatch):
-    monkeypatch.setattr("pacs_ai.encode.codecs.MAX_BYTES", 100)
+    monkeypatch.setattr("pacs_ai.encode.voxels.codecs.MAX_BYTES", 100)
     for syntax in SYNTAXES:
         with pytest.raises(Permanent, match="one DICOM instance can hold 2 GiB"):
             pixel_data(blobs(np.uint8), syntax)

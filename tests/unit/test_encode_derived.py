@@ -11,7 +11,7 @@ from objects import only
 from picture_material import PHANTOM, SMOOTHING, derived_of, make_case, radiographs, validator_errors
 from pydicom import Dataset
 
-from pacs_ai.encode.derived import encode_derived_images
+from pacs_ai.encode.voxels.derived import encode_derived_images
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.pipeline import Clearance, Derived
 from pacs_ai.profiles import Kind

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pacs_ai.encode.diameters import diameters, length_mm
-from pacs_ai.encode.outline import outline
+from pacs_ai.encode.reports.diameters import diameters, length_mm
+from pacs_ai.encode.reports.outline import outline
 
 
 def closed(points):

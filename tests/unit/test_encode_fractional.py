@@ -16,8 +16,8 @@ from readback import dciodvfy_errors
 
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.results import encode as encode_all
-from pacs_ai.encode.segmentation import encode_segmentation
-from pacs_ai.encode.template import describe
+from pacs_ai.encode.voxels.segmentation import encode_segmentation
+from pacs_ai.encode.voxels.template import describe
 from pacs_ai.pipeline import Code, Findings, Map
 from pacs_ai.profiles import Kind
 

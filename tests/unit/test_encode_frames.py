@@ -28,10 +28,10 @@ from pydicom.filewriter import write_dataset
 from pacs_ai.encode import explicit
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results
-from pacs_ai.encode.frames import count_voxels, overlap, pack
 from pacs_ai.encode.grid import Grid
 from pacs_ai.encode.results import encode
-from pacs_ai.encode.template import describe
+from pacs_ai.encode.voxels.frames import count_voxels, overlap, pack
+from pacs_ai.encode.voxels.template import describe
 from pacs_ai.errors import NotUnderstood, Permanent, Refused
 from pacs_ai.pipeline import Findings, Segment, Volume
 from pacs_ai.testing import CORONAL, SAGITTAL, Phantom
@@ -210,7 +210,7 @@ def test_packed_bits_are_the_bits_of_all_frames_in_order(rows, columns, slices, 
 
 
 def test_overlapping_segments_beyond_2_gib_are_refused_before_they_are_packed(monkeypatch):
-    monkeypatch.setattr("pacs_ai.encode.segmentation.MAX_BYTES", 1000)
+    monkeypatch.setattr("pacs_ai.encode.voxels.segmentation.MAX_BYTES", 1000)
     with pytest.raises(Permanent, match="one DICOM instance can hold 2 GiB: let the pipeline return fewer labels"):
         segmentation(nested_and_disjoint(), make_evidence(), make_volume(), make_work())
 
@@ -218,7 +218,7 @@ def test_overlapping_segments_beyond_2_gib_are_refused_before_they_are_packed(mo
 def test_segments_beyond_2_gib_that_do_not_overlap_are_written_as_a_label_map(monkeypatch):
     segments, evidence = make_findings().segments, make_evidence()
     binary = segmentation(segments, evidence, make_volume(), make_work())
-    monkeypatch.setattr("pacs_ai.encode.segmentation.MAX_BYTES", 1000)
+    monkeypatch.setattr("pacs_ai.encode.voxels.segmentation.MAX_BYTES", 1000)
     smaller = segmentation(segments, evidence, make_volume(), make_work())
     assert smaller.dataset.SegmentationType == "LABELMAP"
     assert smaller.transfer_syntax_uid == uid.RLELossless

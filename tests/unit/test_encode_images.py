@@ -12,7 +12,7 @@ from readback import dciodvfy_errors
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.results import encode
-from pacs_ai.encode.segmentation import encode_segmentation
+from pacs_ai.encode.voxels.segmentation import encode_segmentation
 from pacs_ai.pipeline import Findings, Frame, Frames, Segment
 from pacs_ai.profiles import Kind
 

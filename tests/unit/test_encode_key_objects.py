@@ -16,7 +16,7 @@ from test_encode_presentation_state import frames_case, on
 
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results
-from pacs_ai.encode.key_objects import encode_key_objects
+from pacs_ai.encode.reports.key_objects import encode_key_objects
 from pacs_ai.pipeline import Detection, Diameters, Findings, Segment
 from pacs_ai.profiles import Kind
 

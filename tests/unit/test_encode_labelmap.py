@@ -23,9 +23,9 @@ from highdicom.seg import Segmentation, SegmentationTypeValues
 from objects import only
 from pydicom import dcmread, uid
 
-from pacs_ai.encode.labelmap import label_planes
 from pacs_ai.encode.results import encode
-from pacs_ai.encode.template import describe
+from pacs_ai.encode.voxels.labelmap import label_planes
+from pacs_ai.encode.voxels.template import describe
 from pacs_ai.pipeline import Findings, Label, Segment, Volume
 from pacs_ai.profiles import Kind
 from pacs_ai.testing import CORONAL, Phantom

@@ -7,7 +7,7 @@ import pytest
 from encode_material import CARD, make_findings
 from PIL import Image
 
-from pacs_ai.encode.montage import axial_view, montage
+from pacs_ai.encode.pictures.montage import axial_view, montage
 from pacs_ai.pipeline import Findings, Segment, Volume
 from pacs_ai.testing import CORONAL, SAGITTAL, Phantom, phantom_truth
 

@@ -15,7 +15,7 @@ from objects import SEG_AND_SR
 from pydicom.uid import UID
 
 from pacs_ai import profiles
-from pacs_ai.encode.notices import Cited, encode_not_analysed, encode_rejection, encode_retracted
+from pacs_ai.encode.reports.notices import Cited, encode_not_analysed, encode_rejection, encode_retracted
 from pacs_ai.encode.results import encode
 from pacs_ai.errors import Refused, UserError
 from pacs_ai.pipeline import Clearance

@@ -10,8 +10,8 @@ import pytest
 from objects import only
 from picture_material import PHANTOM, make_case, maps_of, radiographs, validator_errors
 
-from pacs_ai.encode import parametric_map
-from pacs_ai.encode.parametric_map import encode_parametric_map
+from pacs_ai.encode.voxels import parametric_map
+from pacs_ai.encode.voxels.parametric_map import encode_parametric_map
 from pacs_ai.errors import Permanent
 from pacs_ai.pipeline import Map
 from pacs_ai.profiles import Kind

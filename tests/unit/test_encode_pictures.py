@@ -10,14 +10,14 @@ from encode_material import CARD, make_work
 from objects import only
 from picture_material import PHANTOM, detection, labels, make_case, near, radiographs, validator_errors
 
-from pacs_ai.encode import picture
 from pacs_ai.encode.body_part import copy_body_part, frame_anatomy
 from pacs_ai.encode.case import Case
-from pacs_ai.encode.legend import legend
-from pacs_ai.encode.montage import page
-from pacs_ai.encode.overlay import encode_overlay
-from pacs_ai.encode.secondary_capture import encode_secondary_capture
-from pacs_ai.encode.summary import encode_summary, make_pdf
+from pacs_ai.encode.pictures import picture
+from pacs_ai.encode.pictures.legend import legend
+from pacs_ai.encode.pictures.montage import page
+from pacs_ai.encode.pictures.overlay import encode_overlay
+from pacs_ai.encode.pictures.secondary_capture import encode_secondary_capture
+from pacs_ai.encode.pictures.summary import encode_summary, make_pdf
 from pacs_ai.pipeline import Clearance, Findings, Region, Segment, Shape, Volume
 from pacs_ai.profiles import FORMS, Kind
 from pacs_ai.testing import CORONAL, Phantom

@@ -18,7 +18,7 @@ from test_encode_structure_set import filled
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results
-from pacs_ai.encode.presentation_state import encode_presentation_state
+from pacs_ai.encode.graphics.presentation_state import encode_presentation_state
 from pacs_ai.pipeline import Detection, Diameters, Findings, Frame, Frames, Region, Segment, Shape
 from pacs_ai.profiles import Kind
 from pacs_ai.testing import Phantom

@@ -22,8 +22,8 @@ from highdicom.sr import srread
 from objects import SEG_AND_SR
 from pydicom.uid import Comprehensive3DSRStorage
 
-from pacs_ai.encode.outline import MAX_POINTS, MIN_POINTS, outline, mark
 from pacs_ai.encode.provenance import Predecessor
+from pacs_ai.encode.reports.outline import MAX_POINTS, MIN_POINTS, mark, outline
 from pacs_ai.encode.results import encode
 from pacs_ai.pipeline import (
     HOUNSFIELD_UNIT,

@@ -23,13 +23,13 @@ from test_encode_text_report import dcmtk
 
 from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.case import Case
-from pacs_ai.encode.content import decimal
 from pacs_ai.encode.encoded import part10
-from pacs_ai.encode.group_items import group_item
-from pacs_ai.encode.groups import groups_of
 from pacs_ai.encode.provenance import concept
-from pacs_ai.encode.report import encode_report
-from pacs_ai.encode.segmentation import encode_segmentation
+from pacs_ai.encode.reports.content import decimal
+from pacs_ai.encode.reports.group_items import group_item
+from pacs_ai.encode.reports.groups import groups_of
+from pacs_ai.encode.reports.report import encode_report
+from pacs_ai.encode.voxels.segmentation import encode_segmentation
 from pacs_ai.pipeline import Classification, Detection, Diameters, Findings, Frame, Frames, Region, Segment, Shape
 from pacs_ai.profiles import Kind
 

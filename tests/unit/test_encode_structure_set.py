@@ -15,8 +15,8 @@ from objects import only
 
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results
-from pacs_ai.encode.contours import polygons, rings
-from pacs_ai.encode.structure_set import encode_structure_set
+from pacs_ai.encode.graphics.contours import polygons, rings
+from pacs_ai.encode.graphics.structure_set import encode_structure_set
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.pipeline import Findings, Frame, Frames, Segment
 from pacs_ai.profiles import Kind

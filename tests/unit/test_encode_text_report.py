@@ -14,8 +14,8 @@ from report_material import EVERYTHING_CARD, everything_case, mammogram_case
 
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.provenance import Predecessor
-from pacs_ai.encode.text_report import encode_text_report
-from pacs_ai.encode.wording import amount
+from pacs_ai.encode.reports.text_report import encode_text_report
+from pacs_ai.encode.reports.wording import amount
 from pacs_ai.pipeline import Clearance, Findings, Label
 from pacs_ai.profiles import Kind
 

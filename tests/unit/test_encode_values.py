@@ -11,7 +11,7 @@ from readback import dciodvfy_errors
 from report_material import EVERYTHING_CARD, PNEUMOTHORAX, everything, everything_case, mammogram_case
 from test_encode_text_report import dcmtk
 
-from pacs_ai.encode.values import PRIVATE_SCHEME, encode_values
+from pacs_ai.encode.reports.values import PRIVATE_SCHEME, encode_values
 from pacs_ai.pipeline import Findings, Measurement
 from pacs_ai.profiles import Kind
 

@@ -23,7 +23,7 @@ from gate_material import (
 from pydicom.uid import generate_uid
 
 from pacs_ai.encode.check import check_results
-from pacs_ai.encode.gate_required import ALWAYS, ALWAYS_PRESENT, PRESENT, VALUED
+from pacs_ai.encode.gate.required import ALWAYS, ALWAYS_PRESENT, PRESENT, VALUED
 from pacs_ai.errors import Permanent
 from pacs_ai.profiles import Kind
 

@@ -1,0 +1,1 @@
+"""Outlines: RT structure sets and presentation states."""

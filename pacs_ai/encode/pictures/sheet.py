@@ -1,0 +1,106 @@
+"""The page that holds a result's pictures: title, warning, pictures side by side, legend with the values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
+
+from pacs_ai.encode.pictures import picture
+from pacs_ai.encode.pictures.legend import Line
+from pacs_ai.encode.pictures.picture import AMBER, INK, PALE, PAPER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pacs_ai.pipeline import Card
+
+COLUMNS = 4
+CELL = 384  # pixels across one slice
+GAP = 6
+MARGIN = 24
+#: Of the page, and of what lies between its margins.
+WIDTH = COLUMNS * (CELL + GAP) - GAP + 2 * MARGIN
+INNER_WIDTH = WIDTH - 2 * MARGIN
+LEGEND_LINES = 20
+
+
+def tiled(cells: Sequence[Image.Image]) -> Image.Image:
+    """Return the cells side by side, as wide as the page without its margins."""
+    columns = min(COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    small = len(cells) > COLUMNS or max(cell.width for cell in cells) <= CELL
+    column = CELL if small else (INNER_WIDTH - (columns - 1) * GAP) // columns
+    height = max(cell.height for cell in cells)
+    tiles = Image.new("RGB", (INNER_WIDTH, rows * (height + GAP) - GAP), PAPER)
+    for place, cell in enumerate(cells):
+        left = place % columns * (column + GAP) + (column - cell.width) // 2
+        tiles.paste(cell, (left, place // columns * (height + GAP)))
+    return tiles
+
+
+def sheet(tiles: Image.Image, lines: Sequence[Line], card: Card) -> Image.Image:
+    """Return the page, RGB, `WIDTH` pixels wide.
+
+    Parameters
+    ----------
+    tiles
+        As `tiled` returned them.
+    lines
+        Of the legend; at most `LEGEND_LINES` are written.
+    card
+        Title, maker, clearance.
+    """
+    more = len(lines) - LEGEND_LINES
+    lines = lines if more <= 0 else [*lines[:LEGEND_LINES], Line(None, f"and {more} more")]
+    top = MARGIN + 74
+    bottom = top + tiles.height + MARGIN + GAP
+    page = Image.new("RGB", (WIDTH, bottom + 30 * len(lines) + MARGIN), PAPER)
+    _banner(page, card)
+    page.paste(tiles, (MARGIN, top))
+    _write_legend(page, lines, bottom)
+    return page
+
+
+def _banner(page: Image.Image, card: Card) -> None:
+    draw = ImageDraw.Draw(page)
+    warning = picture.warning(card)
+    at = (WIDTH - MARGIN - 16, MARGIN + 24)
+    box = draw.textbbox(at, warning, picture.font(26), anchor="rm")
+    draw.rounded_rectangle((box[0] - 16, box[1] - 12, box[2] + 16, box[3] + 12), 8, outline=AMBER, width=2)
+    draw.text(at, warning, AMBER, picture.font(26), anchor="rm")
+    room = int(box[0]) - 32 - MARGIN
+    draw.text((MARGIN, MARGIN), _fit(f"AI: {card.title}", 34, room), INK, picture.font(34), anchor="lt")
+    made = f"{card.name} {card.version}, {card.manufacturer}"
+    draw.text((MARGIN, MARGIN + 46), _fit(made, 18, room), PALE, picture.font(18), anchor="lt")
+
+
+def _fit(text: str, size: int, room: int) -> str:
+    """Return the text, cut so that it fits."""
+    text = picture.readable(text)
+    if picture.text_width(text, size) <= room:
+        return text
+    while text and picture.text_width(text + "...", size) > room:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _write_legend(page: Image.Image, lines: Sequence[Line], top: int) -> None:
+    draw = ImageDraw.Draw(page)
+    indent = MARGIN + 50 + max((picture.text_width(line.name, 20) for line in lines), default=0)
+    for place, line in enumerate(lines):
+        middle = top + 30 * place + 8
+        if line.colour is not None:
+            draw.rounded_rectangle((MARGIN, middle - 9, MARGIN + 18, middle + 9), 4, fill=line.colour)
+        draw.text((MARGIN + 30, middle), line.name, INK, picture.font(20), anchor="lm")
+        values = "     ".join(f"{what} {value}".rstrip() for what, value in line.values)
+        draw.text((indent, middle), _fit_values(values, WIDTH - MARGIN - indent), PALE, picture.font(20), anchor="lm")
+
+
+def _fit_values(values: str, room: int) -> str:
+    """Return as many of the values as fit in one line: a value is never cut, for half a number is another one."""
+    parts = values.split("     ")
+    kept = list(parts)
+    while len(kept) > 1 and picture.text_width("     ".join([*kept, "..."]), 20) > room:
+        kept.pop()
+    return "     ".join(kept) if len(kept) == len(parts) else "     ".join([*kept, "..."])

@@ -1,0 +1,1 @@
+"""Structured reports, and what else is a document: key objects and notices."""

@@ -1,0 +1,1 @@
+"""Objects that hold a value for each voxel: segmentations, maps, derived images."""
