@@ -139,6 +139,8 @@ class ObjectTable(Section):
     """How it is written; empty: the kind's first (docs/results.md lists them)."""
     transfer_syntax: str = ""
     """Transfer syntax (pydicom's keyword); empty: the form's first."""
+    only: profiles.Only = ""
+    """Make it of `volumes` only, or of `images` only (radiographs, mammograms, ultrasound); empty: of both."""
     frames: profiles.Frames = "sparse"
     """Of a segmentation: `full` writes a frame for each segment and slice, `sparse` leaves empty ones out."""
     otherwise: ObjectTable | None = None
@@ -148,7 +150,7 @@ class ObjectTable(Section):
     def wanted(self) -> profiles.Wanted:
         """The same, as `pacs_ai.profiles` takes it."""
         otherwise = None if self.otherwise is None else self.otherwise.wanted
-        return profiles.Wanted(self.kind, self.form, self.transfer_syntax, self.frames, otherwise)
+        return profiles.Wanted(self.kind, self.form, self.transfer_syntax, self.frames, otherwise, self.only)
 
 
 class Profile(Section):
@@ -157,7 +159,7 @@ class Profile(Section):
     name: Name
     """What a `[[peer]]` calls it."""
     objects: Annotated[tuple[ObjectTable, ...], Field(min_length=1)]
-    """In the order of delivery; Series Numbers ascend in this order, and objects of one modality share a series."""
+    """In the order of delivery, each in a series of its own; Series Numbers ascend in this order."""
     series_number: Annotated[int, Field(ge=1, le=99_000)] | None = None
     """Series Number of the first; empty: `deliver.series_number`."""
     honours_rejection_notes: bool = True

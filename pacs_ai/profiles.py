@@ -54,8 +54,7 @@ class Form:
     sop_class_uid
         PS3.4 Table B.5-1; "" for the source's own.
     modality
-        Modality (0008,0060) of the series; "" for the source's own. Objects of one modality share a series, except
-        images.
+        Modality (0008,0060) of the series; "" for the source's own.
     syntaxes
         Transfer syntaxes (pydicom's keywords) that it is written in, default first.
     """
@@ -100,12 +99,12 @@ FORMS: Mapping[Kind, tuple[Form, ...]] = {
 }
 #: Series Numbers of notices follow the first of the results by so much, in the order of `NOTICES`.
 NOTICE_OFFSET = 80
-#: Kinds that have a series of their own whatever its modality: image series are scrolled through.
-_OWN_SERIES = frozenset({Kind.PARAMETRIC_MAP, Kind.SECONDARY_CAPTURE, Kind.OVERLAY, Kind.DERIVED_IMAGES})
 #: Kinds that refer to the segmentation of the same plan.
 _CITING = frozenset({Kind.REPORT})
 
 Frames = Literal["sparse", "full"]
+#: Inputs that an object is made of: "" for all, else only volumes, or only images (radiographs, ultrasound).
+Only = Literal["", "volumes", "images"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,8 @@ class Encoding:
         Series Number and the (first) Instance Number.
     cites
         Key of the segmentation that it refers to, "" for none.
+    only
+        Of which inputs it is made; of others there is none.
     """
 
     kind: Kind
@@ -133,12 +134,14 @@ class Encoding:
     series_number: int
     instance_number: int
     cites: str = ""
+    only: Only = ""
 
     @property
     def key(self) -> str:
         """What tells it from every other encoding of the same findings; at most 128 characters."""
         numbers = f"{self.series_number}.{self.instance_number}"
-        own = f"{self.kind}/{self.form}/{self.transfer_syntax}/{self.frames}/{numbers}"
+        of = f"/{self.only}" if self.only else ""
+        own = f"{self.kind}/{self.form}/{self.transfer_syntax}/{self.frames}/{numbers}{of}"
         return f"{own}<{self.cites}" if self.cites else own
 
     @property
@@ -153,9 +156,11 @@ class Encoding:
 
     @property
     def series(self) -> str:
-        """What its Series Instance UID derives from: equal ones share a series."""
-        own = f"/{self.kind}/{self.form}/{self.transfer_syntax}" if self.kind in _OWN_SERIES else ""
-        return f"series/{self.details.modality}/{self.series_number}{own}"
+        """What its Series Instance UID derives from.
+
+        Each encoding has a series of its own: of a series, OHIF 3.13 shows one object for each way of showing.
+        """
+        return f"series/{self.kind}/{self.form}/{self.transfer_syntax}/{self.series_number}"
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,7 @@ class Wanted:
     transfer_syntax: str = ""
     frames: Frames = "sparse"
     otherwise: Wanted | None = None
+    only: Only = ""
 
 
 @dataclass(frozen=True)
@@ -203,14 +209,23 @@ class Profile:
 
 _COMPREHENSIVE = Wanted(Kind.REPORT, "comprehensive")
 _REPORT = Wanted(Kind.REPORT, "comprehensive-3d", otherwise=_COMPREHENSIVE)
-_SEG = Wanted(Kind.SEGMENTATION, "binary")
+#: No viewer that was tried shows a segmentation of images without a geometry; OHIF 3.13 ends at it.
+_SEG = Wanted(Kind.SEGMENTATION, "binary", only="volumes")
+_DRAWN_INTO_IMAGES = Wanted(Kind.OVERLAY, "single-frame", only="images")
 #: The profiles that come with the node.
 BUILT_IN: Mapping[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile(
             "ohif",
-            (_SEG, _REPORT, Wanted(Kind.TEXT_REPORT), Wanted(Kind.PARAMETRIC_MAP), Wanted(Kind.DERIVED_IMAGES)),
+            (
+                _SEG,
+                _REPORT,
+                Wanted(Kind.TEXT_REPORT),
+                _DRAWN_INTO_IMAGES,
+                Wanted(Kind.PARAMETRIC_MAP),
+                Wanted(Kind.DERIVED_IMAGES),
+            ),
             purpose="viewers built on OHIF, and other modern ones: the default",
         ),
         Profile(
@@ -218,6 +233,7 @@ BUILT_IN: Mapping[str, Profile] = {
             (
                 _SEG,
                 Wanted(Kind.REPORT, "segments", otherwise=_COMPREHENSIVE),
+                _DRAWN_INTO_IMAGES,
                 Wanted(Kind.PARAMETRIC_MAP),
                 Wanted(Kind.DERIVED_IMAGES),
             ),
@@ -226,9 +242,10 @@ BUILT_IN: Mapping[str, Profile] = {
         Profile(
             "generic-pacs",
             (
-                Wanted(Kind.SEGMENTATION, "binary", otherwise=Wanted(Kind.OVERLAY, "single-frame")),
+                replace(_SEG, otherwise=Wanted(Kind.PRESENTATION_STATE)),
                 Wanted(Kind.REPORT, "comprehensive", otherwise=Wanted(Kind.TEXT_REPORT)),
                 Wanted(Kind.SECONDARY_CAPTURE),
+                _DRAWN_INTO_IMAGES,
                 Wanted(Kind.DERIVED_IMAGES),
             ),
             honours_rejection_notes=False,
@@ -244,7 +261,8 @@ BUILT_IN: Mapping[str, Profile] = {
             "archive",
             (
                 _SEG,
-                Wanted(Kind.SEGMENTATION, "labelmap"),
+                Wanted(Kind.SEGMENTATION, "binary", only="images"),
+                Wanted(Kind.SEGMENTATION, "labelmap", only="volumes"),
                 _REPORT,
                 Wanted(Kind.TEXT_REPORT),
                 Wanted(Kind.VALUES),
@@ -272,14 +290,7 @@ def plan(profile: Profile, first_series_number: int) -> Plan:
     UserError
         A notice, or a form or a transfer syntax that the kind does not have.
     """
-    numbers: dict[str, int] = {}
-    instances: dict[str, int] = {}
-    choices = []
-    for wanted in profile.objects:
-        series = _encoding(wanted, 0, 0).series
-        number = numbers.setdefault(series, first_series_number + len(numbers))
-        instances[series] = instances.get(series, 0) + 1
-        choices.append(_choice(wanted, number, instances[series]))
+    choices = [_choice(wanted, number, 1) for number, wanted in enumerate(profile.objects, first_series_number)]
     return _citing(tuple(choices))
 
 
@@ -292,7 +303,8 @@ def notice_encodings(first_series_number: int) -> Mapping[Kind, Encoding]:
 
 
 def _choice(wanted: Wanted, series_number: int, instance_number: int) -> Choice:
-    otherwise = None if wanted.otherwise is None else _choice(wanted.otherwise, series_number, instance_number)
+    instead = None if wanted.otherwise is None else replace(wanted.otherwise, only=wanted.otherwise.only or wanted.only)
+    otherwise = None if instead is None else _choice(instead, series_number, instance_number)
     return Choice(_encoding(wanted, series_number, instance_number), otherwise)
 
 
@@ -308,7 +320,7 @@ def _encoding(wanted: Wanted, series_number: int, instance_number: int) -> Encod
     if syntax not in form.syntaxes:
         names = ", ".join(form.syntaxes)
         raise UserError(f"{wanted.kind} as {form.name} is not written in {syntax!r}; there is {names}")
-    return Encoding(wanted.kind, form.name, syntax, wanted.frames, series_number, instance_number)
+    return Encoding(wanted.kind, form.name, syntax, wanted.frames, series_number, instance_number, "", wanted.only)
 
 
 def _citing(choices: Plan) -> Plan:

@@ -85,6 +85,8 @@ def encode(
     check_findings(case.findings, work.card, inputs)
     made: dict[str, tuple[Encoded, ...]] = {}
     for encoding in wanted:
+        if encoding.only and (encoding.only == "volumes") != case.has_volume:
+            continue
         cited = made.get(encoding.cites, ())
         made[encoding.key] = ENCODERS[encoding.kind](case, encoding, cited[0] if cited else None)
     results = tuple(one for objects in made.values() for one in objects)

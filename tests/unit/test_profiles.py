@@ -41,11 +41,25 @@ def test_objects_of_one_series_have_numbers_of_their_own(name):
                 assert (one.series_number, one.details.modality) == (other.series_number, other.details.modality)
 
 
-def test_reports_of_one_destination_share_a_series_and_pictures_have_their_own():
-    archive = {choice.encoding.kind: choice.encoding for choice in profiles.plan(BUILT_IN["archive"], 9001)}
-    assert archive[Kind.REPORT].series == archive[Kind.TEXT_REPORT].series == archive[Kind.VALUES].series
-    pictures = (Kind.SECONDARY_CAPTURE, Kind.OVERLAY, Kind.PARAMETRIC_MAP, Kind.DERIVED_IMAGES)
-    assert len({archive[kind].series for kind in pictures}) == len(pictures)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_object_has_a_series_of_its_own(name):
+    """OHIF 3.13 shows one object of a series for each way of showing."""
+    encodings = [choice.encoding for choice in profiles.plan(BUILT_IN[name], 9001)]
+    assert len({one.series for one in encodings}) == len(encodings)
+
+
+@pytest.mark.parametrize("name", ["ohif", "slicer", "generic-pacs"])
+def test_images_without_a_geometry_get_a_picture_in_place_of_a_segmentation(name):
+    chosen = [choice.encoding for choice in profiles.plan(BUILT_IN[name], 9001)]
+    assert {one.only for one in chosen if one.kind is Kind.SEGMENTATION} == {"volumes"}
+    assert {one.only for one in chosen if one.kind is Kind.OVERLAY} == {"images"}
+
+
+def test_a_fallback_is_made_of_the_same_inputs():
+    for chosen in EVERY_PLAN:
+        for choice in chosen:
+            if choice.otherwise is not None:
+                assert choice.otherwise.encoding.only == choice.encoding.only
 
 
 @pytest.mark.parametrize("chosen", EVERY_PLAN)

@@ -166,6 +166,8 @@ def check_uids(opened: Opened, case: Case, number: int) -> None:
     if encoding.kind is Kind.DERIVED_IMAGES:  # a series for each set of images
         ordinal = (number - 1) // len(case.own.datasets)
         series = (encoding.series, f"{case.findings.images[ordinal].title}-{ordinal + 1}")
+    if encoding.kind is Kind.PARAMETRIC_MAP:
+        series = (encoding.series, str(number))
     if encoded.series_instance_uid != case.work.uid(*series):
         raise Permanent(f"the {opened.kind} has a Series Instance UID that does not derive from the job")
     if encoded.sop_instance_uid != case.work.uid(encoding.key, "instance", number):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from highdicom.sr import CodedConcept
@@ -13,7 +14,7 @@ from pacs_ai.encode.reports.group_items import FINDING, SOURCE
 from pacs_ai.encode.reports.groups import Group, absent_labels, evaluations_of, groups_of
 from pacs_ai.encode.reports.report import TEXT_REPORT, summary
 from pacs_ai.encode.reports.tree import encoded_report
-from pacs_ai.encode.reports.wording import answer, sentence
+from pacs_ai.encode.reports.wording import LINE, answer, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pacs_ai.pipeline import Classification
     from pacs_ai.profiles import Encoding
 
+ABSENT = "Looked for and absent: "
 #: Section heading (CID 7001).
 FINDINGS = CodedConcept("59776-5", "LN", "Findings")
 
@@ -45,18 +47,23 @@ def _lines(case: Case) -> Iterator[Dataset]:
     groups = groups_of(case)
     answers = evaluations_of(case, groups)
     for group in groups:
-        yield _line(group, case)
+        yield from _group_lines(group, case)
     for one in answers:
         yield text(FINDING, _answer(one))
-    absent = absent_labels(case.findings, case.counts, case.card)
-    yield text(FINDING, summary(case.evidence, absent, found=bool(groups or answers)))
+    yield text(FINDING, summary(case.evidence, (), found=bool(groups or answers)))
+    names = [label.name for label in absent_labels(case.findings, case.counts, case.card)]
+    for line in textwrap.wrap(", ".join(names), LINE - len(ABSENT), break_long_words=False, break_on_hyphens=False):
+        yield text(FINDING, ABSENT + line.rstrip(","))
 
 
-def _line(group: Group, case: Case) -> Dataset:
-    line = text(FINDING, sentence(group, case))
-    if group.region is None:
-        return line
-    return with_children(line, [image(SOURCE, case.own.slices[group.region.index], Relation.INFERRED_FROM)])
+def _group_lines(group: Group, case: Case) -> Iterator[Dataset]:
+    """Yield what a group says; its first line refers to the image."""
+    for number, sentence in enumerate(sentences(group, case)):
+        line = text(FINDING, sentence)
+        if group.region is not None and number == 0:
+            source = case.own.slices[group.region.index]
+            line = with_children(line, [image(SOURCE, source, Relation.INFERRED_FROM)])
+        yield line
 
 
 def _answer(given: Classification) -> str:

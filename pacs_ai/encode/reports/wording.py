@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SIGNS: Mapping[str, str] = {
     "[hnsf'U]": "HU", "ml": "mL", "l": "L", "Cel": "degrees C", "deg": "degrees", "1": "",
 }  # fmt: skip
+#: OHIF 3.13 cuts a text off behind about 95 characters in a window of 1280 pixels.
+LINE = 84
 #: A number of at least so much is written without decimals.
 WHOLE = 100
 
@@ -54,12 +56,22 @@ def answer(given: Classification) -> str:
     return f"{given.concept.meaning}: {given.value.meaning}{certainty}"
 
 
-def sentence(group: Group, case: Case) -> str:
-    """Return all that a group says: "Nodule 1 (image 34): Long Axis 12.3 mm; Certainty of Finding 87 %"."""
+def sentences(group: Group, case: Case) -> list[str]:
+    """Return all that a group says: "Nodule 1 (image 34): Long Axis 12.3 mm; Certainty of Finding 87 %".
+
+    In lines of at most `LINE` characters where the values allow it: viewers cut longer ones off.
+    """
     told = [f"{name_of(value)} {quantity(value)}" for value in group.values]
     told += [answer(one) for one in group.classifications]
     place = ", ".join(_place(group, case))
-    return f"{group.name}{f' ({place})' if place else ''}: {'; '.join(told) or 'present'}"
+    head = f"{group.name}{f' ({place})' if place else ''}: "
+    lines = [head + (told[0] if told else "present")]
+    for one in told[1:]:
+        if len(lines[-1]) + len(one) + 2 <= LINE:
+            lines[-1] += f"; {one}"
+        else:
+            lines.append(head + one)
+    return lines
 
 
 def _place(group: Group, case: Case) -> Iterator[str]:

@@ -81,7 +81,7 @@ def _image(one: Map, case: Case, encoding: Encoding, grid: Grid, number: int) ->
     result = Dataset()
     result.SOPClassUID = UID(encoding.details.sop_class_uid)
     result.SOPInstanceUID = work.uid(encoding.key, "instance", number)
-    result.SeriesInstanceUID = work.uid(encoding.series)
+    result.SeriesInstanceUID = work.uid(encoding.series, str(number))  # OHIF shows one map of a series
     result.Modality = encoding.details.modality
     result.InstanceNumber = encoding.instance_number + number - 1
     result.ImageType = list(IMAGE_TYPE)
