@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from highdicom.sr import CodedConcept
@@ -14,7 +13,7 @@ from pacs_ai.encode.reports.group_items import FINDING, SOURCE
 from pacs_ai.encode.reports.groups import Group, absent_labels, evaluations_of, groups_of
 from pacs_ai.encode.reports.report import TEXT_REPORT, summary
 from pacs_ai.encode.reports.tree import encoded_report
-from pacs_ai.encode.reports.wording import LINE, answer, sentences
+from pacs_ai.encode.reports.wording import answer, joined, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +51,8 @@ def _lines(case: Case) -> Iterator[Dataset]:
         yield text(FINDING, _answer(one))
     yield text(FINDING, summary(case.evidence, (), found=bool(groups or answers)))
     names = [label.name for label in absent_labels(case.findings, case.counts, case.card)]
-    for line in textwrap.wrap(", ".join(names), LINE - len(ABSENT), break_long_words=False, break_on_hyphens=False):
-        yield text(FINDING, ABSENT + line.rstrip(","))
+    for line in joined(ABSENT, names, ", "):
+        yield text(FINDING, line)
 
 
 def _group_lines(group: Group, case: Case) -> Iterator[Dataset]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pacs_ai.encode.reports.groups import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pacs_ai.encode.case import Case
     from pacs_ai.encode.reports.groups import Group
@@ -65,12 +65,17 @@ def sentences(group: Group, case: Case) -> list[str]:
     told += [answer(one) for one in group.classifications]
     place = ", ".join(_place(group, case))
     head = f"{group.name}{f' ({place})' if place else ''}: "
-    lines = [head + (told[0] if told else "present")]
-    for one in told[1:]:
-        if len(lines[-1]) + len(one) + 2 <= LINE:
-            lines[-1] += f"; {one}"
+    return joined(head, told or ["present"], "; ")
+
+
+def joined(head: str, parts: Sequence[str], by: str) -> list[str]:
+    """Return the parts in as few lines as `LINE` allows, each line with the head; none for no parts."""
+    lines = [head + part for part in parts[:1]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(by) + len(part) <= LINE:
+            lines[-1] += by + part
         else:
-            lines.append(head + one)
+            lines.append(head + part)
     return lines
 
 
