@@ -16,6 +16,7 @@ from pydicom.uid import UID, AllTransferSyntaxes
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid, digest
 from pacs_ai.encode.identity import copy_identity, own_copy
 from pacs_ai.pipeline import Card, Clearance, Code
+from pacs_ai.profiles import Kind
 
 if TYPE_CHECKING:
     from pacs_ai.profiles import Encoding
@@ -31,6 +32,15 @@ _TRANSFER_SYNTAXES = {uid.keyword: uid for uid in AllTransferSyntaxes}
 ARTIFICIAL_INTELLIGENCE = CodedConcept("122402", "DCM", "Artificial Intelligence")
 PROCESSING_EQUIPMENT = CodedConcept("109102", "DCM", "Processing Equipment")
 ACQUISITION_EQUIPMENT = CodedConcept("109101", "DCM", "Acquisition Equipment")
+
+#: What tells the series of one result apart, where its Modality does not.
+_WHAT = {
+    Kind.TEXT_REPORT: "text",
+    Kind.VALUES: "values",
+    Kind.PARAMETRIC_MAP: "map",
+    Kind.SECONDARY_CAPTURE: "picture",
+    Kind.OVERLAY: "overlay",
+}
 
 EQUIPMENT = (
     "Manufacturer", "InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName",
@@ -126,8 +136,12 @@ class Work:
     @property
     def series_description(self) -> str:
         """Series Description (0008,103E): tells a radiologist what it is; at most 64 characters."""
+        return self.described("")
+
+    def described(self, what: str) -> str:
+        """Return the same for one kind of object: "AI: Lungs, text (not for clinical use)"."""
         research = self.card.clearance == Clearance.RESEARCH
-        ending = f" ({DISCLAIMER})" if research else ""
+        ending = f"{what and f', {what}'}{f' ({DISCLAIMER})' if research else ''}"
         return clean(f"AI: {self.card.title}", LONG_STRING - len(ending)) + ending
 
 
@@ -186,7 +200,7 @@ def stamp(result: Dataset, source: Dataset, work: Work, encoding: Encoding) -> N
         copy_identity(result, source)
     _set_times(result, work, _zone(source, work))
     result.SeriesNumber = encoding.series_number
-    result.SeriesDescription = work.series_description
+    result.SeriesDescription = work.described(_WHAT.get(encoding.kind, ""))
     result.ContentQualification = work.card.clearance.value
     result.Manufacturer = MANUFACTURER
     result.ManufacturerModelName = MODEL_NAME
