@@ -219,9 +219,10 @@ class DemoNode:
             )
 
     def results(self, job_id: int) -> list[ResultView]:
-        """Return what the node encoded for a job."""
+        """Return what of a job goes to the PACS; what it would get instead of something refused is encoded too."""
         with self._opened().read() as connection:
-            return views.results(connection, job_id)
+            sent = {one.sop_instance_uid for one in views.deliveries(connection, job_id=job_id, limit=_MANY)}
+            return [one for one in views.results(connection, job_id) if one.sop_instance_uid in sent]
 
     def _opened(self) -> Database:
         if self._database is None:

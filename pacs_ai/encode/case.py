@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pacs_ai.encode.voxels.frames import count_voxels
+from pacs_ai.encode.voxels.survey import count_voxels
 from pacs_ai.pipeline import Frames, Volume
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pacs_ai.encode.voxels.frames import count_voxels
+from pacs_ai.encode.voxels.survey import count_voxels
 from pacs_ai.pipeline import Volume
 
 if TYPE_CHECKING:

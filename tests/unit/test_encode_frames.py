@@ -30,7 +30,8 @@ from pacs_ai.encode.case import Case
 from pacs_ai.encode.check import check_results
 from pacs_ai.encode.grid import Grid
 from pacs_ai.encode.results import encode
-from pacs_ai.encode.voxels.frames import count_voxels, overlap, pack
+from pacs_ai.encode.voxels.frames import overlap, pack
+from pacs_ai.encode.voxels.survey import count_voxels
 from pacs_ai.encode.voxels.template import describe
 from pacs_ai.errors import NotUnderstood, Permanent, Refused
 from pacs_ai.pipeline import Findings, Segment, Volume

@@ -14,7 +14,7 @@ from pacs_ai.encode.explicit import text, values
 from pacs_ai.encode.gate.opened import REFERENCED_FRAME_NUMBER, REFERENCED_SOP_INSTANCE_UID, Opened, frame_numbers
 from pacs_ai.encode.gate.places import check_shared
 from pacs_ai.encode.provenance import LONG_STRING, clean, tracking
-from pacs_ai.encode.voxels.frames import plane
+from pacs_ai.encode.voxels.survey import plane
 from pacs_ai.errors import Permanent
 
 if TYPE_CHECKING:

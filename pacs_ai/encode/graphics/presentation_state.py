@@ -18,7 +18,7 @@ from pacs_ai.encode.graphics.contours import rings
 from pacs_ai.encode.identity import own_copy, request_items
 from pacs_ai.encode.pictures.picture import NOT_VERIFIED, warning
 from pacs_ai.encode.provenance import LONG_STRING, clean, stamp
-from pacs_ai.encode.voxels.frames import plane
+from pacs_ai.encode.voxels.survey import plane
 from pacs_ai.pipeline import Shape
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pacs_ai.encode.graphics.contours import polygons
 from pacs_ai.encode.grid import Grid, frame_of_reference
 from pacs_ai.encode.identity import request_items
 from pacs_ai.encode.provenance import DISCLAIMER, LONG_STRING, algorithm, clean, concept, stamp
-from pacs_ai.encode.voxels.frames import plane
+from pacs_ai.encode.voxels.survey import plane
 from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, Clearance
 
 if TYPE_CHECKING:

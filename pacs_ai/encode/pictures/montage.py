@@ -14,7 +14,7 @@ from pacs_ai.encode.pictures import picture
 from pacs_ai.encode.pictures.legend import detection_names, legend
 from pacs_ai.encode.pictures.picture import direction_letters, opposite
 from pacs_ai.encode.pictures.sheet import CELL, COLUMNS, GAP, INNER_WIDTH, sheet, tiled
-from pacs_ai.encode.voxels.frames import count_voxels
+from pacs_ai.encode.voxels.survey import count_voxels
 from pacs_ai.pipeline import Array, Card, Findings, Frames, Given, Segment, Volume
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pacs_ai.encode.pictures.legend import Line, detection_names, legend
 from pacs_ai.encode.pictures.montage import mark_directions
 from pacs_ai.encode.pictures.secondary_capture import SEGMENTATION, colour_image, finished, reference
 from pacs_ai.encode.provenance import concept
-from pacs_ai.encode.voxels.frames import plane
+from pacs_ai.encode.voxels.survey import plane
 from pacs_ai.pipeline import Frames
 
 if TYPE_CHECKING:

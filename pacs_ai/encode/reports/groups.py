@@ -12,7 +12,7 @@ import numpy as np
 from pacs_ai.encode.provenance import LONG_STRING, Work, clean, tracking
 from pacs_ai.encode.reports.diameters import diameters, length_mm
 from pacs_ai.encode.reports.outline import between, mark, outline
-from pacs_ai.encode.voxels.frames import plane
+from pacs_ai.encode.voxels.survey import plane
 from pacs_ai.pipeline import (
     LEFT,
     MILLILITRE,

@@ -9,7 +9,7 @@ from highdicom.seg import SegmentationTypeValues
 
 from pacs_ai.encode.encoded import encoded
 from pacs_ai.encode.voxels.codecs import pixel_data
-from pacs_ai.encode.voxels.frames import plane
+from pacs_ai.encode.voxels.survey import plane
 from pacs_ai.encode.voxels.template import finish, make_template
 
 if TYPE_CHECKING:
