@@ -155,7 +155,7 @@ def _show_delivered(now: Snapshot, board: Board) -> None:
     ends = {job.id: job.finished_at for job in now.jobs}
     waits = [(one.sent_at, ends[one.job_id]) for one in now.deliveries]
     seconds = max(((sent - end).total_seconds() for sent, end in waits if sent and end), default=None)
-    kinds = " and ".join(one.kind for one in sorted(now.deliveries, key=lambda one: one.id)[:4])
+    kinds = ", ".join(one.kind for one in sorted(now.deliveries, key=lambda one: one.id)[:4])
     board.end("delivered", f"{kinds} to the demo PACS", seconds)
 
 

@@ -260,8 +260,10 @@ def test_highdicom_places_the_volume_where_the_source_lies(made):
 def test_highdicom_reads_the_report(made):
     content = highdicom.sr.srread(made.sr).content
     groups = content.get_volumetric_roi_measurement_groups()
-    assert [group.tracking_identifier for group in groups] == ["Bright", "Ball", "Whole image"]
-    assert [len(group.get_measurements()) for group in groups] == [2, 2, 1]
+    assert [group.tracking_identifier for group in groups] == ["Bright", "Ball"]
+    assert [len(group.get_measurements()) for group in groups] == [2, 4], "a lesion has a long and a short axis"
+    (whole,) = content.get_planar_roi_measurement_groups()
+    assert (whole.tracking_identifier, len(whole.get_measurements())) == ("Whole image", 1)
     for group in groups:
         (region,) = group.roi
         assert math.isclose(*region.value[[0, -1], 0])
