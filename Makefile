@@ -55,9 +55,11 @@ fmt: .venv/.installed-dev  ## format the sources
 nightly: .venv/.installed-dev  ## run the long tests as well
 	$(PYTEST) -m "" --timeout=3600 $(TESTS)
 
-bench: .venv/.installed-dev  ## measure receiving and the whole journey
+bench: .venv/.installed-dev  ## measure receiving, encoding, delivering, and the whole journey
 	$(BIN)/python scripts/bench.py receive
 	$(BIN)/python scripts/bench.py journey
+	$(BIN)/python scripts/bench_encode.py compare
+	$(BIN)/python scripts/bench_deliver.py
 
 docs: .venv/.installed-dev  ## write the reference pages, and hold all pages against the code
 	$(BIN)/python scripts/make_docs.py
