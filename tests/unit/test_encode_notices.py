@@ -15,9 +15,10 @@ from objects import SEG_AND_SR
 from pydicom.uid import UID
 
 from pacs_ai import profiles
+from pacs_ai.encode.check import check_notice
 from pacs_ai.encode.reports.notices import Cited, encode_not_analysed, encode_rejection, encode_retracted
 from pacs_ai.encode.results import encode
-from pacs_ai.errors import Refused, UserError
+from pacs_ai.errors import Permanent, Refused, UserError
 from pacs_ai.pipeline import Clearance
 from pacs_ai.profiles import Kind
 
@@ -235,3 +236,30 @@ def test_validators_find_no_error(tmp_path):
             done = subprocess.run(["/usr/bin/dsrdump", path], capture_output=True, text=True, check=False)
             assert done.returncode == 0
             assert "E:" not in done.stderr
+
+
+def every_notice():
+    """Each notice with the SOP Instance UIDs that it may refer to."""
+    images = {str(ds.SOPInstanceUID) for ds in make_evidence().datasets}
+    objects = {one.sop_instance_uid for one in results()}
+    report, picture = retracted()
+    return {
+        "not analysed": (not_analysed(), images),
+        "rejection": (rejection(), objects),
+        "retracted report": (report, objects),
+        "retracted picture": (picture, objects),
+    }
+
+
+@pytest.mark.parametrize("name", ["not analysed", "rejection", "retracted report", "retracted picture"])
+def test_a_notice_passes_the_gate_only_as_it_was_made(name):
+    notice, cited = every_notice()[name]
+    source, card = make_evidence().datasets[0], make_work().card
+    check_notice(notice, source, card, cited)
+    if name != "retracted picture":  # it names objects in its pixels only
+        with pytest.raises(Permanent, match="cites 1 instances that it is not about"):
+            check_notice(notice, source, card, sorted(cited)[1:])
+    with pytest.raises(Permanent, match="PatientID"):
+        check_notice(notice, make_evidence(PatientID="ANOTHER").datasets[0], card, cited)
+    with pytest.raises(Permanent):
+        check_notice(notice, source, replace(card, clearance=Clearance.PRODUCT), cited)
