@@ -368,12 +368,16 @@ def encodings(plans: Iterable[Plan]) -> tuple[Encoding, ...]:
 
 
 def _reachable(chosen: Plan) -> Iterator[Plan]:
-    """Yield the plan and every plan that refusals can lead to; fallbacks of what cites nothing are not multiplied."""
-    yield chosen
-    for choice in chosen:
-        fallen = fall_back(chosen, choice.encoding.key)
-        if fallen is not None:
-            yield from _reachable(fallen)
+    """Yield the plan and every plan that refusals can lead to, each once."""
+    waiting, seen = [chosen], {keys(chosen)}
+    while waiting:
+        reached = waiting.pop()
+        yield reached
+        for key in keys(reached):
+            fallen = fall_back(reached, key)
+            if fallen is not None and keys(fallen) not in seen:
+                seen.add(keys(fallen))
+                waiting.append(fallen)
 
 
 def to_json(chosen: Plan) -> list[dict[str, Any]]:

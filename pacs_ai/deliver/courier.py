@@ -93,7 +93,7 @@ class Courier:
     def serve(self, held: Round) -> None:
         """Send one round and note each outcome as it happens."""
         waiting = {parcel.sop_instance_uid: parcel for parcel in held.parcels}
-        lost, answered = "", False
+        lost = ""
         held_up: set[int] = set()  # jobs of which an object waits or takes another form: what cites it waits too
         outgoing = [self._outgoing(parcel) for parcel in held.parcels]
 
@@ -105,16 +105,13 @@ class Courier:
             parcel = waiting.pop(outcome.sop_instance_uid)
             if outcome.category is Category.TRANSIENT and outcome.status is None:
                 lost = outcome.words
-            else:
-                answered = True
             if not self._note(held, parcel, outcome):
                 held_up.add(parcel.job_id)
         for parcel in waiting.values():
             outbox.postponed(
                 self._database, held, parcel, None, lost or "waits for the object that it cites", self._backoff
             )
-        reached = answered and not lost
-        outbox.put_back(self._database, held, reached=reached, reason=lost, backoff=self._backoff)
+        outbox.put_back(self._database, held, reached=not lost, reason=lost, backoff=self._backoff)
         if lost:
             _log.warning("%s: %s", held.peer, lost)
 

@@ -93,7 +93,8 @@ class Notary:
             words = f"unexpected {type(error).__name__}; the log of deliver has the traceback"
             notices.postpone(self._database, wanted, words, actor=self._owner, counts=True)
         else:
-            if notices.made(self._database, wanted, new, actor=self._owner):
+            addresses = {peer.name: (peer.ae_title, peer.host, peer.port) for peer in self._config.peer}
+            if notices.made(self._database, wanted, new, actor=self._owner, addresses=addresses):
                 _log.info("%s of job %d is in the outbox", wanted.kind, wanted.job_id)
         return True
 

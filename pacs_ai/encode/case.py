@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from pacs_ai.pipeline import Card, Findings, Given, Segment
 
 
+#: Inputs whose name begins so may be of another study of the patient.
+PRIOR = "prior"
+
+
+def first_of_study(inputs: Mapping[str, Given]) -> str:
+    """Return the first input that is no prior: what lies on no grid belongs to its study; the first where all are."""
+    return next((name for name in inputs if not name.startswith(PRIOR)), next(iter(inputs)))
+
+
 @dataclass(frozen=True)
 class Case:
     """What the encoders share.
@@ -45,7 +54,7 @@ class Case:
         """Return the case; findings that lie on no grid are given the first input's, so that its images serve."""
         on_a_grid = findings.segments or findings.detections or findings.maps or findings.images
         if not on_a_grid and findings.grid not in inputs:
-            findings = replace(findings, grid=next(iter(inputs)))
+            findings = replace(findings, grid=first_of_study(inputs))
         return cls(findings, evidence, inputs, work)
 
     @property

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.reading import READING_FAULTS
+from pacs_ai.encode.case import PRIOR
 from pacs_ai.encode.gate.context import Context
 from pacs_ai.encode.gate.findings import check_findings
 from pacs_ai.encode.gate.identity import (
@@ -24,7 +25,7 @@ from pacs_ai.encode.gate.images import check_image
 from pacs_ai.encode.gate.opened import Opened
 from pacs_ai.encode.gate.places import check_annotations, check_contours, check_frames, check_map
 from pacs_ai.encode.gate.report import check_regions, check_report, check_values
-from pacs_ai.encode.gate.sources import ONE_PATIENT, PRIOR, check_sources
+from pacs_ai.encode.gate.sources import ONE_PATIENT, check_sources
 from pacs_ai.encode.gate.voxels import check_segmentation
 from pacs_ai.errors import Permanent
 from pacs_ai.profiles import Kind
@@ -62,8 +63,9 @@ def check_results(results: Sequence[Encoded], case: Case) -> None:
         for one in opened:
             encoding = one.encoded.encoding
             numbers[encoding.key] += 1
-            check_identity(one, source_of(case, encoding, numbers[encoding.key]), case.card)
-            check_frame_of_reference(one, case)
+            source = source_of(case, encoding, numbers[encoding.key])
+            check_identity(one, source, case.card)
+            check_frame_of_reference(one, case, source)
             check_uids(one, case, numbers[encoding.key])
             check_citations(one, context)
             _SPECIAL[encoding.kind](one, context, numbers[encoding.key])

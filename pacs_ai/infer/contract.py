@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pacs_ai.encode.case import first_of_study
 from pacs_ai.encode.check import check_findings
 from pacs_ai.errors import PipelineFault, Refused
 from pacs_ai.pipeline import Findings, Frames, Volume
@@ -102,6 +103,6 @@ def check(card: Card, inputs: Mapping[str, Given], findings: object) -> Findings
         raise PipelineFault(f"{card.name} returned {type(findings).__name__}, not Findings")
     on_a_grid = findings.segments or findings.detections or findings.maps or findings.images
     if not on_a_grid and findings.grid not in inputs:
-        findings = replace(findings, grid=next(iter(inputs)))
+        findings = replace(findings, grid=first_of_study(inputs))
     check_findings(findings, card, inputs)
     return findings

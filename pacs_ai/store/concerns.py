@@ -16,7 +16,7 @@ from pacs_ai.store.clock import now
 from pacs_ai.store.notices import NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
 _job, _destination, _notice = schema.job, schema.job_destination, schema.notice
@@ -101,16 +101,30 @@ def _late() -> datetime:
     return now() - timedelta(seconds=_LATE_SECONDS)
 
 
-def set_aside(connection: Connection, job_id: int, *, actor: str) -> None:
-    """Note that a person has seen what a destination lacks, or could not be told."""
+def set_aside(connection: Connection, job_id: int, *, actor: str) -> bool:
+    """Note that a person has seen what a destination lacks, or could not be told; False where there is nothing such."""
     lacking = sa.update(_destination).where(_destination.c.job_id == job_id, _destination.c.lacking != "")
     of_job = sa.update(_notice).where(_notice.c.job_id == job_id)
     changes = (
         lacking.values(lacking=""),
         of_job.where(_notice.c.problem != "").values(problem=""),
-        of_job.where(_notice.c.ended_at.is_(None)).values(ended_at=now()),
     )
-    if sum(connection.execute(change).rowcount for change in changes):
+    words = "an operator set aside what a destination lacks or could not be told"
+    return _note(connection, job_id, changes, words, actor)
+
+
+def drop_unmade(connection: Connection, job_id: int, *, actor: str) -> bool:
+    """End the notices of a job that are not made yet, and set aside the others; False where there are none."""
+    unmade = sa.update(_notice).where(_notice.c.job_id == job_id, _notice.c.ended_at.is_(None))
+    words = "an operator cancelled what was still to be told"
+    dropped = _note(connection, job_id, (unmade.values(ended_at=now()),), words, actor)
+    return set_aside(connection, job_id, actor=actor) or dropped
+
+
+def _note(connection: Connection, job_id: int, changes: Sequence[sa.Update], words: str, actor: str) -> bool:
+    """Make the changes, and a journal row where they changed anything."""
+    changed = sum(connection.execute(change).rowcount for change in changes) > 0
+    if changed:
         state = connection.execute(sa.select(_job.c.state).where(_job.c.id == job_id)).scalar_one()
-        words = "an operator set aside what a destination lacks or could not be told"
         journal.append(connection, "job", job_id, "set aside", before=state, after=state, reason=words, actor=actor)
+    return changed

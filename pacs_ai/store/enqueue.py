@@ -340,8 +340,9 @@ def cancel_deliveries(
     What is being sent goes on, and is cancelled when it comes back (`pacs_ai.store.outbox`), unless `also` names it.
     """
     states = [DeliveryState.WAITING, DeliveryState.FAILED, *also]
-    query = sa.select(_delivery.c.id).where(_delivery.c.job_id == job_id, _delivery.c.state.in_(states))
-    delivery_ids = connection.execute(query.order_by(_delivery.c.id).with_for_update()).scalars().all()
-    for delivery_id in delivery_ids:
-        move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=reason)
-    return len(delivery_ids)
+    query = sa.select(_delivery).where(_delivery.c.job_id == job_id, _delivery.c.state.in_(states))
+    rows = connection.execute(query.order_by(_delivery.c.id).with_for_update()).all()
+    for row in rows:
+        doubtful = row.doubtful or row.state == DeliveryState.SENDING  # the peer may have it by now
+        move(connection, row.id, DeliveryEvent.CANCELLED, actor=actor, reason=reason, doubtful=doubtful)
+    return len(rows)

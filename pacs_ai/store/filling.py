@@ -64,13 +64,15 @@ def fill_outbox(connection: Connection, database: Database, job_id: int) -> None
         _fill(connection, database, target, profiles.from_json(target.plan))
 
 
-def _fill(connection: Connection, database: Database, target: Row[Any], plan: Plan) -> None:
+def _fill(
+    connection: Connection, database: Database, target: Row[Any], plan: Plan, reached: Reached | None = None
+) -> None:
     places = _places(plan)
     results = connection.execute(
         sa.select(_result.c.id, _result.c.encoding).where(_result.c.job_id == target.job_id).order_by(_result.c.ordinal)
     ).all()
     wanted = {row.id: places[row.encoding] for row in results if row.encoding in places}
-    insert_deliveries(connection, database, target, wanted)
+    insert_deliveries(connection, database, target, wanted, reached)
     _note_what_lacks(connection, target, plan)
 
 
@@ -80,14 +82,23 @@ def _places(plan: Plan) -> dict[str, int]:
     return {choice.encoding.key: place for place, choice in enumerate(ordered)}
 
 
-def insert_deliveries(connection: Connection, database: Database, target: Row[Any], places: Mapping[int, int]) -> None:
+def insert_deliveries(
+    connection: Connection,
+    database: Database,
+    target: Row[Any],
+    places: Mapping[int, int],
+    reached: Reached | None = None,
+) -> None:
     """Insert deliveries to one destination of a job (a row of job_destination) that are not there yet.
 
     Parameters
     ----------
     places
         Id of each result -> its place among the job's deliveries to that destination.
+    reached
+        Where the peer is reached now; None: where it was when the job was made.
     """
+    ae_title, host, port = reached or (target.ae_title, target.host, target.port)
     connection.execute(
         database.insert_new(schema.destination),
         {
@@ -108,9 +119,9 @@ def insert_deliveries(connection: Connection, database: Database, target: Row[An
                 "job_id": target.job_id,
                 "peer": target.peer,
                 "place": place,
-                "ae_title": target.ae_title,
-                "host": target.host,
-                "port": target.port,
+                "ae_title": ae_title,
+                "host": host,
+                "port": port,
                 "state": DeliveryState.WAITING.value,
                 "reason": "waiting to be sent",
                 "doubtful": False,
@@ -151,6 +162,10 @@ def name_of(encoding: Encoding) -> str:
 # -- fallbacks
 
 
+#: AE title, host and port of a peer.
+Reached = tuple[str, str, int]
+
+
 @dataclass(frozen=True)
 class Refused:
     """A delivery that a destination does not accept in this form."""
@@ -171,15 +186,34 @@ def fall_back(connection: Connection, database: Database, refused: Refused, *, a
     of_job = sa.and_(_destination.c.job_id == refused.job_id, _destination.c.peer == refused.peer)
     target = connection.execute(sa.select(_destination).where(of_job).with_for_update()).one()
     plan = profiles.from_json(target.plan)
-    fallen = profiles.fall_back(plan, refused.encoding)
+    fallen = _fallen(connection, refused, plan)
     if fallen is None:
         return None
     place = profiles.keys(plan).index(refused.encoding)
     instead = fallen[place].encoding
+    address = sa.select(_delivery.c.ae_title, _delivery.c.host, _delivery.c.port)
+    reached = connection.execute(address.where(_delivery.c.id == refused.delivery_id)).one()
     connection.execute(sa.update(_destination).where(of_job).values(plan=profiles.to_json(fallen)))
     _end_replaced(connection, refused, profiles.keys(plan), profiles.keys(fallen), name_of(instead), actor)
-    _fill(connection, database, target, fallen)
+    _fill(connection, database, target, fallen, (reached.ae_title, reached.host, reached.port))
     return instead
+
+
+def _fallen(connection: Connection, refused: Refused, plan: Plan) -> Plan | None:
+    """Return the plan after the refusal, past fallbacks of which the job made no object; None where none is left."""
+    query = sa.select(_result.c.encoding).where(_result.c.job_id == refused.job_id)
+    made = set(connection.execute(query).scalars())
+    encoded = connection.execute(sa.select(_job.c.encoded).where(_job.c.id == refused.job_id)).scalar_one()
+    if refused.encoding not in profiles.keys(plan):
+        return None
+    place = profiles.keys(plan).index(refused.encoding)
+    fallen = profiles.fall_back(plan, refused.encoding)
+    while fallen is not None:
+        key = profiles.keys(fallen)[place]
+        if key in made or key not in encoded:
+            return fallen
+        fallen = profiles.fall_back(fallen, key)
+    return None
 
 
 def _end_replaced(

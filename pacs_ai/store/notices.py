@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.pipeline import Card
     from pacs_ai.store.database import Database
-    from pacs_ai.store.filling import NewResult
+    from pacs_ai.store.filling import NewResult, Reached
 
 _job, _destination, _notice = schema.job, schema.job_destination, schema.notice
 _result, _delivery = schema.result, schema.delivery
@@ -273,8 +274,21 @@ def _inputs(connection: Connection, job_id: int) -> dict[str, tuple[str, ...]]:
     return {name: tuple(files) for name, files in found.items()}
 
 
-def made(database: Database, wanted: Order, results: Sequence[NewResult], *, actor: str) -> bool:
-    """Put a notice's objects into the outbox; False where another did, or it is no longer true."""
+def made(
+    database: Database,
+    wanted: Order,
+    results: Sequence[NewResult],
+    *,
+    actor: str,
+    addresses: Mapping[str, Reached] = MappingProxyType({}),
+) -> bool:
+    """Put a notice's objects into the outbox; False where another did, or it is no longer true.
+
+    Parameters
+    ----------
+    addresses
+        Where each peer is reached now; one that is not among them is sought where it was when the job was made.
+    """
     with database.write() as connection:
         state = connection.execute(sa.select(_job.c.state).where(_job.c.id == wanted.job_id).with_for_update())
         if state.scalar_one() not in _TRUE_IN[wanted.kind] or not _end(connection, wanted, ""):
@@ -283,7 +297,7 @@ def made(database: Database, wanted: Order, results: Sequence[NewResult], *, act
         peers = connection.execute(sa.select(_notice.c.peers).where(_notice.c.id == wanted.id)).scalar_one()
         targets = sa.select(_destination).where(_destination.c.job_id == wanted.job_id, _destination.c.peer.in_(peers))
         for target in connection.execute(targets.order_by(_destination.c.peer)).all():
-            insert_deliveries(connection, database, target, dict.fromkeys(ids, _LAST))
+            insert_deliveries(connection, database, target, dict.fromkeys(ids, _LAST), addresses.get(target.peer))
         _journal(connection, wanted.job_id, "notice made", f"{wanted.kind.value} to {', '.join(peers)}", actor)
         return True
 

@@ -55,10 +55,12 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
             )
         elif row.state not in {JobState.DONE, JobState.RETRACTED}:
             raise UserError(f"job {job_id} is {row.state}: there is nothing to cancel")
+        elif concerns.set_aside(connection, job_id, actor=actor):
+            return  # what other destinations are still to get is not concerned
         cancel_deliveries(
             connection, job_id, actor=actor, reason="cancelled by an operator", also=[DeliveryState.SENDING]
         )
-        concerns.set_aside(connection, job_id, actor=actor)
+        concerns.drop_unmade(connection, job_id, actor=actor)
 
 
 def retry(
@@ -76,6 +78,8 @@ def retry(
         if row.state not in _TO_RETRY | _TO_RENEW:
             raise UserError(f"job {job_id} is {row.state}: only {_RETRIED_WORDS} job is run again")
         work = _work_of(connection, row, addresses)
+        if row.state == JobState.RETRACTED and (later := _later_job(connection, row, work)):
+            raise UserError(f"job {job_id} was run again or replaced since: see job {later}, and retry that one")
         if gone := count_purged(connection, work.sources):
             raise UserError(f"retention has deleted {gone} instance(s) of job {job_id}: send the series again first")
         if row.state in _TO_RENEW:
@@ -95,6 +99,21 @@ def retry(
             )
             hold_back(connection, job_id, actor=actor)
         return job_id
+
+
+def _later_job(connection: Connection, row: Row[Any], work: Work) -> int | None:
+    """Return the newest job of the same pipeline on any of the series, where it is newer than this one."""
+    query = (
+        sa.select(sa.func.max(_job.c.id))
+        .join(_source, _source.c.job_id == _job.c.id)
+        .where(
+            _job.c.id > row.id,
+            _job.c.pipeline == row.pipeline,
+            _source.c.series_id.in_([source.series_id for source in work.sources]),
+        )
+    )
+    later: int | None = connection.execute(query).scalar_one()
+    return later
 
 
 def _operators_row(connection: Connection, job_id: int) -> Row[Any]:

@@ -302,8 +302,12 @@ def _return_to_waiting(connection: Connection, delivery_id: int, event: Delivery
     job_state = connection.execute(
         sa.select(_job.c.state).join(_delivery, _delivery.c.job_id == _job.c.id).where(_delivery.c.id == delivery_id)
     ).scalar_one()
-    if job_state == JobState.SUPERSEDED:
-        words = f"{job_state} while it was being sent; {reason}"
+    kind = sa.select(_result.c.kind).join(_delivery, _delivery.c.result_id == _result.c.id)
+    outdated = job_state not in {JobState.REFUSED, JobState.FAILED} and (
+        connection.execute(kind.where(_delivery.c.id == delivery_id)).scalar_one() == Kind.NOT_ANALYSED.value
+    )
+    if job_state == JobState.SUPERSEDED or outdated:
+        words = f"{'the job was tried again' if outdated else job_state} while it was being sent; {reason}"
         move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=words)
     else:
         move(connection, delivery_id, event, actor=actor, reason=reason, due_at=now())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pacs_ai.encode.reports.outline import MAX_POINTS
 from pacs_ai.errors import PipelineFault
 from pacs_ai.pipeline import Frames, Shape
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     )
 
 #: Fewest and most points of each shape (PS3.3 C.18.6.1.2).
-POINTS = {Shape.POINT: (1, 1), Shape.POLYLINE: (2, math.inf), Shape.ELLIPSE: (4, 4)}
+POINTS = {Shape.POINT: (1, 1), Shape.POLYLINE: (2, MAX_POINTS), Shape.ELLIPSE: (4, 4)}
 #: A point may lie by this much outside the image, in pixels: float32 rounds.
 EDGE = 1e-3
 LONG_STRING = 64
@@ -127,7 +128,9 @@ def _check_detection(detection: Detection, names: set[str], given: Given) -> Non
 def _check_region(region: Region, given: Given, name: str) -> None:
     fewest, most = POINTS[region.shape]
     if not fewest <= len(region.points) <= most:
-        raise PipelineFault(f"{name} has a {region.shape} of {len(region.points)} points")
+        raise PipelineFault(
+            f"{name} has a {region.shape} of {len(region.points)} points; it may have {fewest} to {most}"
+        )
     _check_place(region.points, region.index, given, name)
 
 

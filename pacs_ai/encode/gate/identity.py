@@ -68,11 +68,11 @@ def source_of(case: Case, encoding: Encoding, number: int) -> Dataset:
     return case.source
 
 
-def check_frame_of_reference(opened: Opened, case: Case) -> None:
+def check_frame_of_reference(opened: Opened, case: Case, source: Dataset) -> None:
     """Refuse a result that lies in another Frame of Reference than its source, or in none; else Permanent."""
     stated = str(opened.ds.get("FrameOfReferenceUID") or "")
     needed = case.has_volume and opened.encoded.encoding.kind in LYING
-    if (stated or needed) and stated != frame_of_reference(case.source):
+    if (stated or needed) and stated != frame_of_reference(source):
         raise Permanent(f"the {opened.kind} and its source differ in FrameOfReferenceUID")
 
 
@@ -122,7 +122,8 @@ def check_citations(opened: Opened, context: Context) -> None:
     cited, kind, sources = opened.cited, opened.kind, context.sources
     frames = {**context.made, **sources.frames}
     del frames[opened.encoded.sop_instance_uid]
-    strange = {uid for uid, _ in cited.references if uid not in frames and uid != sources.study_instance_uid}
+    study = str(context.case.source.StudyInstanceUID)  # structure sets refer to it as to an instance, C.8.8.5
+    strange = {uid for uid, _ in cited.references if uid not in frames and uid != study}
     if strange:
         raise Permanent(f"the {kind} cites {len(strange)} instances that were not read")
     if any(not 1 <= number <= frames.get(uid, 0) for uid, numbers in cited.references for number in numbers):

@@ -10,6 +10,7 @@ from pydicom import Dataset, config
 from pydicom.multival import MultiValue
 
 from pacs_ai.dicom.reading import READING_FAULTS, read_text
+from pacs_ai.encode.case import PRIOR
 from pacs_ai.errors import Refused
 from pacs_ai.pipeline import Volume
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pacs_ai.dicom.evidence import Evidence
     from pacs_ai.pipeline import Given
 
-PRIOR = "prior"
 #: What all sources of one result must agree on, by the name that people know it by.
 ONE_PATIENT = {
     "PatientID": "Patient ID",
@@ -99,11 +99,6 @@ class Sources:
     def frames(self) -> dict[str, int]:
         """SOP Instance UID -> number of frames of every instance."""
         return {str(ds.SOPInstanceUID): int(ds.get("NumberOfFrames") or 1) for ds in self._datasets}
-
-    @property
-    def study_instance_uid(self) -> str:
-        """Study Instance UID of the first instance; structure sets refer to it as to an instance (PS3.3 C.8.8.5)."""
-        return read_text(self._datasets[0], "StudyInstanceUID")
 
     @cached_property
     def datasets(self) -> dict[str, Dataset]:

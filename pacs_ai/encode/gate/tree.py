@@ -30,6 +30,8 @@ REFERENCED_SOP = 0x00081199
 REFERENCED_SEGMENT_NUMBER = 0x0062000B
 CONCEPT_CODE = 0x0040A168
 CODE_VALUE = 0x00080100
+#: Long Code Value and URN Code Value stand in its place where 16 characters do not suffice (PS3.3 Table 8.8-1).
+LONG_CODE_VALUES = frozenset({0x00080119, 0x00080120})
 SCHEME = 0x00080102
 SHORT_TEXT = frozenset({TEXT_VALUE, UID_VALUE, REFERENCED_FRAME_OF_REFERENCE})
 
@@ -107,8 +109,8 @@ def _code(head: bytes, start: int, end: int) -> tuple[str, str]:
     found = {CODE_VALUE: "", SCHEME: ""}
     for inner in items(head, start, end):
         for tag, _, first, last in elements(head, *inner):
-            if tag in found:
-                found[tag] = text(head[first:last])
+            if tag in found or tag in LONG_CODE_VALUES:
+                found[CODE_VALUE if tag in LONG_CODE_VALUES else tag] = text(head[first:last])
     return found[CODE_VALUE], found[SCHEME]
 
 

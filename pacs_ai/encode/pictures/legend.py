@@ -140,9 +140,9 @@ def percent(probability: float) -> str:
 def _name(measurement: Measurement) -> str:
     """Return a short name: the abbreviation that a long one ends with, else derivation and concept."""
     meaning = measurement.concept.meaning
-    short = re.search(r"\(([^()]+)\)$", meaning)
+    short = re.search(r"\(([A-Z][A-Za-z0-9-]{1,9})\)$", meaning)
     if short is not None:
-        return short.group(1)
+        meaning = short.group(1)
     if measurement.derivation is None:
         return meaning
     word = meaning if meaning[1:2].isupper() else meaning[:1].lower() + meaning[1:]  # "MR signal intensity"
@@ -153,6 +153,8 @@ def number(value: float) -> str:
     """Return a number in three digits or so."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
+    if abs(value) < 1:
+        return f"{value:.3g}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 

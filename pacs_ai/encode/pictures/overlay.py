@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -191,9 +190,17 @@ def encode_overlay(case: Case, encoding: Encoding, _cited: Encoded | None) -> tu
         return tuple(_single(drawing, encoding, index, number) for number, index in enumerate(chosen, 1))
     if not found:
         return ()
-    sizes = itertools.groupby(sorted(drawing.order, key=lambda index: size_of(case, index)), lambda i: size_of(case, i))
-    groups = [list(group) for _, group in sizes] if isinstance(case.given, Frames) else [drawing.order]
+    groups = _alike(case, drawing.order) if isinstance(case.given, Frames) else [drawing.order]
     return tuple(_multi(drawing, encoding, group, number) for number, group in enumerate(groups, 1))
+
+
+def _alike(case: Case, order: Sequence[int]) -> list[list[int]]:
+    """Return the images that may share one object, which states size, directions and pixel spacing once for all."""
+    groups: dict[object, list[int]] = {}
+    for index in order:
+        alike = (size_of(case, index), directions(case, index), picture.spacing_of(case.given, index))
+        groups.setdefault(alike, []).append(index)
+    return list(groups.values())
 
 
 def _found(drawing: Drawing) -> list[int]:

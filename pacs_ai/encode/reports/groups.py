@@ -295,4 +295,6 @@ def absent_labels(findings: Findings, counts: npt.NDArray[np.int64], card: Card)
         *findings.maps,
     )
     spoken_of = {one.label for one in told if one.label is not None} - empty
+    answered = {(one.concept.value, one.concept.scheme) for one in findings.classifications if one.label is None}
+    spoken_of |= {label.name for label in card.labels if (label.type.value, label.type.scheme) in answered} - empty
     return tuple(label for label in card.labels if label.name not in found | spoken_of)
