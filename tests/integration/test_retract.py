@@ -429,3 +429,32 @@ def test_status_and_jobs_show_it(stations, files, notary, run, job_id):
     assert json.loads(run("jobs", job_id, "--json").stdout)["concerns"] == []
     assert "rejection-note" in run("deliveries", "--state", "waiting").output
     assert "retracted" in run("deliveries", "--state", "retracted").output
+
+
+def test_what_was_cancelled_while_it_was_sent_may_be_there_and_is_withdrawn(stations, files, notary, job_id):
+    held = outbox.claim(stations.database, "pacs", ME)
+    orders.cancel(stations.database, job_id, actor="operator")
+    done = retract(stations, job_id)
+    assert done.withdrawn == {"pacs": ("SEG", "SR")}
+    for parcel in held.parcels:  # the answer comes after all
+        outbox.accepted(stations.database, held, parcel, 0, "stored")
+    (note,) = made(stations, files, notary)
+    assert listed(note) == set(uids(stations, job_id)[:2])
+
+
+def test_a_retracted_job_is_run_again_once(stations, job_id):
+    deliver(stations, "pacs")
+    retract(stations, job_id)
+    again = orders.retry(stations.database, job_id, actor="operator")
+    with pytest.raises(UserError, match=f"see job {again}, and retry that one"):
+        orders.retry(stations.database, job_id, actor="operator")
+
+
+def test_a_peer_that_has_moved_is_told_where_it_is_now(stations, files, job_id, tmp_path):
+    deliver(stations, "pacs")
+    retract(stations, job_id)
+    moved = {"name": "pacs", "ae_title": "PACS", "host": "192.0.2.9", "port": 11}
+    config = Config.model_validate({"store": {"folder": tmp_path / "store"}, "peer": [moved]})
+    made(stations, files, Notary(config, stations.database, files, ME))
+    (row,) = [one for one in stations.rows(schema.delivery) if one.state == DeliveryState.WAITING]
+    assert (row.host, row.port) == ("192.0.2.9", 11)

@@ -6,19 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from encode_material import CARD, make_work
+from encode_material import CARD, make_evidence, make_work
 from objects import only
 from picture_material import PHANTOM, detection, labels, make_case, near, radiographs, validator_errors
+from report_material import mammogram_case
 
+from pacs_ai.dicom.evidence import Evidence, FrameReference
 from pacs_ai.encode.body_part import copy_body_part, frame_anatomy
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.pictures import picture
-from pacs_ai.encode.pictures.legend import legend
+from pacs_ai.encode.pictures.legend import legend, number
 from pacs_ai.encode.pictures.montage import page
 from pacs_ai.encode.pictures.overlay import encode_overlay
 from pacs_ai.encode.pictures.secondary_capture import encode_secondary_capture
 from pacs_ai.encode.pictures.summary import encode_summary, make_pdf
-from pacs_ai.pipeline import Clearance, Findings, Region, Segment, Shape, Volume
+from pacs_ai.pipeline import Clearance, Findings, Frame, Frames, Region, Segment, Shape, Volume
 from pacs_ai.profiles import FORMS, Kind
 from pacs_ai.testing import CORONAL, Phantom
 
@@ -275,3 +277,28 @@ def test_the_summary_names_nobody_and_holds_a_pdf():
     assert ds.EncapsulatedDocument[: ds.EncapsulatedDocumentLength].rstrip().endswith(b"%%EOF")
     assert b"Lovelace" not in ds.EncapsulatedDocument
     assert ds.VerificationFlag == "UNVERIFIED"
+
+
+def test_images_that_state_other_directions_or_spacing_share_no_object():
+    """One object states them once for all its frames."""
+    case = mammogram_case()
+    sides = [("P\\L", None), ("A\\R", None), ("P\\L", (0.1, 0.1)), ("P\\L", None)]
+    images = tuple(
+        Frame(np.zeros((300, 300), np.uint16), spacing, {"PatientOrientation": directions})
+        for directions, spacing in sides
+    )
+    datasets = make_evidence().datasets[:4]
+    own = Evidence(datasets, tuple(FrameReference(ds.SOPClassUID, ds.SOPInstanceUID) for ds in datasets))
+    findings = replace(case.findings, detections=case.findings.detections[:1])
+    given = Case.of(findings, {"image": own}, {"image": Frames(images, "MG")}, case.work)
+    made = [one.dataset for one in encode_overlay(given, only(Kind.OVERLAY, "multi-frame"), None)]
+    assert [(ds.NumberOfFrames, list(ds.PatientOrientation), "PixelSpacing" in ds) for ds in made] == [
+        (2, ["P", "L"], False),
+        (1, ["A", "R"], False),
+        (1, ["P", "L"], True),
+    ]
+
+
+@pytest.mark.parametrize(("value", "written"), [(0.00085, "0.00085"), (-0.003, "-0.003"), (0, "0"), (7.5, "7.50")])
+def test_small_values_keep_their_digits(value, written):
+    assert number(value) == written

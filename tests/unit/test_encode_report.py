@@ -22,7 +22,9 @@ from highdicom.sr import srread
 from objects import SEG_AND_SR
 from pydicom.uid import Comprehensive3DSRStorage
 
+from pacs_ai.encode.case import Case
 from pacs_ai.encode.provenance import Predecessor
+from pacs_ai.encode.reports.groups import absent_labels
 from pacs_ai.encode.reports.outline import MAX_POINTS, MIN_POINTS, mark, outline
 from pacs_ai.encode.results import encode
 from pacs_ai.pipeline import (
@@ -32,6 +34,7 @@ from pacs_ai.pipeline import (
     PERCENT,
     VOLUME,
     Card,
+    Classification,
     Code,
     Findings,
     Label,
@@ -333,3 +336,16 @@ def test_every_series_that_was_read_is_evidence():
     }
     assert len(current.ReferencedSeriesSequence) == 3, "t1, flair and the SEG"
     assert other.StudyInstanceUID == "1.2.3.99"
+
+
+def test_a_positive_answer_about_the_whole_image_is_not_called_absent():
+    label = CARD.labels[2]
+    found = Findings(classifications=(Classification(label.type, Code("52101004", "SCT", "Present"), 0.9),))
+    names = absent_labels(found, np.zeros((0, 0), np.int64), CARD)
+    assert label.name not in [one.name for one in names]
+
+
+def test_what_lies_on_no_grid_belongs_to_the_study_and_not_to_a_prior():
+    given = {"prior": make_volume(), "series": make_volume()}
+    case = Case.of(Findings(), dict.fromkeys(given, make_evidence()), given, make_work())
+    assert case.findings.grid == "series"
