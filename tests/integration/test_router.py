@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from running_node import PLAIN
 from stations import DEAD, ME, Clock, Sender, Stations, WallClock
 
 from pacs_ai.config import Config
@@ -55,7 +56,9 @@ class Two(One):
 
 
 PLUGINS = [EntryPoint(name, f"{__name__}:{kind}", GROUP) for name, kind in (("one", "One"), ("two", "Two"))]
-PEERS = [{"name": name, "ae_title": name.upper(), "host": "127.0.0.1"} for name in ("pacs", "archive")]
+PEERS = [
+    {"name": name, "ae_title": name.upper(), "host": "127.0.0.1", "profile": "plain"} for name in ("pacs", "archive")
+]
 SINGLE = {"when": {"modality": "CT"}, "run": "one", "deliver_to": ["pacs"]}
 PAIR = {
     "inputs": {"t1": {"description": "t1"}, "flair": {"description": "flair"}},
@@ -72,7 +75,7 @@ class Node:
         self.stations = stations
         self.clock = Clock()
         self.folder = folder
-        self.config = Config.model_validate({"peer": PEERS, "route": routes, **tables})
+        self.config = Config.model_validate({"peer": PEERS, "profile": [PLAIN], "route": routes, **tables})
         self.files = Files(folder / "store")
         self.router = self.another()
         self.sender = Sender(stations.database, folder / "files")
