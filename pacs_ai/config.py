@@ -204,6 +204,14 @@ class InputTable(Section):
     """Fewest slices."""
     max_slice_spacing_mm: Annotated[float, Field(gt=0)] | None = None
     """Largest distance between slices in mm."""
+    given: Literal["volume", "frames", "time-series", "waveform"] = "volume"
+    """What the model gets: one volume, single images, a volume over time, or a waveform."""
+    body_part: tuple[str, ...] = ()
+    """Accepted Body Part Examined, where a series states one; empty: any."""
+    view: tuple[str, ...] = ()
+    """Accepted View Position, or code meaning of the view; empty: any."""
+    align: bool = False
+    """Whether it is brought onto the grid of the first input, registered where the Frames of Reference differ."""
 
 
 class Pipeline(Section):
@@ -217,6 +225,11 @@ class Pipeline(Section):
     """Keyword arguments for the plugin. Other settings are other work: results get other UIDs."""
     timeout_seconds: Seconds = 900.0
     """A job that runs longer is ended, and counts as a crash."""
+    model: str = ""
+    """Model package that it is, where that bears another name; an installed package needs no section."""
+    digest: str = ""
+    """Digest of the package (`pacs-ai models show`): another package of that name is refused. Without it results are
+    marked for research, whatever the package says."""
     bundle: Path | None = None
     """Folder of a MONAI bundle; a relative path counts from the configuration file. Its configuration executes code,
     so every file is named in `files`."""
@@ -251,9 +264,11 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Pipeline:
-        if self.bundle is not None and self.use:
-            raise ValueError("give either `use` or `bundle`, not both")
-        given = sorted(self.model_fields_set - {"name", "use", "settings", "timeout_seconds"})
+        if sum((self.bundle is not None, bool(self.use), bool(self.model))) > 1:
+            raise ValueError("give one of `use`, `model` and `bundle`")
+        if self.digest and self.bundle is not None:
+            raise ValueError("`digest` belongs to a model package; a bundle has `files`")
+        given = sorted(self.model_fields_set - {"name", "use", "model", "digest", "settings", "timeout_seconds"})
         if self.bundle is None and given:
             raise ValueError(f"{', '.join(given)} belong(s) to a `bundle`")
         if self.bundle is not None and self.settings:
@@ -295,6 +310,14 @@ class Route(Section):
     def title(self) -> str:
         """What it is called."""
         return self.name or self.run
+
+
+class Models(Section):
+    """Model packages: folders with a `model.toml`."""
+
+    folder: Path | None = None
+    """Where `pacs-ai models install` puts them; empty: `models` in the store's folder. A relative path counts from the
+    configuration file."""
 
 
 class Infer(Section):
@@ -350,6 +373,7 @@ class Config(Section):
     profile: tuple[Profile, ...] = ()
     pipeline: tuple[Pipeline, ...] = ()
     route: tuple[Route, ...] = ()
+    models: Models = Models()
     infer: Infer = Infer()
     deliver: Deliver = Deliver()
     retention: Retention = Retention()
@@ -386,6 +410,11 @@ class Config(Section):
     def database_url(self) -> str:
         """SQLAlchemy URL of the database."""
         return self.store.database or f"sqlite:///{self.store.folder.resolve() / 'pacs_ai.sqlite'}"
+
+    @property
+    def models_folder(self) -> Path:
+        """Where installed model packages lie."""
+        return self.models.folder or self.store.folder / "models"
 
     @property
     def calling_ae_title(self) -> str:
@@ -447,20 +476,24 @@ def load(path: Path | None) -> Config:
     try:
         config = Config.model_validate(table)
     except ValidationError as error:
-        raise UserError(f"{path} has {error.error_count()} fault(s):\n{_faults(error)}") from error
+        raise UserError(f"{path} has {error.error_count()} fault(s):\n{faults(error)}") from error
     return _with_whole_paths(config, path.resolve().parent)
 
 
 def _with_whole_paths(config: Config, folder: Path) -> Config:
     """Return the configuration with its relative paths counted from the file's folder."""
     store = config.store.model_copy(update={"folder": folder / config.store.folder})
+    models = config.models.model_copy(
+        update={"folder": None if config.models.folder is None else folder / config.models.folder}
+    )
     pipelines = tuple(
         p if p.bundle is None else p.model_copy(update={"bundle": folder / p.bundle}) for p in config.pipeline
     )
-    return config.model_copy(update={"store": store, "pipeline": pipelines})
+    return config.model_copy(update={"store": store, "models": models, "pipeline": pipelines})
 
 
-def _faults(error: ValidationError) -> str:
+def faults(error: ValidationError) -> str:
+    """Return every fault on a line of its own, each with its path in the file."""
     lines = []
     for fault in error.errors():
         where = ".".join(str(part + 1) if isinstance(part, int) else part for part in fault["loc"]) or "the file"

@@ -75,6 +75,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[pipeline.inputs.NAME]", config.InputTable, ""),
     ("[[route]]", config.Route, "Once for each. A series may go through several routes."),
     ("when = { ... }", When, ""),
+    ("[models]", config.Models, ""),
     ("[infer]", config.Infer, ""),
     ("[deliver]", config.Deliver, ""),
     ("[retention]", config.Retention, ""),

@@ -114,7 +114,7 @@ def take(session: Session) -> Look:
     config = session.config
     with session.reading() as connection:
         look = _read(config, session.place, connection)
-    look.broken = Registry(config.pipeline).broken
+    look.broken = Registry.of(config).broken
     look.troubles = [*_troubles(config, look)]
     return look
 

@@ -66,7 +66,7 @@ def infer(
 
     config = session.config
     log.configure("infer", "error", config.log.format)
-    registry = Registry(config.pipeline)
+    registry = Registry.of(config)
     card = registry.card(pipeline)
     inputs = choose(folder, pipeline, card, config.route, series_uid)
     wanted = tuple(choice.encoding for choice in config.plan_of(profile))

@@ -142,7 +142,7 @@ def _say(wrong: list[str]) -> None:
 def _check_known(session: Session, pipeline: str) -> None:
     from pacs_ai.models.registry import Registry
 
-    registry = Registry(session.config.pipeline)
+    registry = Registry.of(session.config)
     known = {*registry.names(), *registry.broken}
     if pipeline not in known:
         raise UserError(f"there is no pipeline {pipeline}; there are {', '.join(sorted(known)) or 'none'}")

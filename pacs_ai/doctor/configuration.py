@@ -22,7 +22,7 @@ AREA = "configuration"
 
 def contradictions(config: Config) -> list[Finding]:
     """Return the faults with which a node must not start; a broken pipeline, which disables itself, is none."""
-    registry = Registry(config.pipeline)
+    registry = Registry.of(config)
     faults = [*_network_faults(config)]
     for route in config.route:
         faults += _route_faults(route, registry)
@@ -31,7 +31,7 @@ def contradictions(config: Config) -> list[Finding]:
 
 def examine(config: Config) -> list[Finding]:
     """Return how the configuration stands: its faults, what is odd about it, and what it says where it is sound."""
-    registry = Registry(config.pipeline)
+    registry = Registry.of(config)
     found = contradictions(config)
     found += [_broken(config, name, reason) for name, reason in registry.broken.items()]
     found += [*_oddities(config)]
@@ -118,7 +118,7 @@ def _oddities(config: Config) -> Iterator[Finding]:
 
 def resolve_pipelines(config: Config) -> dict[str, str]:
     """Return what each pipeline that a route names takes and gives, for people; a broken one is left out."""
-    registry, found = Registry(config.pipeline), {}
+    registry, found = Registry.of(config), {}
     for name in dict.fromkeys(route.run for route in config.route):
         try:
             card = registry.card(name)

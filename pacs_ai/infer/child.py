@@ -75,7 +75,7 @@ class Bench:
     def __init__(self, config: Config, device: str) -> None:
         self.device = resolve_device(device)
         self._config = config
-        self._registry = Registry(config.pipeline)
+        self._registry = Registry.of(config)
         self._created: dict[str, Pipeline] = {}
         self._prepared: dict[str, Pipeline] = {}
 

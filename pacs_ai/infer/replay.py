@@ -95,7 +95,7 @@ def _check_inputs(job_id: int, paths: list[Path]) -> None:
 
 def _check_pipeline(settings: Config, held: queue.Claim) -> None:
     """Refuse where the pipeline is another by now: that it gives other results would say nothing."""
-    registry = Registry(settings.pipeline)
+    registry = Registry.of(settings)
     today = (
         registry.card(held.pipeline).version,
         registry.model_digest(held.pipeline),

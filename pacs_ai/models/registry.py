@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -15,6 +15,7 @@ from pacs_ai.errors import PacsAiError, PipelineFault, UserError
 from pacs_ai.models.anatomy import palette
 from pacs_ai.models.bundle import BundleSpec, MonaiBundle
 from pacs_ai.models.digest import sha256
+from pacs_ai.models.package import Package, folders, read
 from pacs_ai.pipeline import Card, Clearance, Code, Input, Label, Pipeline
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ GROUP = "pacs_ai.pipelines"
 #: Pipelines for tests and for trying a viewer: used where they are named, listed nowhere.
 UNLISTED = "pacs_ai.testing_pipelines"
 #: Keys of [[pipeline]] that change no result: two nodes that differ only in them give the same UIDs.
-NO_RESULT = {"name", "timeout_seconds", "bundle", "files"}
+NO_RESULT = {"name", "timeout_seconds", "model", "digest", "bundle", "files"}
 
 
 def bundle_spec(section: config.Pipeline) -> BundleSpec:
@@ -73,11 +74,14 @@ class Source:
     plugins
         Entry points of that name; more than one makes the name ambiguous.
     section
-        Its [[pipeline]], None for a plugin that the configuration does not name.
+        Its [[pipeline]], None for a plugin or package that the configuration does not name.
+    folder
+        Of a model package.
     """
 
     plugins: tuple[EntryPoint, ...] = ()
     section: config.Pipeline | None = None
+    folder: Path | None = None
 
     def settings(self) -> Mapping[str, Any]:
         """Keyword arguments of the plugin."""
@@ -89,9 +93,14 @@ class Source:
             if self.plugins:
                 raise PipelineFault(f"{name} is a bundle and an installed plugin as well: give the bundle another name")
             return MonaiBundle(bundle_spec(self.section))
+        if self.folder is not None and not self.plugins:
+            return self._package(self.folder, settings).build()
         if not self.plugins:
             wanted = self.section.use if self.section is not None and self.section.use else name
-            raise PipelineFault(f"no installed package offers {wanted} in the entry-point group {GROUP}: install it")
+            raise PipelineFault(
+                f"there is no model package {wanted} (pacs-ai models list), and no installed plugin offers it in the "
+                f"entry-point group {GROUP}: install it"
+            )
         if len(self.plugins) > 1:
             offers = " and ".join(sorted(plugin.value for plugin in self.plugins))
             raise PipelineFault(f"{offers} are both installed under this name: uninstall one")
@@ -101,6 +110,19 @@ class Source:
                 f"{self.plugins[0].value} is no pipeline: it needs a card (pacs_ai.pipeline.Card), prepare and run"
             )
         return pipeline
+
+    def _package(self, folder: Path, settings: Mapping[str, Any]) -> Package:
+        """Read the package, as the section wants it: pinned by its digest, cleared only then, with its settings."""
+        package, pinned = read(folder), self.section.digest.lower() if self.section is not None else ""
+        if pinned and pinned != package.digest:
+            raise PipelineFault(
+                f"the package in {folder} has the digest {package.digest}, not the one that [[pipeline]] names: "
+                "restore the folder; only if you trust the new one, renew the digest"
+            )
+        changes: dict[str, Any] = {"settings": {**package.model.settings, **settings}}
+        if not pinned:
+            changes["clearance"] = Clearance.RESEARCH.value
+        return replace(package, model=package.model.model_copy(update=changes))
 
 
 def _by_name(plugins: Iterable[EntryPoint]) -> dict[str, tuple[EntryPoint, ...]]:
@@ -113,6 +135,14 @@ def _by_name(plugins: Iterable[EntryPoint]) -> dict[str, tuple[EntryPoint, ...]]
     return found
 
 
+def _incomplete(folder: Path) -> bool:
+    """Whether files of a package that came with the node are still to be installed; a broken one is no such."""
+    try:
+        return bool(read(folder).missing)
+    except PacsAiError:
+        return False
+
+
 class Registry:
     """The pipelines of this node, by name.
 
@@ -122,17 +152,36 @@ class Registry:
         The configuration's [[pipeline]] tables.
     plugins
         Entry points of the group ``pacs_ai.pipelines``; None: those of the installed packages.
+    models
+        Folder of installed model packages; those that come with the node are known without it.
     """
 
-    def __init__(self, sections: Iterable[config.Pipeline] = (), plugins: Iterable[EntryPoint] | None = None) -> None:
+    def __init__(
+        self,
+        sections: Iterable[config.Pipeline] = (),
+        plugins: Iterable[EntryPoint] | None = None,
+        models: Path | None = None,
+    ) -> None:
         installed = _by_name(entry_points(group=GROUP) if plugins is None else plugins)
         unlisted = _by_name(entry_points(group=UNLISTED) if plugins is None else ())
         self._unlisted = {name: Source(offers) for name, offers in unlisted.items() if name not in installed}
+        packages: dict[str, Path] = {}
+        for folder in folders(models):
+            packages.setdefault(folder.name, folder)
         self._sources = {name: Source(offers) for name, offers in installed.items()}
+        self._uninstalled: dict[str, Source] = {}
+        for name, folder in packages.items():
+            known = self._uninstalled if _incomplete(folder) else self._sources
+            known.setdefault(name, Source(folder=folder))
         for section in sections:
-            wanted = section.use or section.name
-            offers = installed.get(wanted, unlisted.get(wanted, ()))
-            self._sources[section.name] = Source(offers, section)
+            wanted = section.use or section.model or section.name
+            offers = () if section.model else installed.get(wanted, unlisted.get(wanted, ()))
+            self._sources[section.name] = Source(offers, section, packages.get(wanted))
+
+    @classmethod
+    def of(cls, config: config.Config) -> Registry:
+        """Return the pipelines of a configuration."""
+        return cls(config.pipeline, models=config.models_folder)
 
     @cached_property
     def _cards(self) -> dict[str, Card | str]:
@@ -157,6 +206,8 @@ class Registry:
     def _source(self, name: str) -> Source:
         if name not in self._sources and name in self._unlisted:
             return self._unlisted[name]
+        if name not in self._sources and name in self._uninstalled:
+            return self._uninstalled[name]
         if name not in self._sources:
             known = ", ".join(sorted(self._sources)) or "none"
             raise UserError(f"there is no pipeline {name}: installed or configured are {known}")

@@ -79,7 +79,7 @@ class Router:
         self._files = files
         self._owner = owner
         self._clock = clock
-        self._works = Works(config, registry or Registry(config.pipeline))
+        self._works = Works(config, registry or Registry.of(config))
         self._seen: dict[int, _Seen] = {}
         self._waits: dict[_Wait, float] = {}
         self._broken: dict[int, int] = {}  # series that the router breaks on, at so many arrivals

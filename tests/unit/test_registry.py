@@ -146,7 +146,7 @@ def test_a_section_gives_settings_and_another_name(plugins):
     assert registry.create("strict").threshold == 0.75
     assert registry.create("strict", {"threshold": 0.1}).threshold == 0.1
     assert "setting that it does not take" in registry.broken["wrong"]
-    assert "not-installed in the entry-point group" in registry.broken["missing"]
+    assert "there is no model package not-installed" in registry.broken["missing"]
 
 
 def test_model_digest_is_the_cards_or_the_sources(plugins, tmp_path):

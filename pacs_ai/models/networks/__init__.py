@@ -1,0 +1,1 @@
+"""Networks that published weights belong to, as torch modules."""

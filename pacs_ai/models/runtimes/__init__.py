@@ -1,0 +1,1 @@
+"""What runs models that others made: MONAI bundles, nnU-Net folders, ONNX files."""
