@@ -34,7 +34,9 @@ ZOO = Path(__file__).parent / "zoo"
 #: Longest ``model.toml``, bytes.
 LONGEST = 1_000_000
 #: Runtime -> module:class. The class is called with the package and is the pipeline; its module's top imports no torch.
-RUNTIMES: Mapping[str, str] = {}
+RUNTIMES: Mapping[str, str] = {
+    # one line each, sorted
+}
 
 
 class QuestionTable(Section):
