@@ -1,0 +1,33 @@
+"""A small synthetic study for each reading, for `pacs-ai demo --reading NAME`: nobody's images, made on the spot."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from pacs_ai.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+#: Reading -> module:function; the function writes DICOM files into the folder that it is given.
+SAMPLES: Mapping[str, str] = {
+    # one line each, sorted
+}
+
+
+def write(reading: str, folder: Path) -> None:
+    """Write the reading's sample into `folder`, made where it is missing.
+
+    Raises
+    ------
+    UserError
+        There is no sample for it.
+    """
+    where = SAMPLES.get(reading)
+    if where is None:
+        raise UserError(f"there is no sample study for {reading}: give a folder of your own with --study")
+    module, _, name = where.partition(":")
+    folder.mkdir(parents=True, exist_ok=True)
+    getattr(importlib.import_module(module), name)(folder)
