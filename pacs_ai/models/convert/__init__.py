@@ -2,12 +2,68 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pacs_ai.errors import PipelineFault, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-#: Reader -> module:function; the function takes the folder of the members and the options, and returns the tensors.
+    import torch
+
+#: Reader -> module:function; the function takes the folder of the members and the options, and returns the tensors
+#: (name -> torch tensor or numpy array).
 READERS: Mapping[str, str] = {
     # one line each, sorted
+    "keras": "pacs_ai.models.convert.plain:keras",
+    "tf-variables": "pacs_ai.models.convert.plain:tf_variables",
+    "tfjs": "pacs_ai.models.convert.plain:tfjs_model",
+    "torch": "pacs_ai.models.convert.plain:torch_checkpoint",
 }
+
+
+def convert(reader: str, folder: Path, options: Mapping[str, Any] | None = None) -> bytes:
+    """Turn published weights into the bytes of a safetensors file; equal weights and options give equal bytes.
+
+    Parameters
+    ----------
+    reader
+        One of `READERS`.
+    folder
+        Where the published files lie.
+    options
+        Of the reader.
+
+    Raises
+    ------
+    UserError
+        There is no such reader, or it does not take these options.
+    PipelineFault
+        The files are not what the reader reads, or need code to be opened; the message says what to do.
+    """
+    if reader not in READERS:
+        raise UserError(f"there is no reader {reader}: known are {', '.join(sorted(READERS))}")
+    module, _, name = READERS[reader].partition(":")
+    return safetensors(getattr(importlib.import_module(module), name)(folder, dict(options or {})))
+
+
+def safetensors(arrays: Mapping[str, Any]) -> bytes:
+    """Return arrays (numpy or torch) as a safetensors file without metadata, in an order that hangs on names alone.
+
+    Raises
+    ------
+    PipelineFault
+        There are none.
+    """
+    import torch
+    from safetensors.torch import save
+
+    if not arrays:
+        raise PipelineFault("there are no arrays in these files: they are not those that the reader expects")
+    tensors: dict[str, torch.Tensor] = {}
+    for name in sorted(arrays):
+        one = arrays[name]
+        tensors[name] = (one.detach() if isinstance(one, torch.Tensor) else torch.tensor(one)).clone().contiguous()
+    return save(tensors)
