@@ -12,18 +12,17 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault
 from pacs_ai.models.anatomy import guess_labels
+from pacs_ai.models.bundle_findings import checked, segments
 from pacs_ai.models.bundle_spec import BundleSpec
 from pacs_ai.models.digest import digest_of, verified_bytes, verify
-from pacs_ai.pipeline import Array, Card, Clearance, Code, Findings, Input, Label, Segment, Volume
+from pacs_ai.pipeline import Card, Clearance, Code, Findings, Input, Label, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pacs_ai.models.bundle_program import Program, Result
+    from pacs_ai.models.bundle_program import Program
 
 __all__ = ["METADATA", "BundleSpec", "MonaiBundle", "card_of", "read_metadata"]
 
@@ -194,41 +193,7 @@ class MonaiBundle:
         """
         if self._program is None:
             raise PipelineFault(f"{self.card.name} was run before it was prepared")
-        volumes = {name: self._checked(name, inputs) for name in self.card.inputs}
+        volumes = {name: checked(name, inputs) for name in self.card.inputs}
         result = self._program.run(volumes)
         first = next(iter(volumes))
-        return Findings(segments=self._segments(result), grid=first)
-
-    @staticmethod
-    def _checked(name: str, inputs: Mapping[str, Volume]) -> Volume:
-        if name not in inputs:
-            raise Refused(f"the series {name} is missing")
-        voxels = inputs[name].voxels
-        if voxels.ndim != 3 or voxels.size == 0:
-            raise Refused(f"the series {name} is no volume")
-        if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-            raise Refused(f"the series {name} holds values that are no numbers, from which no result can be computed")
-        return inputs[name]
-
-    def _segments(self, result: Result) -> tuple[Segment, ...]:
-        """Cut the result into segments: of a label map by value, of several channels by index."""
-        if result.channels is not None:
-            return self._channels(result.channels)
-        values = result.label_map
-        if 0 in self._labels:
-            raise PipelineFault(
-                f"{self.card.name} returns a label map, in which 0 is the background, but the labels name channel 0: "
-                "write the table of the label map's values into labels of [[pipeline]]"
-            )
-        present = {int(value) for plane in values for value in np.flatnonzero(np.bincount(plane.reshape(-1)))}
-        return tuple(Segment(label.name, values, number) for number, label in self._labels.items() if number in present)
-
-    def _channels(self, channels: tuple[Array, ...]) -> tuple[Segment, ...]:
-        absent = [number for number in self._labels if number >= len(channels)]
-        if absent:
-            raise PipelineFault(
-                f"{self.card.name} returns {len(channels)} channels, but the labels name channel {absent[0]}: "
-                "correct labels of [[pipeline]]"
-            )
-        found = [(label, channels[number]) for number, label in self._labels.items()]
-        return tuple(Segment(label.name, mask) for label, mask in found if mask.any())
+        return Findings(segments=segments(result, self._labels, self.card.name), grid=first)

@@ -8,7 +8,7 @@ import warnings
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
@@ -26,6 +26,7 @@ WEIGHTS = ("models/model.pt", "models/model.ts")
 #: Transforms that read or write files, by the last part of their name.
 READS = {"LoadImaged", "LoadImageD", "LoadImageDict"}
 WRITES = {"SaveImaged", "SaveImageD", "SaveImageDict", "SaveImage"}
+WRITES |= {"SaveClassificationd", "SaveClassificationD", "SaveClassificationDict"}
 #: Takes the place of a transform that was cut, so that the others keep their index.
 NOTHING = {"_target_": "monai.transforms.Identity"}
 REFERENCE = re.compile(r"\$?@([\w:#]+)")
@@ -99,6 +100,42 @@ def target(config: Any) -> str:
     return name.rsplit(".", 1)[-1] if isinstance(name, str) else ""
 
 
+class Parser(Protocol):
+    """A configuration by the ids of its items ("inferer::roi_size"), and the objects that they describe."""
+
+    def get(self, id: str = "", default: Any | None = None) -> Any:  # noqa: A002 - MONAI's name
+        """Return an item as written."""
+
+    def __contains__(self, id: str | int) -> bool:  # noqa: A002 - MONAI's name
+        """Whether there is such an item."""
+
+    def __setitem__(self, id: str | int, config: Any) -> None:  # noqa: A002 - MONAI's name
+        """Put another item in its place."""
+
+    def get_parsed_content(self, id: str = "") -> Any:  # noqa: A002 - MONAI's name
+        """Return what the item describes."""
+
+
+def inference_file(spec: BundleSpec) -> str:
+    """Return the path of the inference configuration in the folder; `PipelineFault` where there is none."""
+    for name in (spec.config,) if spec.config else CONFIGS:
+        if name in spec.files:
+            return name
+    raise PipelineFault(
+        f"{spec.folder} has no {spec.config or ', '.join(CONFIGS)}: name its inference configuration "
+        "by config of [[pipeline]]"
+    )
+
+
+def trusted_parser(spec: BundleSpec, metadata: Mapping[str, Any]) -> Parser:
+    """Return MONAI's own parser, which executes what the bundle's author wrote, when items are built."""
+    parser = ConfigParser()
+    parser.read_config(spec.folder.resolve() / inference_file(spec))
+    parser.read_meta(deepcopy(dict(metadata)))
+    parser.parse()  # resolves macros, executes nothing
+    return parser  # type: ignore[no-any-return]
+
+
 class Configuration:
     """The inference configuration of one bundle.
 
@@ -106,8 +143,8 @@ class Configuration:
     ----------
     spec
         Folder, file, overrides.
-    metadata
-        Content of ``configs/metadata.json``, to which expressions may refer.
+    parser
+        Its content, and what makes objects of it: `trusted_parser`, or the declared reader.
     device
         "cpu", "cuda:0": takes the place of every device that the bundle chooses by itself.
 
@@ -119,26 +156,14 @@ class Configuration:
         Whether that LoadImaged would add the channel axis.
     """
 
-    def __init__(self, spec: BundleSpec, metadata: Mapping[str, Any], device: str) -> None:
+    def __init__(self, spec: BundleSpec, parser: Parser, device: str) -> None:
         self.spec = spec
         self.folder = spec.folder.resolve()
-        self.parser = ConfigParser()
-        self.parser.read_config(self.folder / self._file())
-        self.parser.read_meta(deepcopy(dict(metadata)))
-        self.parser.parse()  # resolves macros, executes nothing
+        self.parser = parser
         self.parser["bundle_root"] = str(self.folder)
         self._set_device(device)
         self._override()
         self.keys, self.channel_first = self._cut_files()
-
-    def _file(self) -> str:
-        for name in (self.spec.config,) if self.spec.config else CONFIGS:
-            if name in self.spec.files:
-                return name
-        raise PipelineFault(
-            f"{self.folder} has no {self.spec.config or ', '.join(CONFIGS)}: name its inference configuration "
-            "by config of [[pipeline]]"
-        )
 
     def _set_device(self, device: str) -> None:
         own = self.parser.get("device")
@@ -226,15 +251,24 @@ class Configuration:
         """Build and return an item; this executes the bundle's code."""
         return self.parser.get_parsed_content(item)
 
-    def weights(self) -> tuple[str, str, bool]:
-        """Return the weights' path in the folder, the key under which they may lie in it, and whether all must fit."""
-        path, key, strict = self.spec.weights, "model", True
+    @property
+    def channels(self) -> int:
+        """Channels of the network's output, as the metadata say; 1 where they do not."""
+        output = (self.parser.get("_meta_") or {}).get("network_data_format", {}).get("outputs", {})
+        return int(output.get("pred", {}).get("num_channels") or 1)
+
+    def checkpoint(self) -> tuple[str, str, bool]:
+        """Return the path, the key of the network and the strictness of the CheckpointLoader; path "" for none."""
         for item, value in _walk(self.parser.get()):
             if target(value) == "CheckpointLoader":
-                path = path or str(self.value(f"{item}::load_path"))
-                key = next(iter(value.get("load_dict") or {key: None}))
-                strict = str(value.get("strict", True)) == "True"
-                break
+                key = next(iter(value.get("load_dict") or {"model": None}))
+                return str(self.value(f"{item}::load_path")), key, str(value.get("strict", True)) == "True"
+        return "", "model", True
+
+    def weights(self) -> tuple[str, str, bool]:
+        """Return the weights' path in the folder, the key under which they may lie in it, and whether all must fit."""
+        loaded, key, strict = self.checkpoint()
+        path = self.spec.weights or loaded
         named = Path(self.folder, path).resolve() if path else None
         wanted = [named.relative_to(self.folder).as_posix()] if named and named.is_relative_to(self.folder) else []
         for name in wanted if self.spec.weights else [*wanted, *WEIGHTS]:

@@ -1,98 +1,57 @@
-"""One bundle, built and run: volume -> its preprocessing -> its network -> its postprocessing -> volume."""
+"""One bundle of trusted code, built by its own configuration, and run."""
 
 from __future__ import annotations
 
 import pickle  # only for the name of the error that torch.load raises
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import SimpleInferer
 
-from pacs_ai.errors import OutOfResources, PipelineFault
-from pacs_ai.models.bundle_config import Configuration, own_modules, without_known_warnings
-from pacs_ai.models.grid import aligned, nearest, ras_affine, reoriented, same_grid
+from pacs_ai.errors import PipelineFault
+from pacs_ai.models.bundle_chain import Chain, Parts, Result, explained
+from pacs_ai.models.bundle_config import Configuration, own_modules, trusted_parser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from types import ModuleType
 
     from pacs_ai.models.bundle_spec import BundleSpec
-    from pacs_ai.pipeline import Array, Volume
-
-#: What a bundle's own code and MONAI's parser raise.
-BROKEN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-GIB = 1024.0**3
+    from pacs_ai.pipeline import Volume
 
 
-@dataclass(frozen=True)
-class Result:
-    """What postprocessing returned, on the grid of the first input, axes slice, row, column.
-
-    Parameters
-    ----------
-    label_map
-        uint8 or uint16 where the bundle returns one channel, else empty.
-    channels
-        One mask per channel where the bundle returns several, else None.
-    """
-
-    label_map: Array
-    channels: tuple[Array, ...] | None = None
-
-
-@contextmanager
-def explained(name: str, doing: str) -> Iterator[None]:
-    """Turn what third-party code raises into an error that says which bundle did what."""
-    try:
-        with without_known_warnings():
-            yield
-    except (MemoryError, *BROKEN) as error:
-        causes = list(_causes(error))
-        if any(_is_memory(cause) for cause in causes):
-            raise OutOfResources(_memory_advice(name, doing)) from error
-        first = causes[-1]
-        said = f"{type(error).__name__}: {error}"
-        because = "" if first is error else f" ({type(first).__name__}: {first})"
-        raise PipelineFault(f"{name} broke while {doing}: {said}{because}") from error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it wraps: MONAI's parser and transforms wrap what goes wrong in them."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+def assemble(configuration: Configuration, network: Any) -> Parts:
+    """Build what the bundle's evaluator would use around its network."""
+    inferer, after, amp = configuration.part("inferer"), configuration.postprocessing, configuration.part("amp")
+    chosen = configuration.spec.mixed_precision
+    if chosen is None:
+        chosen = True if amp is None else bool(configuration.value(amp))
+    return Parts(
+        network=network,
+        inferer=configuration.value(inferer) if inferer else SimpleInferer(),
+        preprocessing=configuration.value(configuration.preprocessing),
+        postprocessing=configuration.value(after) if after else None,
+        keys=configuration.keys,
+        channel_first=configuration.channel_first,
+        mixed_precision=chosen,
+        channels=configuration.channels,
     )
 
 
-def _memory_advice(name: str, doing: str) -> str:
-    return (
-        f"not enough memory for {name} while {doing}: run it on a larger device, or set in overrides of [[pipeline]] "
-        'a smaller "inferer#sw_batch_size", or "inferer#device" = "cpu", which collects the result in main memory'
-    )
+def network_of(configuration: Configuration, name: str, device: torch.device) -> torch.nn.Module:
+    """Build the network on the device, with the weights of its constructor; `PipelineFault` if there is none."""
+    item = configuration.part("network") or configuration.part("network_def")
+    network = configuration.value(item) if item else None
+    if not isinstance(network, torch.nn.Module):
+        raise PipelineFault(f"the configuration of {name} has no network")
+    return network.to(device).eval()
+
+
+def seeded_network(configuration: Configuration, name: str, device: torch.device, seed: int) -> torch.nn.Module:
+    """As `network_of`, with random weights that are the same for one seed; the generator of others is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network_of(configuration, name, device)
 
 
 class Program:
@@ -122,39 +81,20 @@ class Program:
         self.device = torch.device(device)
         self._modules: dict[str, ModuleType] = {}
         with explained(self.name, "being built"), own_modules(self.folder, self._modules):
-            self._configuration = Configuration(spec, metadata, device)
-            self._amp = self._mixed_precision()
-            self._network = self._load_network()
-            inferer, after = self._configuration.part("inferer"), self._configuration.postprocessing
-            self._inferer = self._configuration.value(inferer) if inferer else SimpleInferer()
-            self._preprocessing = self._configuration.value(self._configuration.preprocessing)
-            self._postprocessing = self._configuration.value(after) if after else None
-
-    def _mixed_precision(self) -> bool:
-        if self.spec.mixed_precision is not None:
-            return self.spec.mixed_precision
-        amp = self._configuration.part("amp")
-        return True if amp is None else bool(self._configuration.value(amp))
+            self._configuration = Configuration(spec, trusted_parser(spec, metadata), device)
+            parts = assemble(self._configuration, self._load_network())
+        self._chain = Chain(spec, parts, self.device)
 
     def _load_network(self) -> Any:
         if self.spec.seed_weights is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.spec.seed_weights)
-                return self._own_network()
+            return seeded_network(self._configuration, self.name, self.device, self.spec.seed_weights)
         path, key, strict = self._configuration.weights()
         if path.endswith(".ts"):
             return torch.jit.load(self.folder / path, map_location=self.device).eval()  # type: ignore[no-untyped-call]
-        network = self._own_network()
+        network = network_of(self._configuration, self.name, self.device)
         state = self._state(path)
         network.load_state_dict(state.get(key, state), strict=strict)
         return network
-
-    def _own_network(self) -> torch.nn.Module:
-        item = self._configuration.part("network") or self._configuration.part("network_def")
-        network = self._configuration.value(item) if item else None
-        if not isinstance(network, torch.nn.Module):
-            raise PipelineFault(f"the configuration of {self.name} has no network")
-        return network.to(self.device).eval()
 
     def _state(self, path: str) -> Mapping[str, Any]:
         try:
@@ -178,129 +118,5 @@ class Program:
         PipelineFault, OutOfResources
             See `pacs_ai.models.bundle.MonaiBundle.run`.
         """
-        first = next(iter(volumes.values()))
-        entries = self._entries(volumes)
-        with explained(self.name, "running"), own_modules(self.folder, self._modules), torch.no_grad():
-            batch = list_data_collate([self._preprocessing(entries)])
-            image = batch["image"].to(self.device)
-            self._check_memory(image.shape[2:], first.voxels.shape)
-            precision = torch.autocast("cuda") if self._amp and self.device.type == "cuda" else nullcontext()
-            with precision:
-                prediction = self._inferer(image, self._network)
-            self._check_numbers(prediction)
-            [entry] = decollate_batch({**batch, "image": image, "pred": prediction})
-            del batch, image, prediction
-            result = (self._postprocessing(entry) if self._postprocessing else entry)["pred"]
-            return self._result(result, first)
-
-    def _entries(self, volumes: Mapping[str, Volume]) -> dict[str, MetaTensor]:
-        """Return what the bundle's LoadImaged would have returned: one image per key, or one of all as channels."""
-        (first_name, first), *_ = volumes.items()
-        arrays = [aligned(volume, first, name, first_name) for name, volume in volumes.items()]
-        affine = ras_affine(first.affine)
-        images = []
-        for array in arrays:
-            image, turned = np.asarray(array, dtype=np.float32).transpose(2, 1, 0), affine
-            if self.spec.orientation:
-                image, turned = reoriented(image, affine, self.spec.orientation)
-            images.append(np.ascontiguousarray(image))
-        keys = self._configuration.keys
-        if all(name in keys for name in volumes):
-            return {name: self._image(image, turned) for name, image in zip(volumes, images, strict=True)}
-        if len(images) == 1:
-            return {keys[0]: self._image(images[0], turned)}
-        return {keys[0]: _meta_tensor(np.stack(images), turned, channel=0)}
-
-    def _image(self, image: Array, affine: Array) -> MetaTensor:
-        if self._configuration.channel_first:
-            return _meta_tensor(image[None], affine, channel=0)
-        return _meta_tensor(image, affine, channel=float("nan"))
-
-    def _check_memory(self, inner: tuple[int, ...], outer: tuple[int, ...]) -> None:
-        """Refuse what cannot fit, before an hour of computing ends in a killed process.
-
-        Counted are the network's output and its activation (float32) and, where the bundle brings all channels back
-        to the source grid before it takes the largest, that grid's channels as read (float32) and resampled (float64).
-        """
-        free = _free_memory() if self.device.type == "cpu" else None
-        if self.spec.memory_limit_gb is not None:
-            free = self.spec.memory_limit_gb * GIB
-        channels = self._channels()
-        steps = [type(step).__name__ for step in getattr(self._postprocessing, "transforms", ())]
-        outside = "Invertd" in steps and "AsDiscreted" in steps[steps.index("Invertd") :]
-        need = channels * (8.0 * float(np.prod(inner)) + (12.0 * float(np.prod(outer)) if outside else 0.0))
-        if free is not None and need > free:
-            raise OutOfResources(
-                f"{self.name} would need {need / GIB:.1f} GB for {channels} channels of this series, {free / GIB:.1f} "
-                "GB are free: give it more memory, or override postprocessing of the bundle in [[pipeline]] so that "
-                "AsDiscreted comes before Invertd (with nearest_interp = true)"
-            )
-
-    def _channels(self) -> int:
-        output = (self._configuration.parser.get("_meta_") or {}).get("network_data_format", {}).get("outputs", {})
-        return int(output.get("pred", {}).get("num_channels") or 1)
-
-    def _check_numbers(self, prediction: Any) -> None:
-        if not isinstance(prediction, torch.Tensor):
-            raise PipelineFault(f"the network of {self.name} returns {type(prediction).__name__}, not one tensor")
-        if not all(bool(torch.isfinite(channel).all()) for channel in prediction[0]):
-            raise PipelineFault(
-                f"the network of {self.name} returned values that are no numbers, which would pass for background"
-                + (": set mixed_precision = false in [[pipeline]]" if self.device.type == "cuda" and self._amp else "")
-            )
-
-    def _result(self, result: Any, first: Volume) -> Result:
-        """Bring the result onto the source grid and into whole numbers."""
-        if not isinstance(result, MetaTensor):
-            raise PipelineFault(f"the postprocessing of {self.name} returns no MetaTensor: where it lies is not known")
-        affine = result.affine.detach().cpu().numpy().astype(np.float64)
-        values = result.detach().cpu().numpy()
-        if values.ndim == 3:
-            values = values[None]
-        if values.ndim != 4:
-            raise PipelineFault(f"{self.name} returns {values.ndim} axes instead of channel and three of space")
-        planes = [self._whole(channel, affine, first) for channel in values]
-        if len(planes) == 1:
-            return Result(planes[0])
-        if any(plane.max() > 1 for plane in planes):
-            raise PipelineFault(f"{self.name} returns {len(planes)} channels with values other than 0 and 1")
-        return Result(np.empty((0, 0, 0), np.uint8), tuple(plane == 1 for plane in planes))
-
-    def _whole(self, values: Array, affine: Array, first: Volume) -> Array:
-        """One channel as uint8 or uint16 on the source grid; axes slice, row, column."""
-        top = float(values.max())
-        whole = values.astype(np.uint8 if top < 256 else np.uint16)
-        if not np.array_equal(whole, values):
-            raise PipelineFault(
-                f"{self.name} returns values between labels: let its postprocessing, by overrides in [[pipeline]], end "
-                "in AsDiscreted, and let Invertd after AsDiscreted have nearest_interp = true"
-            )
-        shape, target = first.voxels.shape[::-1], ras_affine(first.affine)
-        whole, affine = reoriented(whole, affine, target)
-        if not same_grid(whole.shape, affine, shape, target):
-            whole = nearest(whole, affine, shape, target)
-        return np.ascontiguousarray(whole.transpose(2, 1, 0))
-
-
-def _meta_tensor(array: Array, affine: Array, channel: float) -> MetaTensor:
-    """Wrap an image as MONAI's readers do; `affine` is index -> RAS mm, `channel` the axis or NaN for none."""
-    shape = array.shape[-3:]
-    meta = {
-        "original_affine": affine.copy(),
-        "spatial_shape": np.asarray(shape),
-        "space": "RAS",
-        "original_channel_dim": channel,
-        "filename_or_obj": "image",
-    }
-    return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine.copy()), meta=meta)
-
-
-def _free_memory() -> float | None:
-    """Bytes that Linux could give to a process now, None on other systems."""
-    table = Path("/proc/meminfo")
-    if not table.exists():
-        return None
-    for line in table.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return float(line.split()[1]) * 1024.0
-    return None
+        with own_modules(self.folder, self._modules):
+            return self._chain.run(volumes)

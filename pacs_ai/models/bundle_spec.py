@@ -45,6 +45,8 @@ class BundleSpec:
         Refuse a series whose arrays would need more; None: the memory that is free, on the CPU.
     seed_weights
         For tests: run the network with random weights of this seed instead of a file's. The card says so.
+    name
+        In messages; empty: the folder's.
     """
 
     folder: Path
@@ -62,3 +64,4 @@ class BundleSpec:
     mixed_precision: bool | None = None
     memory_limit_gb: float | None = None
     seed_weights: int | None = None
+    name: str = ""
