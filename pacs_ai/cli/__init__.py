@@ -11,6 +11,7 @@ from pacs_ai.cli import (
     examining,
     explaining,
     looking,
+    modelling,
     offline,
     ordering,
     peers,
@@ -70,6 +71,7 @@ for command in (
     peers.echo,
     peers.send,
     selftesting.selftest,
+    modelling.models,
     configuring.config,
     examining.doctor,
 ):

@@ -1,0 +1,101 @@
+"""Which model packages there are on this machine, and how each stands: in use, to be installed, or broken and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from pacs_ai.errors import PipelineFault
+from pacs_ai.models import digest
+from pacs_ai.models.package import MODEL, ZOO, folders, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pacs_ai.models.package import Package
+
+
+class State(StrEnum):
+    """How a package stands."""
+
+    BUILT_IN = "comes with the node"
+    INSTALLED = "installed"
+    AVAILABLE = "not installed"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One package.
+
+    Parameters
+    ----------
+    name
+        What routes and commands call it: its folder's name.
+    folder
+        Where it lies.
+    package
+        None where its model.toml cannot be read.
+    fault
+        Why not, else "".
+    """
+
+    name: str
+    folder: Path
+    package: Package | None
+    fault: str = ""
+
+    @property
+    def state(self) -> State:
+        """How it stands, without comparing digests."""
+        if self.package is None:
+            return State.BROKEN
+        if self.package.missing:
+            return State.AVAILABLE
+        return State.BUILT_IN if self.folder.parent == ZOO else State.INSTALLED
+
+    @property
+    def advice(self) -> str:
+        """The command that installs it, else ""."""
+        return f"pacs-ai models install {self.name}" if self.state is State.AVAILABLE else ""
+
+    def verified(self) -> str:
+        """Compare every file that there is with its digest; "" where all are right, else what is wrong.
+
+        A package that comes with the node and is not installed has fewer files than its table; those that are there
+        must be right, and no other may be.
+        """
+        if self.package is None:
+            return self.fault
+        files = {**self.package.model.files, MODEL: self.package.sha256}
+        if self.folder.parent == ZOO:
+            files = {name: value for name, value in files.items() if name not in self.package.missing}
+        try:
+            digest.verify(self.folder, files)
+        except PipelineFault as error:
+            return str(error)
+        return ""
+
+
+def entries(models: Path | None) -> list[Entry]:
+    """Return every package, sorted by name; an installed one hides the node's recipe of that name.
+
+    Parameters
+    ----------
+    models
+        Folder of installed packages.
+    """
+    found: dict[str, Entry] = {}
+    for folder in folders(models):
+        if folder.name not in found:
+            found[folder.name] = entry(folder)
+    return [found[name] for name in sorted(found)]
+
+
+def entry(folder: Path) -> Entry:
+    """Return how one folder stands."""
+    try:
+        return Entry(folder.name, folder, read(folder))
+    except PipelineFault as error:
+        return Entry(folder.name, folder, None, str(error))
