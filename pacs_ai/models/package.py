@@ -36,6 +36,8 @@ LONGEST = 1_000_000
 #: Runtime -> module:class. The class is called with the package and is the pipeline; its module's top imports no torch.
 RUNTIMES: Mapping[str, str] = {
     # one line each, sorted
+    "brain-mr": "pacs_ai.models.readings.brain_mr:BrainMr",
+    "monai-bundle": "pacs_ai.models.runtimes.monai_bundle:MonaiBundlePackage",
 }
 
 

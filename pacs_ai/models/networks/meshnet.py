@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -187,11 +187,11 @@ class MeshNet(nn.Module):
 
     def _filled(self, index: int, width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return weight and bias of a hidden layer, filled up with zeros to `width` channels, channels last."""
-        convolution = self.hidden[index]
+        convolution = cast("nn.Conv3d", self.hidden[index])
         more = width - self.layout.channels
         fed = more if index else 0
         weight = functional.pad(convolution.weight, (0, 0, 0, 0, 0, 0, 0, fed, 0, more))
-        bias = None if convolution.bias is None else functional.pad(convolution.bias, (0, more))
+        bias = None if self.layout.normalised else functional.pad(cast("torch.Tensor", convolution.bias), (0, more))
         return weight.contiguous(memory_format=torch.channels_last_3d), bias
 
 
@@ -223,9 +223,7 @@ class _Activations:
         for start in range(0, depth, step):
             yield start, min(depth, start + step)
 
-    def convolve(
-        self, source: torch.Tensor, dilation: int, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> None:
+    def convolve(self, source: torch.Tensor, dilation: int, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Fill the array with the next layer of `source`, (depth, height, width, fed), which may be the array."""
         if dilation == 1:
             self._by_slabs(source, weight, bias)
