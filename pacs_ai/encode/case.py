@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pacs_ai.dicom.evidence import Evidence
+from pacs_ai.encode.ground import Ground, Shown, shown_as
 from pacs_ai.encode.voxels.survey import count_voxels
-from pacs_ai.pipeline import Frames, Volume
+from pacs_ai.pipeline import Frames, TimeSeries, Volume, Waveform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom import Dataset
 
-    from pacs_ai.dicom.evidence import Evidence
     from pacs_ai.encode.provenance import Work
     from pacs_ai.pipeline import Card, Findings, Given, Segment
 
@@ -62,32 +63,48 @@ class Case:
         """The pipeline's card."""
         return self.work.card
 
-    @property
+    @cached_property
     def own(self) -> Evidence:
-        """The instances of the input that the findings lie on."""
-        return self.evidence[self.findings.grid]
+        """The instances that the findings lie on; of a series over time those of its first time."""
+        evidence = self.evidence[self.findings.grid]
+        if not isinstance(self.inputs[self.findings.grid], TimeSeries):
+            return evidence
+        drawn_on = {one.sop_instance_uid for one in evidence.slices}
+        return Evidence(tuple(ds for ds in evidence.datasets if str(ds.SOPInstanceUID) in drawn_on), evidence.slices)
 
     @property
     def source(self) -> Dataset:
         """The instance that patient and study are copied from."""
         return self.own.datasets[0]
 
+    @cached_property
+    def given(self) -> Shown:
+        """What the findings are shown on."""
+        return shown_as(self.inputs[self.findings.grid])
+
     @property
-    def given(self) -> Given:
-        """The input that the findings lie on."""
-        return self.inputs[self.findings.grid]
+    def ground(self) -> Ground:
+        """What the findings lie on, a volume or images; TypeError where it is a waveform."""
+        if isinstance(self.given, Waveform):
+            raise TypeError(f"the input {self.findings.grid!r} is a waveform, on which nothing lies")
+        return self.given
 
     @property
     def volume(self) -> Volume:
-        """The input that the findings lie on, a volume; TypeError where it is frames."""
+        """The input that the findings lie on, a volume; TypeError where it is none."""
         if not isinstance(self.given, Volume):
             raise TypeError(f"the input {self.findings.grid!r} is no volume")
         return self.given
 
     @property
     def has_volume(self) -> bool:
-        """Whether the findings lie on a volume, and not on projection or ultrasound images."""
-        return not isinstance(self.given, Frames)
+        """Whether the findings lie on a volume."""
+        return isinstance(self.given, Volume)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the findings lie on projection or ultrasound images."""
+        return isinstance(self.given, Frames)
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:

@@ -19,6 +19,7 @@ from pacs_ai.encode.reports.values import encode_values
 from pacs_ai.encode.voxels.derived import encode_derived_images
 from pacs_ai.encode.voxels.parametric_map import encode_parametric_map
 from pacs_ai.encode.voxels.segmentation import encode_segmentation
+from pacs_ai.pipeline import Waveform
 from pacs_ai.profiles import Kind
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from pacs_ai.profiles import Encoding
 
 __all__ = ["Encoded", "encode"]
+
+#: Of a waveform; all others lie on images.
+OF_WAVEFORMS = (Kind.REPORT, Kind.TEXT_REPORT, Kind.VALUES, Kind.SECONDARY_CAPTURE, Kind.SUMMARY)
 
 #: (case, encoding, the segmentation that it cites) -> the objects; none where there is nothing of the kind to say.
 ENCODERS: Mapping[Kind, Callable[[Case, Encoding, Encoded | None], tuple[Encoded, ...]]] = {
@@ -85,10 +89,17 @@ def encode(
     check_findings(case.findings, work.card, inputs)
     made: dict[str, tuple[Encoded, ...]] = {}
     for encoding in wanted:
-        if encoding.only and (encoding.only == "volumes") != case.has_volume:
+        if not _is_made(encoding, case):
             continue
         cited = made.get(encoding.cites, ())
         made[encoding.key] = ENCODERS[encoding.kind](case, encoding, cited[0] if cited else None)
     results = tuple(one for objects in made.values() for one in objects)
     check_results(results, case)
     return results
+
+
+def _is_made(encoding: Encoding, case: Case) -> bool:
+    """Tell whether there is such an object of what the findings lie on."""
+    if isinstance(case.given, Waveform):
+        return not encoding.only and encoding.kind in OF_WAVEFORMS
+    return not encoding.only or (encoding.only == "volumes") == case.has_volume

@@ -42,7 +42,7 @@ def accept(card: Card, inputs: Mapping[str, Given]) -> tuple[str, ...]:
             )
         if isinstance(given, Frames):
             _accept_frames(name, given, wanted, card)
-        else:
+        elif isinstance(given, Volume):
             _accept_volume(name, given, wanted, card)
             notes += _unusual(name, given)
     return tuple(notes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pacs_ai.errors import UserError
-from pacs_ai.pipeline import Frame, Frames
+from pacs_ai.pipeline import Frame, Frames, TimeSeries, Waveform
 from pacs_ai.testing.phantom import Phantom
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def odd_inputs(inputs: Mapping[str, Given]) -> Iterator[tuple[str, dict[str, Giv
 def _changed(given: Given, act: Callable[[Array, int], Array]) -> Given:
     if isinstance(given, Frames):
         return replace(given, images=tuple(replace(one, pixels=act(one.pixels, 0)) for one in given.images))
+    if isinstance(given, Waveform):
+        return replace(given, samples=act(given.samples, 0))
     return replace(given, voxels=act(given.voxels, -1000))
 
 
@@ -81,10 +83,18 @@ def digest_inputs(inputs: Mapping[str, Given]) -> str:
     total = hashlib.sha256()
     for name, given in sorted(inputs.items()):
         total.update(name.encode())
-        arrays = [one.pixels for one in given.images] if isinstance(given, Frames) else [given.voxels, given.affine]
-        for array in arrays:
+        for array in _arrays(given):
             total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
+
+
+def _arrays(given: Given) -> list[Array]:
+    if isinstance(given, Frames):
+        return [one.pixels for one in given.images]
+    if isinstance(given, Waveform):
+        return [given.samples]
+    times = [given.times_s] if isinstance(given, TimeSeries) else []
+    return [given.voxels, given.affine, *times]
 
 
 def digest_findings(findings: Findings) -> str:

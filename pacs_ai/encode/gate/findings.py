@@ -9,7 +9,7 @@ import numpy as np
 
 from pacs_ai.encode.reports.outline import MAX_POINTS
 from pacs_ai.errors import PipelineFault
-from pacs_ai.pipeline import Frames, Shape
+from pacs_ai.pipeline import Frames, Shape, Waveform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,6 +71,8 @@ def _check_label(label: str | None, names: set[str], what: str) -> None:
 
 
 def _check_shape(voxels: Array, given: Given, what: str) -> None:
+    if isinstance(given, Waveform):
+        raise PipelineFault(f"{what} lies on a waveform, which has no voxels; it has measurements and answers")
     if given.shape is None:
         raise PipelineFault(f"{what} lies on images of different sizes; such findings are detections or measurements")
     if voxels.shape != given.shape:
@@ -143,6 +145,8 @@ def _check_diameters(diameters: Diameters, given: Given, name: str) -> None:
 
 def _check_place(points: Array, index: int, given: Given, name: str) -> None:
     """Refuse points outside the image; (0, 0) is the outer corner of its first pixel."""
+    if isinstance(given, Waveform):
+        raise PipelineFault(f"{name} lies on a waveform, which has no images")
     count = len(given.images) if isinstance(given, Frames) else given.shape[0]
     if not 0 <= index < count:
         raise PipelineFault(f"{name} lies on the image {index}; there are {count}, counted from 0")

@@ -12,7 +12,7 @@ from pydicom.multival import MultiValue
 from pacs_ai.dicom.reading import READING_FAULTS, read_text
 from pacs_ai.encode.case import PRIOR
 from pacs_ai.errors import Refused
-from pacs_ai.pipeline import Volume
+from pacs_ai.pipeline import TimeSeries, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ def check_sources(evidence: Mapping[str, Evidence], inputs: Mapping[str, Given] 
     evidence
         By name of input. Names that begin with "prior" may be of another study.
     inputs
-        What was made of them; images of an input that is no volume may differ in size and spacing. None: volumes.
+        What was made of them; instances of an input that is no volume may differ in size and spacing. None: volumes.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def check_sources(evidence: Mapping[str, Evidence], inputs: Mapping[str, Given] 
         current = [ds for name, one in evidence.items() if not name.startswith(PRIOR) for ds in one.datasets]
         _agree(current, "StudyInstanceUID", "the images are of more than one study")
         for name, one in evidence.items():
-            is_volume = inputs is None or isinstance(inputs[name], Volume)
+            is_volume = inputs is None or isinstance(inputs[name], Volume | TimeSeries)
             for keyword, meaning in (ONE_SERIES | ONE_GRID if is_volume else ONE_SERIES).items():
                 _agree(one.datasets, keyword, f"the images of the input '{name}' have more than one {meaning}")
             if is_volume:

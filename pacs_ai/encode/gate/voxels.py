@@ -68,8 +68,8 @@ def check_segmentation(opened: Opened, context: Context) -> None:
     """
     ds, case = opened.ds, context.case
     shape = (len(case.own.slices), int(ds.Rows), int(ds.Columns))
-    if shape != case.given.shape:
-        raise Permanent(f"the SEG lies on {shape}, its source on {case.given.shape}")
+    if shape != case.ground.shape:
+        raise Permanent(f"the SEG lies on {shape}, its source on {case.ground.shape}")
     expected = _fractions(case, int(ds.MaximumFractionalValue)) if ds.SegmentationType == FRACTIONAL else _masks(case)
     segments = _check_segments(ds, case, expected)
     frames = list(_frames(opened, context))

@@ -11,13 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from pacs_ai.encode.pictures.picture import Colour, label_name, readable, spacing_of
-from pacs_ai.pipeline import MILLILITRE, VOLUME, Card, Classification, Detection, Findings, Given, Measurement, Volume
+from pacs_ai.pipeline import (
+    MILLILITRE,
+    VOLUME,
+    Card,
+    Classification,
+    Detection,
+    Findings,
+    Measurement,
+    Volume,
+    Waveform,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pacs_ai.encode.ground import Shown
+
 Counts = npt.NDArray[np.int64]
 WHOLE_IMAGE = "Whole image"
+WHOLE_RECORDING = "Whole recording"
 NOTHING_FOUND = "Nothing found"
 #: UCUM symbols as people write them.
 UNITS = {"[hnsf'U]": "HU", "1": "", "ml": "mL"}
@@ -42,7 +55,7 @@ class Line:
     values: tuple[tuple[str, str], ...] = ()
 
 
-def legend(findings: Findings, card: Card, given: Given, counts: Counts) -> tuple[Line, ...]:
+def legend(findings: Findings, card: Card, given: Shown, counts: Counts) -> tuple[Line, ...]:
     """Return a line per label that has a segment or a value, per detection, and for the whole image.
 
     Parameters
@@ -56,7 +69,7 @@ def legend(findings: Findings, card: Card, given: Given, counts: Counts) -> tupl
     return lines or (Line(None, NOTHING_FOUND),)
 
 
-def _lines(findings: Findings, card: Card, given: Given, counts: Counts) -> Iterator[Line]:
+def _lines(findings: Findings, card: Card, given: Shown, counts: Counts) -> Iterator[Line]:
     voxels = {segment.label: int(row.sum()) for segment, row in zip(findings.segments, counts, strict=True)}
     names = detection_names(findings, card)
     for label in card.labels:
@@ -72,7 +85,7 @@ def _lines(findings: Findings, card: Card, given: Given, counts: Counts) -> Iter
             yield Line(label.colour, name, _of_detection(detection, given))
     whole = _of_label(findings, None)
     if whole:
-        yield Line(None, WHOLE_IMAGE, whole)
+        yield Line(None, WHOLE_RECORDING if isinstance(given, Waveform) else WHOLE_IMAGE, whole)
 
 
 def detection_names(findings: Findings, card: Card) -> tuple[str, ...]:
@@ -92,7 +105,7 @@ def _of_label(findings: Findings, label: str | None) -> tuple[tuple[str, str], .
     return (*_measured(measured), *_classified(one for one in findings.classifications if one.label == label))
 
 
-def _volume(given: Given, voxels: int, findings: Findings, label: str) -> tuple[tuple[str, str], ...]:
+def _volume(given: Shown, voxels: int, findings: Findings, label: str) -> tuple[tuple[str, str], ...]:
     """Return the volume from the voxel count, as the SR states it, where the pipeline gave none."""
     stated = any(one.label == label and one.concept.value == VOLUME.value for one in findings.measurements)
     if not voxels or stated or not isinstance(given, Volume):
@@ -100,16 +113,15 @@ def _volume(given: Given, voxels: int, findings: Findings, label: str) -> tuple[
     return _measured([Measurement(VOLUME, voxels * given.voxel_ml, MILLILITRE)])
 
 
-def _of_detection(detection: Detection, given: Given) -> tuple[tuple[str, str], ...]:
+def _of_detection(detection: Detection, given: Shown) -> tuple[tuple[str, str], ...]:
     likely = () if detection.probability is None else (("Probability", percent(detection.probability)),)
     measured, classified = _measured(detection.measurements), _classified(detection.classifications)
     return (*likely, *_diameters(detection, given), *measured, *classified)
 
 
-def _diameters(detection: Detection, given: Given) -> tuple[tuple[str, str], ...]:
+def _diameters(detection: Detection, given: Shown) -> tuple[tuple[str, str], ...]:
     diameters = detection.diameters
-    spacing = None if diameters is None else spacing_of(given, diameters.index)
-    if diameters is None or spacing is None:
+    if diameters is None or isinstance(given, Waveform) or (spacing := spacing_of(given, diameters.index)) is None:
         return ()
     step = np.array([spacing[1], spacing[0]])  # points are (column, row)
     lengths = [

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pacs_ai.encode.ground import shown_as
 from pacs_ai.encode.pictures import picture
 from pacs_ai.encode.pictures.legend import detection_names, legend
 from pacs_ai.encode.pictures.picture import direction_letters, opposite
 from pacs_ai.encode.pictures.sheet import CELL, COLUMNS, GAP, INNER_WIDTH, sheet, tiled
+from pacs_ai.encode.pictures.traces import traces
 from pacs_ai.encode.voxels.survey import count_voxels
-from pacs_ai.pipeline import Array, Card, Findings, Frames, Given, Segment, Volume
+from pacs_ai.pipeline import Array, Card, Findings, Frames, Given, Segment, Volume, Waveform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +89,7 @@ def page(given: Given, findings: Findings, card: Card, counts: Counts | None = N
 
     Of a volume: axial slices, patient's right on the left and front up, through the extent of the findings; slices of
     another orientation as they were acquired where they are thick or have detections. Of frames: the images
-    side by side, those with findings first.
+    side by side, those with findings first. Of a waveform: its traces.
 
     Parameters
     ----------
@@ -104,21 +106,28 @@ def page(given: Given, findings: Findings, card: Card, counts: Counts | None = N
     """
     counts = count_voxels(findings.segments) if counts is None else counts
     cells = cells_of(given, findings, card, counts, slices)
-    return sheet(tiled(cells), legend(findings, card, given, counts), card)
+    return sheet(tiled(cells), legend(findings, card, shown_as(given), counts), card)
 
 
 def cells_of(given: Given, findings: Findings, card: Card, counts: Counts, slices: int) -> list[Image.Image]:
-    """Return the slices or images of `page` alone."""
-    if isinstance(given, Frames):
-        return _images(given, findings, card, counts, slices)
-    view = axial_view(given)
-    if view.axes != (0, 1, 2) and (findings.detections or _is_slab(given)):
-        view = View((0, 1, 2), (False, False, False), given.spacing)
+    """Return the slices, images or traces of `page` alone."""
+    shown = shown_as(given)
+    if isinstance(shown, Waveform):
+        return [traces(shown)]
+    if isinstance(shown, Frames):
+        return _images(shown, findings, card, counts, slices)
+    return _slices(shown, findings, card, slices)
+
+
+def _slices(volume: Volume, findings: Findings, card: Card, slices: int) -> list[Image.Image]:
+    view = axial_view(volume)
+    if view.axes != (0, 1, 2) and (findings.detections or _is_slab(volume)):
+        view = View((0, 1, 2), (False, False, False), volume.spacing)
     field = _field(
-        _extent(findings, view, given.voxels.shape), _detected(findings, view, len(given.voxels)), view, slices
+        _extent(findings, view, volume.voxels.shape), _detected(findings, view, len(volume.voxels)), view, slices
     )
-    window = picture.window_of(given, card, 0)
-    return [_cell(given, index, field, view, findings, card, window) for index in field.slices]
+    window = picture.window_of(volume, card, 0)
+    return [_cell(volume, index, field, view, findings, card, window) for index in field.slices]
 
 
 def _is_slab(volume: Volume) -> bool:

@@ -62,7 +62,7 @@ class Drawing:
     @classmethod
     def of(cls, case: Case) -> Drawing:
         """Prepare what all images share."""
-        lines = legend(case.findings, case.card, case.given, case.counts)
+        lines = legend(case.findings, case.card, case.ground, case.counts)
         grid = Grid.of(case.own) if case.has_volume else None
         return cls(case, lines, detection_names(case.findings, case.card), grid)
 
@@ -78,8 +78,8 @@ class Drawing:
         case, (rows, columns) = self.case, size_of(self.case, index)
         source = case.own.slices[index]
         stated = picture.stated_window(_dataset(case, source), source.frame_number)
-        window = picture.window_of(case.given, case.card, index, stated)
-        shown = Image.fromarray(picture.grey(picture.plane_of(case.given, index), window))
+        window = picture.window_of(case.ground, case.card, index, stated)
+        shown = Image.fromarray(picture.grey(picture.plane_of(case.ground, index), window))
         if shown.size != (columns, rows):
             shown = shown.resize((columns, rows), Image.Resampling.BICUBIC)
         drawn = shown.convert("RGB")
@@ -99,7 +99,7 @@ class Drawing:
 
     def _draw_detections(self, drawn: Image.Image, index: int, width: int) -> list[str]:
         case = self.case
-        factor = drawn.width / picture.plane_of(case.given, index).shape[1]
+        factor = drawn.width / picture.plane_of(case.ground, index).shape[1]
         here = [
             (
                 [line * factor for line in picture.lines_of(detection, index)],
@@ -150,22 +150,22 @@ def _dataset(case: Case, source: FrameReference) -> Dataset:
 
 def factor_of(case: Case, index: int) -> int:
     """Return by how much an image is enlarged."""
-    columns = int(picture.plane_of(case.given, index).shape[1])
+    columns = int(picture.plane_of(case.ground, index).shape[1])
     return 1 if columns >= LEAST_WIDTH else -(-ENLARGED_WIDTH // columns)
 
 
 def size_of(case: Case, index: int) -> tuple[int, int]:
     """Return rows and columns of a drawn image."""
     factor = factor_of(case, index)
-    rows, columns = picture.plane_of(case.given, index).shape[:2]
+    rows, columns = picture.plane_of(case.ground, index).shape[:2]
     return int(rows) * factor, int(columns) * factor
 
 
 def directions(case: Case, index: int) -> tuple[str, str]:
     """Return where rows and columns run to in the patient, two blanks where nothing says it."""
-    if isinstance(case.given, Frames):
-        return picture.patient_orientation(case.given.images[index].header.get("PatientOrientation"))
-    affine = case.given.affine
+    if isinstance(case.ground, Frames):
+        return picture.patient_orientation(case.ground.images[index].header.get("PatientOrientation"))
+    affine = case.ground.affine
     right, down = (picture.direction_letters(affine[:3, axis]) for axis in (2, 1))
     return right, down
 
@@ -190,7 +190,7 @@ def encode_overlay(case: Case, encoding: Encoding, _cited: Encoded | None) -> tu
         return tuple(_single(drawing, encoding, index, number) for number, index in enumerate(chosen, 1))
     if not found:
         return ()
-    groups = _alike(case, drawing.order) if isinstance(case.given, Frames) else [drawing.order]
+    groups = _alike(case, drawing.order) if isinstance(case.ground, Frames) else [drawing.order]
     return tuple(_multi(drawing, encoding, group, number) for number, group in enumerate(groups, 1))
 
 
@@ -198,7 +198,7 @@ def _alike(case: Case, order: Sequence[int]) -> list[list[int]]:
     """Return the images that may share one object, which states size, directions and pixel spacing once for all."""
     groups: dict[object, list[int]] = {}
     for index in order:
-        alike = (size_of(case, index), directions(case, index), picture.spacing_of(case.given, index))
+        alike = (size_of(case, index), directions(case, index), picture.spacing_of(case.ground, index))
         groups.setdefault(alike, []).append(index)
     return list(groups.values())
 
@@ -229,7 +229,7 @@ def _plane(drawing: Drawing, index: int) -> dict[str, object]:
     case, grid = drawing.case, drawing.grid
     factor = factor_of(case, index)
     if grid is None:
-        spacing = picture.spacing_of(case.given, index)
+        spacing = picture.spacing_of(case.ground, index)
         return {} if spacing is None else {"PixelSpacing": _texts([one / factor for one in spacing])}
     measures = grid.measures
     pixel = [float(value) for value in measures["PixelSpacing"]]

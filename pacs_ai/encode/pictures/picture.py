@@ -13,12 +13,14 @@ import reportlab  # type: ignore[import-untyped]
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from pacs_ai.encode.provenance import DISCLAIMER
-from pacs_ai.pipeline import Array, Card, Clearance, Detection, Frames, Given, Region, Shape, Volume
+from pacs_ai.pipeline import Array, Card, Clearance, Detection, Frames, Region, Shape, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pydicom import Dataset
+
+    from pacs_ai.encode.ground import Ground
 
 Colour = tuple[int, int, int]
 Mask = npt.NDArray[np.bool_]
@@ -72,22 +74,22 @@ def label_name(card: Card, name: str) -> str:
     return readable(f"{shown} ({card.label(name).type.meaning})")
 
 
-def plane_of(given: Given, index: int) -> Array:
+def plane_of(given: Ground, index: int) -> Array:
     """Return one slice or image, (rows, columns) or (rows, columns, 3)."""
     return given.images[index].pixels if isinstance(given, Frames) else given.voxels[index]
 
 
-def spacing_of(given: Given, index: int) -> tuple[float, float] | None:
+def spacing_of(given: Ground, index: int) -> tuple[float, float] | None:
     """Return the distance of rows and of columns of one slice or image in mm, None where it is not known."""
     return given.images[index].spacing if isinstance(given, Frames) else given.spacing[1:]
 
 
-def images_of(given: Given) -> int:
+def images_of(given: Ground) -> int:
     """Return how many slices or images there are."""
     return len(given.images) if isinstance(given, Frames) else len(given.voxels)
 
 
-def window_of(given: Given, card: Card, index: int, stated: tuple[float, float] | None = None) -> tuple[float, float]:
+def window_of(given: Ground, card: Card, index: int, stated: tuple[float, float] | None = None) -> tuple[float, float]:
     """Return the values shown black and white.
 
     Lungs are shown in a lung window, for a reader cannot change the window of a picture; else as the source states

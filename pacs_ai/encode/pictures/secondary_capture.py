@@ -16,7 +16,7 @@ from pacs_ai.encode.pictures.montage import page
 from pacs_ai.encode.pictures.picture import NOT_VERIFIED
 from pacs_ai.encode.provenance import DISCLAIMER, LONG_STRING, MANUFACTURER, MODEL_NAME, clean, concept, stamp
 from pacs_ai.encode.voxels.codecs import photometric_interpretation, pixel_data
-from pacs_ai.pipeline import Clearance, Code
+from pacs_ai.pipeline import Clearance, Code, Waveform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,7 +41,8 @@ def encode_secondary_capture(case: Case, encoding: Encoding, _cited: Encoded | N
     sheet = np.asarray(page(case.given, case.findings, case.card, case.counts, SLICES))
     result = colour_image(case, encoding, sheet.shape[:2], 1)
     result.PatientOrientation = None  # type 2C: a page of several slices has none
-    result.SourceImageSequence = [reference(one) for one in instances(case)]
+    if not isinstance(case.given, Waveform):
+        result.SourceImageSequence = [reference(one) for one in instances(case)]
     return (finished(case, encoding, result, [sheet]),)
 
 

@@ -144,6 +144,16 @@ def image(name: Dataset, source: FrameReference, relation: Relation = Relation.C
     return item
 
 
+def waveform(name: Dataset, source: FrameReference, relation: Relation = Relation.CONTAINS) -> Dataset:
+    """Return a WAVEFORM item that refers to all channels of a received waveform (PS3.3 C.18.5)."""
+    item = _item("WAVEFORM", name, relation)
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.sop_class_uid
+    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+    item.ReferencedSOPSequence = [reference]
+    return item
+
+
 def region(
     name: Dataset,
     shape: Shape,

@@ -21,6 +21,7 @@ from pacs_ai.encode.reports.content import (
     sct,
     text,
     uid,
+    waveform,
     with_children,
 )
 from pacs_ai.encode.reports.groups import CERTAINTY, Group, Template, percent
@@ -82,7 +83,11 @@ class Cited:
 
 
 def group_item(
-    group: Group, slices: Sequence[FrameReference], algorithm: Sequence[Dataset], cited: Cited | None
+    group: Group,
+    slices: Sequence[FrameReference],
+    algorithm: Sequence[Dataset],
+    cited: Cited | None,
+    recording: FrameReference | None = None,
 ) -> Dataset:
     """Return the CONTAINER of one measurement group.
 
@@ -94,6 +99,8 @@ def group_item(
         TID 4019.
     cited
         Where segments are referred to; None where their outlines are drawn.
+    recording
+        The waveform that the values were measured in; None of images.
     """
     label = group.label
     context = Relation.HAS_OBS_CONTEXT
@@ -103,7 +110,7 @@ def group_item(
         *_finding(label),
         *algorithm,
         *(axis_item(axis, slices[axis.line.index]) for axis in group.axes),
-        *(measurement_item(one) for one in group.values[len(group.axes) :]),
+        *(measurement_item(one, recording) for one in group.values[len(group.axes) :]),
         *laterality_of_finding(label),
         *(evaluation_item(one) for one in group.classifications),
         *_place(group, slices, cited),
@@ -141,13 +148,14 @@ def laterality_of_finding(label: Label | None) -> Iterator[Dataset]:
         yield code(LATERALITY, coded(label.modifier))
 
 
-def measurement_item(measurement: Measurement) -> Dataset:
-    """Return a value with its method and derivation (PS3.16 TID 300)."""
+def measurement_item(measurement: Measurement, recording: FrameReference | None = None) -> Dataset:
+    """Return a value with its method, its derivation and the waveform it rests on (PS3.16 TID 300 and 321)."""
     item = number(coded(measurement.concept), measurement.value, coded(measurement.unit))
     told = ((MEASUREMENT_METHOD, measurement.method), (DERIVATION, measurement.derivation))
-    return with_children(
-        item, [code(name, coded(value), Relation.HAS_CONCEPT_MOD) for name, value in told if value is not None]
-    )
+    children = [code(name, coded(value), Relation.HAS_CONCEPT_MOD) for name, value in told if value is not None]
+    if recording is not None:
+        children.append(waveform(SOURCE_OF_MEASUREMENT, recording, Relation.INFERRED_FROM))
+    return with_children(item, children)
 
 
 def axis_item(axis: Axis, source: FrameReference) -> Dataset:

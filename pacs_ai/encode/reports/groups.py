@@ -25,12 +25,12 @@ from pacs_ai.pipeline import (
     Code,
     Detection,
     Frames,
-    Given,
     Label,
     Map,
     Measurement,
     Region,
     Shape,
+    Waveform,
 )
 
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pacs_ai.encode.case import Case
+    from pacs_ai.encode.ground import Ground
     from pacs_ai.pipeline import Card, Diameters, Findings, Segment
 
 WHOLE_IMAGE = "Whole image"
+WHOLE_RECORDING = "Whole recording"
 LONG_AXIS = Code("103339001", "SCT", "Long Axis")
 SHORT_AXIS = Code("103340004", "SCT", "Short Axis")
 AREA = Code("42798000", "SCT", "Area")
@@ -126,7 +128,7 @@ def marked(groups: Sequence[Group], case: Case) -> tuple[Group, ...]:
     each further one below the one before, and its group is called what it is: "Whole image".
     """
     middle = len(case.own.slices) // 2
-    rows, columns = image_size(case.given, middle)
+    rows, columns = image_size(case.ground, middle)
     places = iter(range(len(groups)))
     return tuple(
         group
@@ -140,13 +142,13 @@ def marked(groups: Sequence[Group], case: Case) -> tuple[Group, ...]:
     )
 
 
-def image_size(given: Given, index: int) -> tuple[int, int]:
+def image_size(given: Ground, index: int) -> tuple[int, int]:
     """Return rows and columns of one slice or image."""
     shape = given.images[index].pixels.shape if isinstance(given, Frames) else given.shape[1:]
     return shape[0], shape[1]
 
 
-def spacing_of(given: Given, index: int) -> tuple[float, float] | None:
+def spacing_of(given: Ground, index: int) -> tuple[float, float] | None:
     """Return the distance of rows and columns of one slice or image in mm, None where it is unknown."""
     return given.images[index].spacing if isinstance(given, Frames) else given.spacing[1:]
 
@@ -160,16 +162,16 @@ def _of_segments(case: Case) -> Iterator[Group]:
         yield Group(
             name,
             uid,
-            sided(label, case.given, index),
+            sided(label, case.ground, index),
             Template.VOLUMETRIC if case.has_volume else Template.PLANAR,
             region,
             _with_size(_values(case.findings, label.name), segment, row, case),
-            _axes_of_outline(label, region, case.given),
+            _axes_of_outline(label, region, case.ground),
             classifications=_classifications(case.findings, label.name),
         )
 
 
-def sided(label: Label, given: Given, index: int) -> Label:
+def sided(label: Label, given: Ground, index: int) -> Label:
     """Return the label with the side that its image says (Image Laterality), where it has no modifier of its own."""
     if label.modifier is not None or not isinstance(given, Frames):
         return label
@@ -177,7 +179,7 @@ def sided(label: Label, given: Given, index: int) -> Label:
     return replace(label, modifier=SIDES.get(header.get("ImageLaterality") or header.get("Laterality") or ""))
 
 
-def _axes_of_outline(label: Label, region: Region, given: Given) -> tuple[Axis, ...]:
+def _axes_of_outline(label: Label, region: Region, given: Ground) -> tuple[Axis, ...]:
     """Return the diameters of a lesion, from the outline of its largest cross-section."""
     spacing = spacing_of(given, region.index)
     if label.category.value != MORPHOLOGIC_ABNORMALITY.value or spacing is None:
@@ -185,7 +187,7 @@ def _axes_of_outline(label: Label, region: Region, given: Given) -> tuple[Axis, 
     return _axes(diameters(region.points, spacing, region.index), given)
 
 
-def _axes(found: Diameters | None, given: Given) -> tuple[Axis, ...]:
+def _axes(found: Diameters | None, given: Ground) -> tuple[Axis, ...]:
     spacing = None if found is None else spacing_of(given, found.index)
     if found is None or spacing is None:
         return ()
@@ -205,11 +207,11 @@ def _of_detections(case: Case) -> Iterator[Group]:
         yield Group(
             name,
             uid,
-            label if region is None else sided(label, case.given, region.index),
+            label if region is None else sided(label, case.ground, region.index),
             Template.IMAGE if region is None else Template.PLANAR,
             region,
             detection.measurements,
-            _axes(detection.diameters, case.given),
+            _axes(detection.diameters, case.ground),
             detection.probability,
             detection.classifications,
         )
@@ -237,7 +239,8 @@ def _without_place(case: Case, drawn: set[str]) -> Iterator[Group]:
             answers = _classifications(case.findings, label.name)
             yield Group(*tracking(case.work, label.name), label, Template.IMAGE, None, values, classifications=answers)
     if values := _values(case.findings, None):
-        yield Group(*tracking(case.work, WHOLE_IMAGE), None, Template.IMAGE, None, values)
+        name = WHOLE_RECORDING if isinstance(case.given, Waveform) else WHOLE_IMAGE
+        yield Group(*tracking(case.work, name), None, Template.IMAGE, None, values)
 
 
 def _values(findings: Findings, label: str | None) -> tuple[Measurement, ...]:
@@ -264,7 +267,7 @@ def _volume(segment: Segment, row: npt.NDArray[np.int64], case: Case) -> Measure
 
 def _area(segment: Segment, row: npt.NDArray[np.int64], case: Case) -> Measurement | None:
     index = int(row.argmax())
-    spacing = spacing_of(case.given, index)
+    spacing = spacing_of(case.ground, index)
     if spacing is None:
         return None
     return Measurement(AREA, int(row[index]) * spacing[0] * spacing[1], SQUARE_MILLIMETRE, segment.label)

@@ -13,6 +13,7 @@ from pacs_ai.encode.reports.document import COMMENT, algorithm_items, document, 
 from pacs_ai.encode.reports.group_items import FINDING, Cited, evaluation_item, group_item, modifiers, segment_number
 from pacs_ai.encode.reports.groups import Group, absent_labels, evaluations_of, groups_of, marked
 from pacs_ai.encode.reports.tree import encoded_report
+from pacs_ai.pipeline import TimeSeries, Waveform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pacs_ai.dicom.evidence import Evidence
     from pacs_ai.encode.case import Case
     from pacs_ai.encode.encoded import Encoded
-    from pacs_ai.pipeline import Label
+    from pacs_ai.pipeline import Given, Label
     from pacs_ai.profiles import Encoding
 
 #: Title of a measurement report (CID 7021). Viewers draw its regions, and some fail on a group without a region.
@@ -68,9 +69,10 @@ def encode_report(case: Case, encoding: Encoding, segmentation: Encoded | None) 
 def _body(case: Case, groups: Sequence[Group], cited: Cited | None) -> Iterator[Dataset]:
     """Yield the measurements, then the answers about the whole image and what was looked for and not found."""
     if groups:
-        algorithm = algorithm_items(case.work)
+        algorithm, slices = algorithm_items(case.work), case.own.slices
+        recording = slices[0] if isinstance(case.given, Waveform) else None
         yield container(
-            IMAGING_MEASUREMENTS, (group_item(group, case.own.slices, algorithm, cited) for group in groups)
+            IMAGING_MEASUREMENTS, (group_item(group, slices, algorithm, cited, recording) for group in groups)
         )
     absent = absent_labels(case.findings, case.counts, case.card)
     answers = evaluations_of(case, groups)
@@ -82,19 +84,25 @@ def _qualitative_evaluations(case: Case, groups: Sequence[Group], absent: Sequen
     """Return answers about the whole image and what was not found, in words and codes (PS3.16 TID 1500 rows 12-14)."""
     answers = evaluations_of(case, groups)
     labels = {label.name: label for label in case.card.labels}
-    items = [text(FINDING, summary(case.evidence, absent, found=bool(groups or answers)))]
+    items = [text(FINDING, summary(case.inputs, case.evidence, absent, found=bool(groups or answers)))]
     items += [evaluation_item(one, None if one.label is None else labels[one.label]) for one in answers]
     items += [_absence(label, shared) for label, shared in _with_names(absent, case.card.labels)]
     return container(QUALITATIVE_EVALUATIONS, items)
 
 
-def summary(evidence: Mapping[str, Evidence], absent: Sequence[Label], *, found: bool) -> str:
+def summary(
+    inputs: Mapping[str, Given], evidence: Mapping[str, Evidence], absent: Sequence[Label], *, found: bool
+) -> str:
     """Return in words how much was looked at and what was not found."""
-    images = sum(len(one.slices) for one in evidence.values())
-    analysed = f"{images} image{'' if images == 1 else 's'} analysed."
+    counted: Counter[str] = Counter()
+    for name, one in evidence.items():
+        given = inputs[name]
+        times = len(given.voxels) if isinstance(given, TimeSeries) else 1
+        counted["recording" if isinstance(given, Waveform) else "image"] += len(one.slices) * times
+    analysed = " and ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counted.items())
     names = ", ".join(clean(label.name, LONG_STRING) for label in absent)
     named = f" Looked for and absent: {names}." if absent else ""
-    return ("" if found else "Nothing found. ") + analysed + named
+    return f"{'' if found else 'Nothing found. '}{analysed} analysed.{named}"
 
 
 def _with_names(absent: Sequence[Label], labels: Sequence[Label]) -> Iterator[tuple[Label, bool]]:

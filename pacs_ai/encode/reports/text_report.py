@@ -49,7 +49,7 @@ def _lines(case: Case) -> Iterator[Dataset]:
         yield from _group_lines(group, case)
     for one in answers:
         yield text(FINDING, _answer(one))
-    yield text(FINDING, summary(case.evidence, (), found=bool(groups or answers)))
+    yield text(FINDING, summary(case.inputs, case.evidence, (), found=bool(groups or answers)))
     names = [label.name for label in absent_labels(case.findings, case.counts, case.card)]
     for line in joined(ABSENT, names, ", "):
         yield text(FINDING, line)

@@ -153,5 +153,5 @@ def _pixels(case: Case, source: Dataset, scheme: Scheme, values: Array, index: i
         return pixels
     limit = source.get("PixelPaddingRangeLimit")
     low, high = sorted((padding, limit if isinstance(limit, int) else padding))
-    was = scheme.pixels(plane_of(case.given, index), index)
+    was = scheme.pixels(plane_of(case.ground, index), index)
     return np.where((was >= low) & (was <= high), was, pixels)

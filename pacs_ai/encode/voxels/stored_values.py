@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.pipeline import Array, Frames, Given, Volume
+from pacs_ai.pipeline import Array, Frames, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.dicom.evidence import FrameReference
     from pacs_ai.encode.case import Case
+    from pacs_ai.encode.ground import Ground
 
 #: Fewer steps than this, of values that are no whole steps, would lose what the pipeline computed.
 LEAST_STEPS = 256
@@ -144,7 +145,7 @@ def _rescale(case: Case, ds: Dataset, source: FrameReference) -> Rescale:
     turned = isinstance(case.given, Frames) and ds.get("PhotometricInterpretation") == "MONOCHROME1"
     if ds.get("ModalityLUTSequence"):
         return Rescale()  # the table's outcome becomes what is stored
-    holders = _transformations(ds, source, case.given)
+    holders = _transformations(ds, source, case.ground)
     found = next((one for one in holders if one.get("RescaleSlope") not in (None, "")), None)
     total = sum(read_storage(ds).bounds) if turned else None
     if found is None:
@@ -152,7 +153,7 @@ def _rescale(case: Case, ds: Dataset, source: FrameReference) -> Rescale:
     return Rescale(str(found.RescaleSlope), str(found.get("RescaleIntercept") or "0"), total)
 
 
-def _transformations(ds: Dataset, source: FrameReference, given: Given) -> list[Dataset]:
+def _transformations(ds: Dataset, source: FrameReference, given: Ground) -> list[Dataset]:
     """Return where a frame's rescale may stand, its own functional groups first.
 
     What stands at the root of an enhanced image is not read into a volume.
