@@ -31,6 +31,7 @@ def command(*arguments):
         process.communicate()
 
 
+@pytest.mark.nightly
 def test_one_command_opens_a_real_ct_with_its_overlay(viewer, pacs, shared_data):
     paths = sorted((shared_data / "ct_chest_tcga_thick").glob("*.dcm"))
     expected = Analysed.by(CtLung(), pacs, Source.of(paths))

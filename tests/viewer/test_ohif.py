@@ -104,6 +104,7 @@ def test_a_binary_segmentation_is_shown_in_its_colours(viewer, chest, request):
     assert_painted(viewer, chest, findings, "seg binary")
 
 
+@pytest.mark.nightly
 def test_a_label_map_is_shown_in_its_colours(viewer, chest, request):
     findings = without_overlap(chest.findings)
     shown = chest.shown_as(key(request), only(Kind.SEGMENTATION, "labelmap"), findings=findings)
@@ -173,6 +174,7 @@ def test_a_report_is_drawn_on_the_slices_of_the_largest_sections(viewer, chest, 
     viewer.until_drawn("sr report")
 
 
+@pytest.mark.nightly
 def test_a_text_report_can_be_read(viewer, chest, request):
     shown = chest.shown_as(key(request), only(Kind.TEXT_REPORT))
     text = opened_text(viewer, shown)
@@ -184,6 +186,7 @@ def test_a_text_report_can_be_read(viewer, chest, request):
     viewer.photograph("sr text")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("form", ["enhanced", "basic-text"])
 def test_values_can_be_read(viewer, chest, request, form):
     shown = chest.shown_as(key(request), only(Kind.VALUES, form))
@@ -227,6 +230,7 @@ def test_pictures_are_shown_as_images(viewer, request, source, kind):
     assert coloured(viewer.until_drawn(f"image {kind.value} {source}")) > 0.0005
 
 
+@pytest.mark.nightly
 def test_a_structure_set_is_shown_as_contours(viewer, chest, request):
     shown = chest.shown_as(key(request), only(Kind.STRUCTURE_SET))
     viewer.open(shown.study, shown.series)
@@ -238,6 +242,7 @@ def test_a_structure_set_is_shown_as_contours(viewer, chest, request):
     assert coloured(viewer.until_drawn("rtstruct")) > 0.005
 
 
+@pytest.mark.nightly
 def test_a_parametric_map_is_shown_over_the_images(viewer, chest, request):
     (first, *_) = chest.findings.maps
     shown = chest.shown_as(key(request), only(Kind.PARAMETRIC_MAP), findings=replace(Findings(), maps=(first,)))
@@ -254,6 +259,7 @@ def test_a_parametric_map_is_shown_over_the_images(viewer, chest, request):
     viewer.until_drawn("parametric map")
 
 
+@pytest.mark.nightly
 def test_derived_images_are_a_series_of_their_own(viewer, chest, request):
     shown = chest.shown_as(key(request), only(Kind.DERIVED_IMAGES))
     viewer.open(shown.study, shown.series)
@@ -265,6 +271,7 @@ def test_derived_images_are_a_series_of_their_own(viewer, chest, request):
     viewer.until_drawn("derived images")
 
 
+@pytest.mark.nightly
 def test_a_summary_is_shown_as_pdf(viewer, chest, request):
     shown = chest.shown_as(key(request), only(Kind.SUMMARY))
     viewer.open(shown.study, shown.series)
@@ -276,6 +283,7 @@ def test_a_summary_is_shown_as_pdf(viewer, chest, request):
     viewer.photograph("pdf")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", [Kind.KEY_OBJECTS, Kind.PRESENTATION_STATE])
 def test_what_the_viewer_does_not_support_it_lists_and_the_study_still_shows(viewer, chest, request, kind):
     shown = chest.shown_as(key(request), only(kind))
@@ -289,6 +297,7 @@ def test_what_the_viewer_does_not_support_it_lists_and_the_study_still_shows(vie
 # Radiographs
 
 
+@pytest.mark.nightly
 @pytest.mark.xfail(strict=True, reason="OHIF 3.13 reads spacing and orientation of every SEG; a radiograph has none")
 def test_a_segmentation_of_a_radiograph_is_shown(viewer, radiograph, request):
     shown = radiograph.shown_as(key(request), only(Kind.SEGMENTATION))
@@ -309,7 +318,7 @@ def test_a_report_of_a_radiograph_is_drawn_on_it(viewer, radiograph, request):
 # Whole studies
 
 
-@pytest.mark.parametrize("profile", ["ohif", "archive"])
+@pytest.mark.parametrize("profile", ["ohif", pytest.param("archive", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("source", ["chest", "radiograph"])
 def test_a_study_with_all_that_a_profile_sends_opens(viewer, request, source, profile):
     analysed = request.getfixturevalue(source)
