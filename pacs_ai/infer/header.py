@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 #: Of a volume, where the series has them.
 HEADER_KEYWORDS = (
     "AcquisitionContrast",
+    "AngularStep",
     "BodyPartExamined",
     "ContrastBolusAgent",
     "ConvolutionKernel",
@@ -39,12 +40,14 @@ HEADER_KEYWORDS = (
     "ProtocolName",
     "RepetitionTime",
     "RescaleType",
+    "ScanArc",
     "ScanOptions",
     "ScanningSequence",
     "SequenceName",
     "SequenceVariant",
     "SeriesDescription",
     "SliceThickness",
+    "StartAngle",
     "StudyDescription",
     "Units",
     "XRayTubeCurrent",

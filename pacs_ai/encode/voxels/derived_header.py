@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Value representations of one text, which some senders mistake for one another.
 TEXTS = frozenset({"CS", "LO", "SH"})
 FUNCTIONAL_GROUPS = frozenset({"SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"})
+#: Value of Image Type by which a PET image is a sinogram: what is derived from one no longer is.
+SINOGRAM = "SINOGRAM"
 #: Repeating groups: curves (retired) and overlays.
 REPEATING = (0x5000, 0x50FF), (0x6000, 0x60FF)
 #: Left out: whose it is, which is copied apart; pixels and what was computed from them; signatures; the dose, which was
@@ -149,7 +151,8 @@ def _evidence(source: Dataset, series_instance_uid: str, instance: Dataset) -> D
 def _derived_type(stated: object, *, primary: bool) -> list[str]:
     """Return Image Type or Frame Type."""
     values = [stated] if isinstance(stated, str) else [str(value) for value in stated or ()]  # type: ignore[attr-defined]
-    return ["DERIVED", "PRIMARY" if primary else "SECONDARY", *values[2:]]
+    kept = [value for value in values[2:] if value != SINOGRAM]
+    return ["DERIVED", "PRIMARY" if primary else "SECONDARY", *kept]
 
 
 def _describe_frames(result: Dataset, code: Code, used: Sequence[FrameReference]) -> None:
