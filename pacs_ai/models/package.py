@@ -37,10 +37,13 @@ LONGEST = 1_000_000
 RUNTIMES: Mapping[str, str] = {
     # one line each, sorted
     "brain-mr": "pacs_ai.models.readings.brain_mr:BrainMr",
+    "chest-film": "pacs_ai.models.readings.chest_film:ChestFilm",
+    "fetal-head": "pacs_ai.models.readings.fetal_head:FetalHead",
     "liver": "pacs_ai.models.readings.liver:LiverLesions",
     "monai-bundle": "pacs_ai.models.runtimes.monai_bundle:MonaiBundlePackage",
     "pet-denoise": "pacs_ai.models.readings.pet_denoise:PetDenoise",
     "pet-reconstruction": "pacs_ai.models.readings.pet_reconstruction:PetReconstruction",
+    "retina": "pacs_ai.models.readings.retina:Retina",
 }
 
 

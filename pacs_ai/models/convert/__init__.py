@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 READERS: Mapping[str, str] = {
     # one line each, sorted
     "apetnet": "pacs_ai.models.convert.apetnet:from_variables",
+    "chexnet": "pacs_ai.models.convert.chest_film:chexnet",
     "keras": "pacs_ai.models.convert.plain:keras",
     "liver": "pacs_ai.models.convert.liver:from_keras",
     "meshnet-tfjs": "pacs_ai.models.convert.meshnet:from_tfjs",
     "tf-variables": "pacs_ai.models.convert.plain:tf_variables",
     "tfjs": "pacs_ai.models.convert.plain:tfjs_model",
     "torch": "pacs_ai.models.convert.plain:torch_checkpoint",
+    "torchxrayvision": "pacs_ai.models.convert.chest_film:torchxrayvision",
 }
 
 
