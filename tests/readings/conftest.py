@@ -25,7 +25,7 @@ def reading_bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     """Install the weights of the readings named by the session's test modules, and start the node with their routes."""
     wanted = sorted({name for item in request.session.items for name in getattr(item.module, "READINGS", ())})
     folder = tmp_path_factory.mktemp("readings")
-    (models := folder / "models").mkdir()
+    models = request.config.cache.mkdir("models")  # kept from one run to the next
     reasons = install(wanted, PUBLISHED, models)
     available = tuple(name for name in wanted if name not in reasons)
     peer = KeepingPeer(folder / "pacs")

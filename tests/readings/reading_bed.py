@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +13,8 @@ from running_node import RunningNode, until
 
 from pacs_ai.deliver import scu
 from pacs_ai.dicom.identifiers import derive_uid
-from pacs_ai.errors import PacsAiError
-from pacs_ai.models.convert import convert
+from pacs_ai.errors import PipelineFault, Unavailable, UserError
+from pacs_ai.models import install as packages
 from pacs_ai.models.package import MODEL, ZOO, read
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 
@@ -221,34 +219,31 @@ def routes(readings: Iterable[str], registry: Registry, peer: str) -> list[dict[
     return found
 
 
-def install(readings: Iterable[str], published: Path, folder: Path) -> dict[str, str]:
-    """Install what is not complete in the zoo from `published` into `folder`; reading -> why it cannot be had."""
+def install(readings: Iterable[str], published: Path, models: Path) -> dict[str, str]:
+    """Install what is not complete in the zoo into `models`, from `published` or as the recipe says.
+
+    Returns
+    -------
+    dict
+        Reading -> why it cannot be had.
+    """
     reasons: dict[str, str] = {}
     for reading in readings:
-        if not (ZOO / reading).is_dir() or not read(ZOO / reading).missing:
-            continue
-        try:
-            install_one(reading, published, folder / reading)
-        except (FileNotFoundError, PacsAiError) as error:
-            shutil.rmtree(folder / reading, ignore_errors=True)
-            reasons[reading] = str(error)
+        if (ZOO / reading).is_dir() and (reason := install_one(reading, published, models)):
+            reasons[reading] = reason
     return reasons
 
 
-def install_one(reading: str, published: Path, folder: Path) -> None:
-    """Convert the recipe's members out of `published` or a folder in it; FileNotFoundError where they are not there."""
-    model = read(ZOO / reading).model
-    assert model.install is not None, f"{reading} has files that nobody can install"
-    for root in (published, *sorted(path for path in published.iterdir() if path.is_dir())):
-        if not all((root / member).is_file() for member in model.install.members):
-            continue
-        with tempfile.TemporaryDirectory() as place:
-            for member, name in model.install.members.items():
-                shutil.copyfile(root / member, Path(place) / name)
-            content = convert(model.install.convert, Path(place), model.install.options)
-        if hashlib.sha256(content).hexdigest() in model.files.values():
-            folder.mkdir(parents=True)
-            shutil.copyfile(ZOO / reading / MODEL, folder / MODEL)
-            (folder / "weights.safetensors").write_bytes(content)
-            return
-    raise FileNotFoundError(f"its weights are not in {published}")
+def install_one(reading: str, published: Path, models: Path) -> str:
+    """Install one, in place of what an older recipe made; return why that is not possible, else ""."""
+    wanted, folder = read(ZOO / reading), models / reading
+    stale = folder.is_dir() and (not (folder / MODEL).is_file() or read(folder).sha256 != wanted.sha256)
+    reason = ""
+    for brought in (published if published.is_dir() else None, None):
+        try:
+            packages.install(reading, models, lambda _what, _done, _whole: None, brought=brought, force=stale)
+        except (UserError, PipelineFault, Unavailable) as error:
+            reason = str(error)
+        else:
+            return ""
+    return reason
