@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 #: Reading -> module:function; the function writes DICOM files into the folder that it is given.
 SAMPLES: Mapping[str, str] = {
     # one line each, sorted
+    "ct-liver-lesions": "pacs_ai.testing.samples.liver:write",
+    "pet-denoise": "pacs_ai.testing.samples.pet_denoise:write",
+    "pet-reconstruction": "pacs_ai.testing.samples.pet_reconstruction:write",
 }
 
 
