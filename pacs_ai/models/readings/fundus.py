@@ -101,7 +101,7 @@ def _disc(lit: Array, name: str) -> Field:
     (row, column, rest), *_ = np.linalg.lstsq(terms, (rows**2 + columns**2).astype(np.float64), rcond=None)
     disc = Field(float(row), float(column), float(np.sqrt(max(rest + row**2 + column**2, 1.0))))
     inside = disc.mask(lit.shape)
-    overlap = np.count_nonzero(inside & lit) / max(1, np.count_nonzero(inside | lit))
+    overlap = int(np.count_nonzero(inside & lit)) / (int(np.count_nonzero(inside | lit)) or 1)
     if overlap < LEAST_ROUND:
         raise Refused(
             f"what {name} shows is no disc ({100 * overlap:.0f} % overlap with one): no photograph of a retina"

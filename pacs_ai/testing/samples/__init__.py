@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import UserError
 
@@ -14,9 +14,18 @@ if TYPE_CHECKING:
 #: Reading -> module:function; the function writes DICOM files into the folder that it is given.
 SAMPLES: Mapping[str, str] = {
     # one line each, sorted
+    "brain-mask": "pacs_ai.testing.samples.brain:write",
+    "brain-structures": "pacs_ai.testing.samples.brain:write",
+    "brain-tissue": "pacs_ai.testing.samples.brain:write",
     "ct-liver-lesions": "pacs_ai.testing.samples.liver:write",
     "pet-denoise": "pacs_ai.testing.samples.pet_denoise:write",
     "pet-reconstruction": "pacs_ai.testing.samples.pet_reconstruction:write",
+    "retina-artery-vein": "pacs_ai.testing.samples.retina:write",
+    "retina-vessels": "pacs_ai.testing.samples.retina:write",
+}
+#: Reading -> input -> conditions of a route beside the modality, where they are needed to tell its inputs apart.
+CONDITIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    # one line each, sorted
 }
 
 
