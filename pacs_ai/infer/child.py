@@ -20,10 +20,12 @@ from pacs_ai.encode.provenance import Predecessor, Work
 from pacs_ai.errors import Conflict, PacsAiError, Refused, Transient
 from pacs_ai.infer.analysis import Steps, analyse, foreign_code
 from pacs_ai.infer.device import parameters, resolve_device
+from pacs_ai.infer.isolation import cut_off
 from pacs_ai.infer.order import Done, EncodedFile, Order, Policy, Ready, Step, Trouble
 from pacs_ai.infer.summary import headline, summary
 from pacs_ai.log import configure
 from pacs_ai.models.registry import Registry
+from pacs_ai.models.watch import Watch
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -48,6 +50,7 @@ def main(connection: Connection[Any, Any], config: Config, device: str, parent: 
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
     configure(f"infer-child[{device}]", config.log.level, config.log.format)
+    cut_off()
     try:
         bench = Bench(config, device)
     except PacsAiError as error:  # no such device here: the job waits, and says why
@@ -78,6 +81,7 @@ class Bench:
         self._registry = Registry.of(config)
         self._created: dict[str, Pipeline] = {}
         self._prepared: dict[str, Pipeline] = {}
+        self._watches: dict[str, Watch] = {}
 
     def warm(self) -> dict[str, str]:
         """Load what the routes name; returns name -> why it could not be loaded."""
@@ -93,6 +97,7 @@ class Bench:
         """Return the prepared pipeline; it stays loaded."""
         if name not in self._prepared:
             pipeline = self._create(name)
+            self._check(name)
             with foreign_code(name, "preparing"):
                 pipeline.prepare(self.device)
             self._prepared[name] = pipeline
@@ -100,8 +105,16 @@ class Bench:
 
     def _create(self, name: str) -> Pipeline:
         if name not in self._created:
-            self._created[name] = self._registry.create(name)
+            package, pipeline = self._registry.package(name), self._registry.create(name)
+            if package is not None:
+                self._watches[name] = Watch(package, pipeline.card.model_digest)
+            self._created[name] = pipeline
         return self._created[name]
+
+    def _check(self, name: str, digest: str = "") -> None:
+        """Refuse a model package that was swapped (`Watch.check`)."""
+        if name in self._watches:
+            self._watches[name].check(digest)
 
     def serve(self, order: Order, connection: Connection[Any, Any]) -> Done | Trouble:
         """Do one job; every way in which it can end is a message."""
@@ -123,10 +136,12 @@ class Bench:
         for one, other in order.unverified:
             if not compare_pixels(one, other):
                 raise Conflict("two instances with one SOP Instance UID and equal headers differ in their pixels")
+        card = self._create(order.pipeline).card
+        self._check(order.pipeline, order.model_digest)
         steps = Steps(lambda name: connection.send(Step(name)), timings)
         analysis = analyse(
             order.pipeline,
-            self._create(order.pipeline).card,
+            card,
             lambda: self.pipeline(order.pipeline),
             order.inputs,
             lambda card: self._work(order, card),

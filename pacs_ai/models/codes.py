@@ -25,9 +25,9 @@ class Found:
     group: str
 
     @property
-    def cells(self) -> tuple[str, str, str]:
-        """The columns of a table."""
-        return (f'["{self.value}", "{self.scheme}", "{self.meaning}"]', self.meaning, self.group)
+    def cells(self) -> tuple[str, str]:
+        """The columns of a table; the first can be pasted into model.toml."""
+        return (f'["{self.value}", "{self.scheme}", "{self.meaning}"]', self.group)
 
 
 def search(words: str, most: int = 20) -> list[Found]:

@@ -111,6 +111,13 @@ class Source:
             )
         return pipeline
 
+    def package(self) -> Package | None:
+        """Return the model package that it is, None for a plugin or a bundle; errors as `build`."""
+        is_bundle = self.section is not None and self.section.bundle is not None
+        if self.folder is None or self.plugins or is_bundle:
+            return None
+        return self._package(self.folder, self.settings())
+
     def _package(self, folder: Path, settings: Mapping[str, Any]) -> Package:
         """Read the package, as the section wants it: pinned by its digest, cleared only then, with its settings."""
         package, pinned = read(folder), self.section.digest.lower() if self.section is not None else ""
@@ -257,6 +264,10 @@ class Registry:
             if isinstance(error, TypeError) and given:
                 reason += f" (is there a setting that it does not take? Given are {', '.join(sorted(given))})"
             raise PipelineFault(reason) from error
+
+    def package(self, name: str) -> Package | None:
+        """Return the model package that the pipeline is, None for a plugin or a bundle; errors as `create`."""
+        return self._source(name).package()
 
     def model_digest(self, name: str) -> str:
         """Return the SHA-256 (hex) of the model: the card's, else that of the source of the pipeline's module.

@@ -185,10 +185,11 @@ def new(folder: Path | None, search: str | None, *, only_print: bool, force: boo
         found = drafting.search(search)
         if as_json:
             words.print_json(found)
+        elif not found:
+            click.echo(f"no concept has all of these words: {search}. Try fewer, or only their beginnings")
         else:
-            words.console().print(
-                words.rows(words.table("code", "meaning", "context groups"), (one.cells for one in found))
-            )
+            words.console().print(words.rows(words.table("type", "context group"), (one.cells for one in found)))
+            click.echo('\nA side is a modifier: ["7771000", "SCT", "Left"] or ["24028007", "SCT", "Right"]')
         return
     if folder is None:
         raise UserError("name the folder of the model, or search a code: pacs-ai models new --search 'left kidney'")

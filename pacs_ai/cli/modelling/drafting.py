@@ -45,8 +45,8 @@ def draft(folder: Path) -> tuple[str, Path, list[str]]:
     known = recognise(folder)
     text = "\n".join(
         [
-            "# Written by pacs-ai models new from what lies in this folder. Lines with #? are to be chosen: fill them in",
-            "# and take the #? away. Codes: pacs-ai models new --search WORDS.",
+            "# Written by pacs-ai models new from what lies in this folder. Lines with #? are to be chosen: fill them",
+            "# in and take the #? away. Codes: pacs-ai models new --search WORDS.",
             *(f"# {line}" for line in known.remarks),
             "",
             *_card_lines(known),
