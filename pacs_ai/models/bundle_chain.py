@@ -155,6 +155,10 @@ class Chain:
         with explained(self.name, "running"):
             return self._result(self.predict(self._entries(volumes), first.voxels.shape), first)
 
+    def predict_volume(self, volume: Volume) -> Any:
+        """Return what the postprocessing leaves of one volume: of a classifier, its answer."""
+        return self.predict(self._entries({"image": volume}), volume.voxels.shape)
+
     def predict(self, entries: Mapping[str, MetaTensor], outer: tuple[int, ...]) -> Any:
         """Return what the postprocessing leaves under "pred".
 

@@ -30,6 +30,7 @@ WRITES |= {"SaveClassificationd", "SaveClassificationD", "SaveClassificationDict
 #: Takes the place of a transform that was cut, so that the others keep their index.
 NOTHING = {"_target_": "monai.transforms.Identity"}
 REFERENCE = re.compile(r"\$?@([\w:#]+)")
+SUM = re.compile(r"\$?\s*@[\w:#]+(\s*\+\s*@[\w:#]+)*\s*")
 CUDA = re.compile(
     r"\$\s*torch\.device\(\s*['\"]cuda(:\d+)?['\"]\s*"
     r"(if torch\.cuda\.is_available\(\) else ['\"]cpu['\"]\s*)?\)"
@@ -186,6 +187,8 @@ class Configuration:
 
     def _cut_files(self) -> tuple[tuple[str, ...], bool]:
         """Put nothing in the place of LoadImaged and SaveImaged; return the keys that are to be loaded."""
+        for parts in filter(None, (self.preprocessing, self.postprocessing)):
+            self._write_out(f"{parts}::transforms")
         loads = [(item, value) for item, value in _walk(self.parser.get(self.preprocessing)) if target(value) in READS]
         if not loads:
             raise PipelineFault(
@@ -207,6 +210,15 @@ class Configuration:
         for item in cut:
             self.parser[item] = dict(NOTHING)
         return tuple(dict.fromkeys(str(key) for key in keys)), channel_first
+
+    def _write_out(self, item: str) -> None:
+        """Put the steps themselves where a Compose refers to lists of them ("$@transforms", "$@first + @others")."""
+        written = self.parser.get(item)
+        if not isinstance(written, str) or not SUM.fullmatch(written):
+            return
+        lists = [self.parser.get(self.follow(match[1])) for match in REFERENCE.finditer(written)]
+        if all(isinstance(steps, list) for steps in lists):
+            self.parser[item] = deepcopy([step for steps in lists for step in steps])
 
     def follow(self, item: str) -> str:
         """Return the id at the end of a chain of references ("evaluator::network" -> "network")."""

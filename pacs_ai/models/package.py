@@ -40,6 +40,7 @@ RUNTIMES: Mapping[str, str] = {
     "chest-film": "pacs_ai.models.readings.chest_film:ChestFilm",
     "fetal-head": "pacs_ai.models.readings.fetal_head:FetalHead",
     "liver": "pacs_ai.models.readings.liver:LiverLesions",
+    "lesion-detection": "pacs_ai.models.runtimes.lesion_detection:LesionDetection",
     "monai-bundle": "pacs_ai.models.runtimes.monai_bundle:MonaiBundlePackage",
     "pet-denoise": "pacs_ai.models.readings.pet_denoise:PetDenoise",
     "pet-reconstruction": "pacs_ai.models.readings.pet_reconstruction:PetReconstruction",
