@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ MODEL = "model.toml"
 ZOO = Path(__file__).parent / "zoo"
 #: Longest ``model.toml``, bytes.
 LONGEST = 1_000_000
+#: Keys of keys of keys, which a TOML reader takes minutes over.
+_NESTED = re.compile(rb"([\w\"'-]+[ \t]*\.[ \t]*){50}")
 #: Runtime -> module:class. The class is called with the package and is the pipeline; its module's top imports no torch.
 RUNTIMES: Mapping[str, str] = {
     # one line each, sorted
@@ -40,11 +43,16 @@ RUNTIMES: Mapping[str, str] = {
     "chest-film": "pacs_ai.models.readings.chest_film:ChestFilm",
     "fetal-head": "pacs_ai.models.readings.fetal_head:FetalHead",
     "liver": "pacs_ai.models.readings.liver:LiverLesions",
+    "bone-radiograph": "pacs_ai.models.readings.bone:BoneRadiograph",
     "lesion-detection": "pacs_ai.models.runtimes.lesion_detection:LesionDetection",
+    "mammography": "pacs_ai.models.readings.mammography:Mammography",
     "monai-bundle": "pacs_ai.models.runtimes.monai_bundle:MonaiBundlePackage",
+    "nnunet": "pacs_ai.models.runtimes.nnunet:NnUnet",
+    "onnx": "pacs_ai.models.runtimes.onnx:OnnxModel",
     "pet-denoise": "pacs_ai.models.readings.pet_denoise:PetDenoise",
     "pet-reconstruction": "pacs_ai.models.readings.pet_reconstruction:PetReconstruction",
     "retina": "pacs_ai.models.readings.retina:Retina",
+    "skin-lesion": "pacs_ai.models.readings.skin:SkinLesion",
 }
 
 
@@ -295,6 +303,8 @@ def read(folder: Path) -> Package:
         content = stream.read(LONGEST + 1)
     if len(content) > LONGEST:
         raise PipelineFault(f"{path} is longer than {LONGEST} bytes, which no card is")
+    if _NESTED.search(content):
+        raise PipelineFault(f"{path} is no valid TOML of a card: it nests tables deeper than any card does")
     try:
         model = Model.model_validate(tomllib.loads(content.decode("utf-8")))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

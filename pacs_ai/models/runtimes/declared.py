@@ -88,7 +88,7 @@ def network(configuration: Configuration, package: Package, device: torch.device
     spec = configuration.spec
     if spec.seed_weights is not None:
         return seeded_network(configuration, spec.name, device, spec.seed_weights)
-    path, key, strict = configuration.checkpoint()
+    path, _, strict = configuration.checkpoint()
     name = WEIGHTS if WEIGHTS in spec.files else safe_name(path, spec)
     if name is None:
         raise PipelineFault(
@@ -96,10 +96,15 @@ def network(configuration: Configuration, package: Package, device: torch.device
             "Turn it into safetensors with pacs-ai models convert, and name it in files of model.toml"
         )
     state = package.tensors(name)
-    prefix = f"{key}."
-    if state and all(tensor.startswith(prefix) for tensor in state):
-        state = {tensor.removeprefix(prefix): value for tensor, value in state.items()}
     built = network_of(configuration, spec.name, device)
+    wanted = built.state_dict()
+    unfit = [one for one, tensor in wanted.items() if one not in state or state[one].shape != tensor.shape]
+    unfit += [one for one in state if one not in wanted]
+    if unfit and strict:
+        raise PipelineFault(
+            f"{name} of {spec.name} is of another network: {len(unfit)} tensors are missing, unknown or of another "
+            f"shape ({', '.join(unfit[:3])})"
+        )
     built.load_state_dict(state, strict=strict)
     return built
 

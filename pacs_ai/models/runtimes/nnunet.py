@@ -1,8 +1,8 @@
 """A trained nnU-Net v2 as a pipeline: the folder as it was published, read without ``nnunetv2`` and executing nothing.
 
 ``plans.json`` and ``dataset.json`` say how images are prepared and which network was trained; its weights lie in
-``fold_*/checkpoint_final.pth``, read as tensors only, or converted in ``weights.safetensors``. TotalSegmentator's models
-are such folders. What each label is, in codes, says ``model.toml``.
+``fold_*/checkpoint_final.pth``, read as tensors only, or converted in ``weights.safetensors``. The models of
+TotalSegmentator are such folders. What each label is, in codes, says ``model.toml``.
 
 Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
 Nature Methods 18, 203-211 (2021), doi:10.1038/s41592-020-01008-z.
@@ -159,11 +159,11 @@ class NnUnet:
             Neither device nor main memory suffice.
         """
         labels = self.predict({name: _checked(name, inputs) for name in self.card.inputs}).labels
-        present = np.bincount(labels.reshape(-1), minlength=1) if labels.size else np.zeros(1)
+        present = {int(value) for plane in labels for value in np.flatnonzero(np.bincount(plane.reshape(-1)))}
         segments = tuple(
             Segment(table.name, labels, value)
             for value, table in sorted(self._package.model.labels.items())
-            if value < len(present) and present[value]
+            if value in present
         )
         return Findings(segments=segments, grid=next(iter(self.card.inputs)))
 
@@ -217,10 +217,10 @@ class NnUnet:
             tiles = tiling.Tiling(tuple(image.shape[1:]), window, (tuple(range(image.shape[1])), *plane.starts))
         else:
             tiles = tiling.balanced(image.shape[1:], window, self._settings.step)
-        weight = tiling.blurred_point(plans.patch_size if window[1:] == plans.patch_size[1:] else window)
+        weight = tiling.blurred_point(window)
         highest = max((*plans.names, *(plans.regions or ())), default=0)
         labels, exporting = LabelMap(prepared.grids, plans.regions, highest + 1), 0.0
-        for start, planes in slabs(image, runner, tiles, weight.reshape(window)):
+        for start, planes in slabs(image, runner, tiles, weight):
             begun = time.perf_counter()
             low, high = (min(max(edge - start, 0), planes.shape[1]) for edge in (inner[0].start, inner[0].stop))
             if high > low:

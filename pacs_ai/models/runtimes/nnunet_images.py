@@ -1,4 +1,4 @@
-"""Images as nnU-Net prepares them: axes turned, cropped to what is not zero, normalised, resampled; and the way back."""
+"""Images as nnU-Net prepares them (turned, cropped to what is not zero, normalised, resampled), and labels back."""
 
 from __future__ import annotations
 
@@ -141,22 +141,25 @@ def _normalise(image: Array, plans: Plans) -> None:
     inside: Array | None = None
     if any(plans.masked):
         inside = scipy.ndimage.binary_fill_holes(np.any(image != 0, axis=0))
-    for channel, scheme, masked, known in zip(
-        image, plans.normalisations, plans.masked, plans.intensities, strict=True
-    ):
-        if scheme == "CTNormalization":
-            np.clip(channel, known["percentile_00_5"], known["percentile_99_5"], out=channel)
-            channel -= known["mean"]
-            channel /= max(known["std"], _SMALLEST)
-        elif scheme == "ZScoreNormalization":
-            where = inside if masked and inside is not None else ...
-            values = channel[where]
-            channel[where] = (values - values.mean()) / max(values.std(), _SMALLEST)
-        elif scheme == "RescaleTo01Normalization":
-            channel -= channel.min()
-            channel /= max(channel.max(), _SMALLEST)
-        elif scheme == "RGBTo01Normalization":
-            channel /= 255.0
+    for channel, scheme in enumerate(plans.normalisations):
+        mask = inside if plans.masked[channel] else None
+        _normalise_channel(image[channel], scheme, mask, plans.intensities[channel])
+
+
+def _normalise_channel(values: Array, scheme: str, inside: Array | None, known: Mapping[str, float]) -> None:
+    if scheme == "CTNormalization":
+        np.clip(values, known["percentile_00_5"], known["percentile_99_5"], out=values)
+        values -= known["mean"]
+        values /= max(known["std"], _SMALLEST)
+    elif scheme == "ZScoreNormalization":
+        seen = values if inside is None else values[inside]
+        seen = (seen - seen.mean()) / max(float(seen.std()), _SMALLEST)
+        values[... if inside is None else inside] = seen
+    elif scheme == "RescaleTo01Normalization":
+        values -= values.min()
+        values /= max(float(values.max()), _SMALLEST)
+    elif scheme == "RGBTo01Normalization":
+        values /= 255.0
 
 
 def _grids(shape: Sequence[int], spacing: Sequence[float], plans: Plans) -> tuple[Grids, Grids]:
