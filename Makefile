@@ -3,12 +3,14 @@
 #   PIP_OPTIONS  more options for pip install, for instance    ()
 #                --extra-index-url <the CPU wheel index named on pytorch.org's install page>
 #   STUDY        a DICOM folder of your own, demo and viewer  (a synthetic chest CT)
+#   READING      what `make demo` shows                       (the lungs)
 #   OUT          where `make demo` leaves its results         (demo-out)
 #   PROFILE      what `make viewer` has the node send         (ohif)
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
 STUDY ?=
+READING ?=
 OUT ?= demo-out
 PROFILE ?= ohif
 TESTS ?= tests
@@ -27,8 +29,8 @@ help:  ## list the commands
 
 setup: .venv/.installed  ## make .venv and install pacs_ai into it
 
-demo: .venv/.installed  ## send a chest CT through a node on this machine, and prove the results
-	@$(BIN)/pacs-ai demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)")
+demo: .venv/.installed  ## send a study through a node on this machine, and prove the results
+	@$(BIN)/pacs-ai demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)") $(if $(READING),--reading "$(READING)")
 
 viewer: .venv/.installed  ## show a chest CT's results in the OHIF viewer, until Ctrl-C
 	@$(BIN)/python scripts/viewer.py --profile "$(PROFILE)" $(if $(STUDY),--study "$(STUDY)")

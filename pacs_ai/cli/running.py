@@ -42,11 +42,30 @@ def run(session: Session, process: str | None, device: str | None, supervisor: i
     node.run(config, session.path, process, device, supervisor)
 
 
-@click.command(epilog=example("pacs-ai demo", "pacs-ai demo --study /data/chest-ct --out demo-out"))
+@click.command(
+    epilog=example(
+        "pacs-ai demo",
+        "pacs-ai demo --study /data/chest-ct --out demo-out",
+        "pacs-ai demo --reading fetal-head",
+        "pacs-ai demo --reading",
+    )
+)
 @click.option(
     "--study",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with a DICOM study of your own; without it a synthetic chest CT.",
+    help="Folder with a DICOM study of your own; without it a synthetic one.",
+)
+@click.option(
+    "--reading",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME]",
+    help="What is shown, instead of the lungs; without a name: list what there is.",
+)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of installed model packages. Default: the configuration's.",
 )
 @click.option(
     "--out",
@@ -56,16 +75,25 @@ def run(session: Session, process: str | None, device: str | None, supervisor: i
     help="Folder for what the demo PACS gets back, and for the picture.",
 )
 @click.option("--keep", is_flag=True, help="Keep the demo node's own data folder as well.")
-def demo(study: Path | None, out: Path, *, keep: bool) -> None:
+@pass_session
+def demo(
+    session: Session, study: Path | None, reading: str | None, models: Path | None, out: Path, *, keep: bool
+) -> None:
     """Show the main job on this machine, with a sample study.
 
-    Starts a node and a small PACS on free ports of this machine, sends a chest CT to the node, and shows how SEG and SR
-    come back. Needs no configuration; node and PACS end with the demo.
+    Starts a node and a small PACS on free ports of this machine, sends a study to the node (a chest CT, where no other
+    reading is named), and shows how its results come back. Needs no configuration; node and PACS end with the demo.
+    Nothing is fetched: a reading whose weights are missing says how to install them.
     """
     from pacs_ai import demo as room
+    from pacs_ai.demo import reading as readings
 
+    if reading == "":
+        click.echo("\n".join(readings.listing(models or session.config.models_folder)))
+        return
+    shown = None if reading is None else readings.find(reading, models or session.config.models_folder)
     context = click.get_current_context()
-    context.exit(room.run(study, out, keep=keep))
+    context.exit(room.run(study, out, keep, shown))
 
 
 def _refuse_contradictions(config: Config, place: str) -> None:

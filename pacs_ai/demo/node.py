@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from pacs_ai import config
 from pacs_ai.deliver import scu
 from pacs_ai.demo import pacs
+from pacs_ai.demo.reading import DEFAULT
 from pacs_ai.errors import PacsAiError
 from pacs_ai.profiles import DEFAULT_PROFILE
 from pacs_ai.states import DeliveryState, JobState, SeriesState
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from pacs_ai.demo.reading import Reading
     from pacs_ai.store.views import DeliveryView, JobView, ResultView, SeriesView
 
 AE_TITLE = "PACS_AI"
-PIPELINE = "ct-lung"
 PEER = "demo-pacs"
 _STOP_SECONDS = 30.0
 _MANY = 10_000
@@ -53,10 +54,13 @@ host = "127.0.0.1"
 port = {pacs_port}
 profile = "{profile}"
 
+{further}"""
+#: What a chest CT takes.
+_LUNG = f"""\
 [[route]]
 when = {{ modality = "CT" }}
-run = "{pipeline}"
-deliver_to = ["{peer}"]
+run = "{DEFAULT}"
+deliver_to = ["{PEER}"]
 """
 
 _FINAL_JOBS = {
@@ -119,10 +123,17 @@ class DemoNode:
         Where and as what the PACS listens that gets the results.
     profile
         Which objects it gets.
+    reading
+        What it runs on everything of the right kind; None: the lung densitometry on CT.
     """
 
     def __init__(
-        self, folder: Path, pacs_port: int, pacs_ae_title: str = pacs.AE_TITLE, profile: str = DEFAULT_PROFILE
+        self,
+        folder: Path,
+        pacs_port: int,
+        pacs_ae_title: str = pacs.AE_TITLE,
+        profile: str = DEFAULT_PROFILE,
+        reading: Reading | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.configuration = folder / "pacs-ai.toml"
@@ -135,7 +146,7 @@ class DemoNode:
             pacs_ae_title=pacs_ae_title,
             pacs_port=pacs_port,
             profile=profile,
-            pipeline=PIPELINE,
+            further=_LUNG if reading is None else reading.tables(PEER),
         )
         self.configuration.write_text(text, encoding="utf-8")
         self.config = config.load(self.configuration)

@@ -28,15 +28,42 @@ class Check:
     words: str
 
 
-def check_arrival(results: Sequence[ResultView], kept: Collection[str]) -> Check:
-    """Compare what the node encoded with the SOP Instance UIDs that the PACS keeps."""
+def check_arrival(
+    results: Sequence[ResultView], kept: Collection[str], wanted: Collection[str] = ("SEG", "SR")
+) -> Check:
+    """Compare what the node encoded with the SOP Instance UIDs that the PACS keeps; `wanted` has to be among it."""
     missing = [result.kind for result in results if result.sop_instance_uid not in kept]
     if missing:
         return Check(False, f"the demo PACS did not get the {' and the '.join(missing)}")
-    if not {"SEG", "SR"} <= {result.kind for result in results}:
-        kinds = " and ".join(result.kind for result in results) or "nothing"
-        return Check(False, f"the node made {kinds}, where a SEG and an SR were expected")
-    return Check(True, f"{' and '.join(result.kind for result in results)} arrived in the demo PACS")
+    kinds = " and ".join(_counted([result.kind for result in results])) or "nothing"
+    if not set(wanted) <= {result.kind for result in results}:
+        expected = " and an ".join(sorted(wanted))
+        return Check(False, f"the node made {kinds}, where a {expected} were expected")
+    return Check(True, f"{kinds} arrived in the demo PACS")
+
+
+def _counted(kinds: Sequence[str]) -> list[str]:
+    """Return each kind once, with its number where there are several."""
+    return [kind if kinds.count(kind) == 1 else f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
+
+
+def check_answers(found: Sequence[Mapping[str, Any]], text: Sequence[str]) -> list[Check]:
+    """Compare the answers that the pipeline gave with the text report, which has to state each one.
+
+    Parameters
+    ----------
+    found
+        ``classifications`` of the job's findings.
+    text
+        Lines of the text report.
+    """
+    whole = "\n".join(text)
+    return [
+        Check(True, f"{answer['concept']}: {answer['value']}, in the text report as found")
+        if answer["value"] in whole
+        else Check(False, f"{answer['concept']}: {answer['value']} was found, but the text report does not say it")
+        for answer in found
+    ]
 
 
 def check_volumes(

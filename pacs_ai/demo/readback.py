@@ -114,6 +114,18 @@ def read_values(path: Path, labels: dict[str, str]) -> tuple[Measurement, ...]:
     return tuple(values)
 
 
+def read_text_report(path: Path) -> tuple[str, ...]:
+    """Return the lines of a Basic Text SR (PS3.3 A.35.1), in the order of its content tree."""
+    return tuple(line for text in _texts(dcmread(path)) for line in text.splitlines())
+
+
+def _texts(item: Dataset) -> Iterator[str]:
+    if item.get("TextValue"):
+        yield str(item.TextValue)
+    for child in item.get("ContentSequence", ()):
+        yield from _texts(child)
+
+
 def _containers(item: Dataset) -> Iterator[Dataset]:
     for child in item.get("ContentSequence", ()):
         if child.ValueType == "CONTAINER" and _concept(child) == _MEASUREMENT_GROUP:

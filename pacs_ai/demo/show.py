@@ -5,22 +5,22 @@ from __future__ import annotations
 import fcntl
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from pacs_ai.demo import journey, proof, readback, study
+from pacs_ai.demo import journey, study
 from pacs_ai.demo.board import make_board
-from pacs_ai.demo.node import PIPELINE, DemoNode
-from pacs_ai.demo.pacs import DemoPacs
-from pacs_ai.encode.pictures.montage import montage
+from pacs_ai.demo.node import DemoNode
+from pacs_ai.demo.pacs import AE_TITLE, DemoPacs
+from pacs_ai.demo.reading import DEFAULT, PROFILE, Reading
+from pacs_ai.demo.result import Outcome, examine
 from pacs_ai.errors import UserError
-from pacs_ai.infer.volume import load_volume
 from pacs_ai.models.registry import Registry
-from pacs_ai.pipeline import Findings
+from pacs_ai.profiles import DEFAULT_PROFILE
 from pacs_ai.states import JobState
+from pacs_ai.testing import samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,42 +28,20 @@ if TYPE_CHECKING:
 
     from pacs_ai.demo.board import Board
     from pacs_ai.demo.node import Snapshot
-    from pacs_ai.demo.proof import Check
     from pacs_ai.demo.study import Study
     from pacs_ai.pipeline import Measurement
-    from pacs_ai.store.views import JobView, ResultView
+    from pacs_ai.store.views import ResultView
     from pacs_ai.testing import Phantom
 
 _MARKER = ".pacs-ai-demo"
 _STEPS = ("node", "study", *journey.STEPS, "read back")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one job.
-
-    Parameters
-    ----------
-    files
-        Where the demo PACS keeps the results.
-    values
-        As read from the SR.
-    checks
-        What was looked at.
-    picture
-        The montage; None where nothing arrived that could be drawn.
-    """
-
-    files: tuple[Path, ...]
-    values: tuple[Measurement, ...]
-    checks: tuple[Check, ...]
-    picture: Path | None
-
-
 def run(
     study_folder: Path | None,
     out: Path,
     keep: bool = False,
+    reading: Reading | None = None,
     *,
     phantom: Phantom = study.SAMPLE,
     stall_seconds: float = journey.STALL_SECONDS,
@@ -73,12 +51,14 @@ def run(
     Parameters
     ----------
     study_folder
-        A folder with DICOM files; None: the phantom, whose lung volumes are known.
+        A folder with DICOM files; None: the reading's sample, which is the phantom whose lung volumes are known.
     out
         Gets what the demo PACS received (``pacs``), the picture, the phantom (``study``) and the node's own folder
         (``node``).
     keep
         Leave the node's own folder (database, instances, log) in place; it stays in any case where something failed.
+    reading
+        What is shown, from `pacs_ai.demo.reading.find`; None: the lung densitometry.
     phantom
         What is sent where no folder is given.
     stall_seconds
@@ -97,14 +77,21 @@ def run(
         The node ended or stood still; the message shows the end of its log.
     """
     console = Console()
+    other = None if reading is None or reading.is_default else reading
+    shown = other or Reading(DEFAULT, Registry(()).card(DEFAULT))
+    if other is not None and study_folder is None:
+        samples.refuse_without(other.name)
     with _folder(out):
         with make_board(console, _STEPS) as board, DemoPacs(out / "pacs") as pacs:
-            with DemoNode(out / "node", pacs.port) as node:
-                sent = _start(node, pacs, study_folder, out, board, phantom)
+            with DemoNode(out / "node", pacs.port, AE_TITLE, PROFILE if other else DEFAULT_PROFILE, other) as node:
+                board.begin("node", words="starting the node and the demo PACS")
+                sent = _study(study_folder, out, shown, board, phantom)
+                journey.wait_for_node(node, board)
+                board.end("node", f"listens on port {node.port}, demo PACS on port {pacs.port}")
                 seen = journey.follow(node, board, journey.send(node, sent.instances, board), stall_seconds)
                 results = {job.id: node.results(job.id) for job in seen.jobs}
-            outcomes = _read_back(seen, results, pacs.kept(), sent, out, board)
-        proved = _tell(console, seen, outcomes, sent)
+            outcomes = _read_back(seen, results, pacs.kept(), sent, out, board, shown)
+        proved = _tell(console, seen, outcomes, sent, shown)
         if proved and not keep:
             shutil.rmtree(out / "node")
         else:
@@ -135,22 +122,23 @@ def _folder(out: Path) -> Iterator[None]:
         raise UserError(f"{error.filename} cannot be written; name another folder with --out") from error
 
 
-def _start(
-    node: DemoNode, pacs: DemoPacs, study_folder: Path | None, out: Path, board: Board, phantom: Phantom
-) -> Study:
-    """Have the study made while the node starts; return once both are there."""
-    board.begin("node", words="starting the node and the demo PACS")
-    if study_folder is None:
-        board.begin("study", phantom.slices)
-        sent = study.sample(out / "study", phantom, lambda done: board.advance("study", done))
-        board.end("study", f"chest CT phantom, {phantom.slices} slices of {phantom.rows} x {phantom.columns}")
-    else:
+def _study(study_folder: Path | None, out: Path, reading: Reading, board: Board, phantom: Phantom) -> Study:
+    """Return what is sent: the user's study, or the reading's sample."""
+    if study_folder is not None:
         board.begin("study")
         sent = study.given(study_folder)
         other = f", {sent.skipped} other files left out" if sent.skipped else ""
         board.end("study", f"{len(sent.instances)} instances in {study_folder}{other}")
-    journey.wait_for_node(node, board)
-    board.end("node", f"listens on port {node.port}, demo PACS on port {pacs.port}")
+    elif reading.is_default:
+        board.begin("study", phantom.slices)
+        sent = study.sample(out / "study", phantom, lambda done: board.advance("study", done))
+        board.end("study", f"chest CT phantom, {phantom.slices} slices of {phantom.rows} x {phantom.columns}")
+    else:
+        board.begin("study", words="making the sample")
+        shutil.rmtree(out / "sample", ignore_errors=True)
+        samples.write(reading.name, out / "sample")
+        sent = study.given(out / "sample")
+        board.end("study", f"sample of {reading.name}: {len(sent.instances)} instances")
     return sent
 
 
@@ -161,6 +149,7 @@ def _read_back(
     sent: Study,
     out: Path,
     board: Board,
+    reading: Reading,
 ) -> dict[int, Outcome]:
     """Read what the PACS got, job by job."""
     done = [job for job in seen.jobs if job.state is JobState.DONE]
@@ -170,46 +159,13 @@ def _read_back(
     board.begin("read back", len(done))
     for number, job in enumerate(sorted(done, key=lambda job: job.id)):
         picture = out / ("montage.png" if number == 0 else f"montage-{number + 1}.png")
-        outcomes[job.id] = examine(job, results[job.id], kept, sent, picture)
+        outcomes[job.id] = examine(job, results[job.id], kept, sent, picture, reading)
         board.advance("read back", number + 1)
-    board.end("read back", "SEG and SR read, compared and drawn")
+    board.end("read back", f"{'SEG and SR' if reading.is_default else 'results'} read, compared and drawn")
     return outcomes
 
 
-def examine(
-    job: JobView, results: Sequence[ResultView], kept: Mapping[str, Path], sent: Study, picture: Path
-) -> Outcome:
-    """Read one job's results from the PACS, compare them with the pipeline's and with the truth, and draw them.
-
-    Parameters
-    ----------
-    job, results
-        What the node did.
-    kept
-        SOP Instance UID -> file in the demo PACS.
-    sent
-        The study, with the truth where there is one.
-    picture
-        Where the montage is written.
-    """
-    arrival = proof.check_arrival(results, kept)
-    files = tuple(kept[result.sop_instance_uid] for result in results if result.sop_instance_uid in kept)
-    if not arrival.holds:
-        return Outcome(files, (), (arrival,), None)
-    by_kind = {result.kind: kept[result.sop_instance_uid] for result in results}
-    paths = {instance.sop_instance_uid: instance.path for instance in sent.instances}
-    loaded = load_volume([paths[uid] for uid in readback.cited(by_kind["SEG"])])
-    received = readback.read_segmentation(by_kind["SEG"], loaded.evidence.slices)
-    values = readback.read_values(by_kind["SR"], received.labels)
-    checks = [arrival, *proof.check_voxels(job.findings.get("segments", ()), received.segments)]
-    if sent.truth_ml is not None:
-        checks += proof.check_volumes(sent.truth_ml, values, received.segments, loaded.volume.voxel_ml)
-    card = Registry(()).create(PIPELINE).card
-    montage(loaded.volume, Findings(received.segments, values), card, picture)
-    return Outcome(files, values, tuple(checks), picture)
-
-
-def _tell(console: Console, seen: Snapshot, outcomes: Mapping[int, Outcome], sent: Study) -> bool:
+def _tell(console: Console, seen: Snapshot, outcomes: Mapping[int, Outcome], sent: Study, reading: Reading) -> bool:
     """Print what came of it; tell whether everything looked at was right."""
     console.print()
     for job in sorted(seen.jobs, key=lambda job: job.id):
@@ -223,7 +179,7 @@ def _tell(console: Console, seen: Snapshot, outcomes: Mapping[int, Outcome], sen
             console.print(f"[red]✘[/] the {one.kind} is {one.state}: ", end="")
             console.print(one.reason, markup=False, highlight=False, soft_wrap=True)
     for reason in dict.fromkeys(one.reason for one in seen.series if not seen.jobs):
-        console.print(f"[red]✘[/] no job for {PIPELINE}: ", end="")
+        console.print(f"[red]✘[/] no job for {reading.name}: ", end="")
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
     failed = any(job.state not in {JobState.DONE, JobState.REFUSED} for job in seen.jobs)
     proved = bool(outcomes) and not failed and all(check.holds for one in outcomes.values() for check in one.checks)
@@ -240,13 +196,19 @@ def _tell_outcome(console: Console, outcome: Outcome) -> None:
         table.columns[2].justify = "right"
         for one in outcome.values:
             unit = {"[hnsf'U]": "HU", "ml": "mL"}.get(one.unit.value, one.unit.value)
-            table.add_row(_meaning(one), one.label or "the whole image", f"{one.value:.1f}", unit)
+            table.add_row(_meaning(one), one.label or "the whole image", _amount(one.value), unit)
         console.print(table)
+    for line in outcome.text:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     for check in outcome.checks:
         console.print("[green]✔[/]" if check.holds else "[red]✘[/]", end=" ")
         console.print(check.words, markup=False, highlight=False, soft_wrap=True)
     for path in (*outcome.files, *([outcome.picture] if outcome.picture else [])):
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _amount(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
 
 
 def _meaning(measured: Measurement) -> str:

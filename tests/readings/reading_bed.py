@@ -17,6 +17,7 @@ from pacs_ai.errors import PipelineFault, Unavailable, UserError
 from pacs_ai.models import install as packages
 from pacs_ai.models.package import MODEL, ZOO, read
 from pacs_ai.states import DeliveryState, JobState, SeriesState
+from pacs_ai.testing.samples import CONDITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,10 +39,6 @@ PROFILE: Mapping[str, Any] = {
         {"kind": "text-report"},
         {"kind": "derived-images"},
     ],
-}
-#: Reading -> input -> conditions beside the AE title (and the modality, where there are several inputs).
-CONDITIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    # one line each, sorted
 }
 _END = {JobState.DONE, JobState.REFUSED, JobState.FAILED, JobState.WITHHELD}
 

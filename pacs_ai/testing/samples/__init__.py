@@ -20,6 +20,7 @@ SAMPLES: Mapping[str, str] = {
     "ct-liver-lesions": "pacs_ai.testing.samples.liver:write",
     "pet-denoise": "pacs_ai.testing.samples.pet_denoise:write",
     "pet-reconstruction": "pacs_ai.testing.samples.pet_reconstruction:write",
+    "skin-lesion": "pacs_ai.testing.samples.skin:write",
     "retina-artery-vein": "pacs_ai.testing.samples.retina:write",
     "retina-vessels": "pacs_ai.testing.samples.retina:write",
 }
@@ -29,17 +30,16 @@ CONDITIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-def write(reading: str, folder: Path) -> None:
-    """Write the reading's sample into `folder`, made where it is missing.
-
-    Raises
-    ------
-    UserError
-        There is no sample for it.
-    """
+def refuse_without(reading: str) -> str:
+    """Return where the reading's sample is written; `UserError` where nobody wrote one."""
     where = SAMPLES.get(reading)
     if where is None:
         raise UserError(f"there is no sample study for {reading}: give a folder of your own with --study")
-    module, _, name = where.partition(":")
+    return where
+
+
+def write(reading: str, folder: Path) -> None:
+    """Write the reading's sample into `folder`, made where it is missing; errors as `refuse_without`."""
+    module, _, name = refuse_without(reading).partition(":")
     folder.mkdir(parents=True, exist_ok=True)
     getattr(importlib.import_module(module), name)(folder)
