@@ -53,16 +53,26 @@ def conform(volume: Volume) -> Conformed:
     """
     affine = conformed_affine(volume.shape, volume.affine)
     turn = np.linalg.inv(volume.affine) @ affine
-    values = scipy.ndimage.affine_transform(
+    first, last = _reached(volume.shape, np.linalg.inv(turn))
+    values = np.full((SIDE,) * 3, volume.voxels.min(), np.float32)
+    values[first[0] : last[0], first[1] : last[1], first[2] : last[2]] = scipy.ndimage.affine_transform(
         volume.voxels.astype(np.float32),
         turn[:3, :3],
-        turn[:3, 3],
-        output_shape=(SIDE,) * 3,
+        turn[:3, :3] @ first + turn[:3, 3],
+        output_shape=tuple(last - first),
         order=1,
         mode="constant",
         cval=float(volume.voxels.min()),
     )
     return Conformed(_eight_bits(values), affine)
+
+
+def _reached(shape: tuple[int, int, int], back: Array) -> tuple[Array, Array]:
+    """Return the first index of the grid that the source reaches along each axis, and the one behind the last."""
+    corners = np.array(list(itertools.product(*[(0, size - 1) for size in shape]))) @ back[:3, :3].T + back[:3, 3]
+    first = np.clip(np.floor(corners.min(axis=0)), 0, SIDE - 1).astype(int)
+    last = np.clip(np.ceil(corners.max(axis=0)) + 1, 1, SIDE).astype(int)
+    return first, last
 
 
 def conformed_affine(shape: tuple[int, int, int], affine: Array) -> Array:

@@ -32,6 +32,8 @@ _DIRECTIONS = ("from right to left", "from front to back", "from feet to head")
 _OTHER = re.compile(r"T2|FLAIR|DWI|DTI|ADC|SWI|SWAN|TOF|ANGIO|STIR|BOLD|ASL|PERF|DIFF|LOCALI|SCOUT", re.IGNORECASE)
 _T1 = re.compile(r"T1|MP-?RAGE|SPGR|BRAVO|TFE|FSPGR", re.IGNORECASE)
 _STEP = 4
+#: Fewer coarse voxels than this are nothing.
+_LEAST_SEEN = 100
 
 
 def check_header(header: Mapping[str, str]) -> None:
@@ -83,9 +85,9 @@ def check_head(head: Conformed, volume: Volume) -> None:
     """Refuse what does not look like a head with its top in the image; errors as `check_header`."""
     coarse = head.voxels[::_STEP, ::_STEP, ::_STEP]
     tissue = _largest(scipy.ndimage.binary_opening(coarse > TISSUE))
-    extents = [
-        int(np.ptp(np.flatnonzero(tissue.any(_others(axis))))) * _STEP if tissue.any() else 0 for axis in (0, 2, 1)
-    ]
+    if np.count_nonzero(tissue) < _LEAST_SEEN:
+        raise Refused("the series shows next to nothing: no head is to be seen")
+    extents = [int(np.ptp(np.flatnonzero(tissue.any(_others(axis))))) * _STEP for axis in (0, 2, 1)]
     for mm, least, direction in zip(extents, LEAST_HEAD_MM, _DIRECTIONS, strict=True):
         if mm < least:
             raise Refused(f"what the series shows is only {mm} mm {direction}: too little for a whole head")

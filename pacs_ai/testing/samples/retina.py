@@ -22,7 +22,7 @@ ROWS, COLUMNS = 1000, 1200
 FIELD, DISC, MACULA = ((500.0, 600.0), 480.0), ((490.0, 360.0), 58.0), ((515.0, 690.0), 70.0)
 ARTERY, VEIN = 1, 2
 #: Width at the optic disc in pixels, and what it loses of red, green and blue.
-_KINDS = {ARTERY: (9.0, (25.0, 42.0, 18.0)), VEIN: (13.0, (70.0, 52.0, 22.0))}
+_KINDS = {ARTERY: (7.5, (10.0, 36.0, 14.0)), VEIN: (10.5, (62.0, 50.0, 22.0))}
 #: Angle in degrees under which each leaves the optic disc (0: to the macula, 90: down), and how it bends per pixel.
 _STEMS = {
     ARTERY: ((-62.0, 0.105), (58.0, -0.10), (-125.0, -0.05), (120.0, 0.05), (-18.0, -0.02)),
@@ -85,8 +85,8 @@ def _vessel(
         y += _STEP * math.sin(math.radians(angle))
         angle += bend * _STEP * (1 if step < 110 else 0.3) + 1.6 * math.sin(step / 7 + depth)
         width *= 0.9945
-        if depth < 3 and step % 27 == 0:
-            side = 1 if (step // 27 + depth) % 2 else -1
+        if depth < 3 and step % 33 == 0:
+            side = 1 if (step // 33 + depth) % 2 else -1
             yield from _vessel((x, y), angle + side * 48, -side * 0.06, width * 0.66, depth + 1)
             width *= 0.95
 
