@@ -212,6 +212,35 @@ class InputTable(Section):
     """Accepted View Position, or code meaning of the view; empty: any."""
     align: bool = False
     """Whether it is brought onto the grid of the first input, registered where the Frames of Reference differ."""
+    laterality: tuple[str, ...] = ()
+    """Accepted Image Laterality or Laterality, `L` or `R`, which the image must then state; empty: any."""
+    min_age_years: Annotated[float, Field(ge=0)] | None = None
+    """Youngest patient; a series that does not tell the age is accepted with a note."""
+    max_age_years: Annotated[float, Field(ge=0)] | None = None
+    """Oldest patient."""
+    contrast: Literal["any", "without", "with"] = "any"
+    """Whether a contrast medium (Contrast/Bolus Agent) has to be absent or present."""
+    phase: tuple[str, ...] = ()
+    """Accepted contrast phases (`portal`, `arterial`), where Series Description or Protocol Name tells one; empty:
+    any."""
+    lossy: bool = True
+    """Whether images that were compressed with loss are accepted."""
+    burned_in: bool = True
+    """Whether images that say they have text in their pixels (Burned In Annotation) are accepted."""
+    min_rows: Annotated[int, Field(ge=1)] = 1
+    """Fewest rows."""
+    min_columns: Annotated[int, Field(ge=1)] = 1
+    """Fewest columns."""
+    max_pixel_spacing_mm: Annotated[float, Field(gt=0)] | None = None
+    """Largest distance of rows or columns in mm; an image that tells none is refused."""
+    intensity: tuple[float, float] | None = None
+    """Least and greatest modality value between which nine tenths of the voxels must lie."""
+    min_times: Annotated[int, Field(ge=2)] = 2
+    """Fewest times of a volume over time."""
+    min_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Shortest volume over time, or waveform."""
+    channels: tuple[str, ...] = ()
+    """Channels that a waveform must have (`II`); empty: any."""
 
 
 class Pipeline(Section):

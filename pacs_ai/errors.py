@@ -16,6 +16,8 @@ PacsAiError
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class PacsAiError(Exception):
     """Any error that the node raises on purpose."""
@@ -45,12 +47,56 @@ class Permanent(PacsAiError):  # noqa: N818 - a policy, and the base of errors
     """The same call will never go through."""
 
 
+class Reason(StrEnum):
+    """Why an input was refused, for programs; `Refused`'s message says it to people."""
+
+    MODALITY = "modality"  #: of another kind than the pipeline takes
+    BODY_PART = "body-part"  #: shows another part of the body
+    VIEW = "view"  #: from another direction
+    LATERALITY = "laterality"  #: of the other side, or of an unknown one
+    AGE = "age"  #: the patient is younger or older than those that the model was made for
+    CONTRAST = "contrast"  #: with contrast medium where none may be, or without, or in another phase
+    LOCALIZER = "localizer"  #: scout images only
+    TOO_FEW = "too-few"  #: slices, images, times, channels or seconds
+    TOO_SMALL = "too-small"  #: rows or columns
+    RESOLUTION = "resolution"  #: slices or pixels too far apart
+    MISSING_SLICE = "missing-slice"  #: a gap in the stack, or a phase that is not complete
+    DUPLICATE = "duplicate"  #: several images at one position
+    TILT = "tilt"  #: a sheared stack (gantry tilt)
+    GEOMETRY = "geometry"  #: no regular grid, or no positions
+    DIMENSIONS = "dimensions"  #: times, echoes or weightings where one volume is wanted, or the other way round
+    INTENSITY = "intensity"  #: values that are no numbers, all alike, or outside of what the model knows
+    LOSSY = "lossy"  #: compressed with loss
+    BURNED_IN = "burned-in"  #: text or marks in the pixels
+    NOISE = "noise"  #: too noisy to be measured
+    OUT_OF_DISTRIBUTION = "out-of-distribution"  #: unlike anything that the model was trained on
+    ALIGNMENT = "alignment"  #: two series that cannot be brought onto one grid
+    MISSING_INPUT = "missing-input"  #: a series that the pipeline needs never came
+    IDENTITY = "identity"  #: more than one patient or study
+    UNREADABLE = "unreadable"  #: pixels or attributes that cannot be read
+    IMPLAUSIBLE_RESULT = "implausible-result"  #: what was found lies outside of what is possible
+    DELETED = "deleted"  #: by retention, before it was analysed
+    NO_PIPELINE = "no-pipeline"  #: it is disabled or not installed
+    OTHER = "other"
+
+
 class Refused(Permanent):
     """The input cannot be analysed.
 
     Pipelines raise it too: the message is shown to the people who read the study, so it says in
     words what is wrong with the series ("3 of 120 slices are missing between 40.0 and 46.0 mm").
+
+    Parameters
+    ----------
+    message
+        For people, without any value of a patient.
+    reason
+        For programs: the kept code of it.
     """
+
+    def __init__(self, message: str, reason: Reason = Reason.OTHER) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Conflict(Permanent):

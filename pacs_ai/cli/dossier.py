@@ -62,7 +62,8 @@ def _title(out: Console, name: str) -> None:
 def _head(out: Console, job: JobView) -> None:
     from rich.text import Text
 
-    state = f"{job.state}{', overdue' if job.overdue else ''}: {job.reason}"
+    coded = f" ({job.refused_for})" if job.refused_for else ""
+    state = f"{job.state}{coded}{', overdue' if job.overdue else ''}: {job.reason}"
     out.print(Text(f"job {job.id}  {job.pipeline} {job.pipeline_version}", style="bold"))
     steps = ", ".join(f"{name} {words.lasting(seconds)}" for name, seconds in job.timings.items())
     tries = f"{words.many(job.attempts, 'attempt')}, {words.many(job.crashes, 'crash', 'crashes')}"

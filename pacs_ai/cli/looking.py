@@ -166,7 +166,10 @@ def _job_table(found: Sequence[JobView]) -> object:
                 words.at(job.created_at),
                 took(job),
                 Text.assemble(
-                    ("overdue; " if job.overdue else "", "red"), job.reason, (f"\n{job.study_instance_uid}", "dim")
+                    ("overdue; " if job.overdue else "", "red"),
+                    (f"{job.refused_for}: " if job.refused_for else "", "yellow"),
+                    job.reason,
+                    (f"\n{job.study_instance_uid}", "dim"),
                 ),
             )
             for job in found

@@ -141,7 +141,9 @@ class Notary:
         source = next(iter(evidence.values())).datasets[0]
         policy = cast("Policy", wanted.cause)
         encoding = self._encodings[Kind.NOT_ANALYSED]
-        report = encoders.encode_not_analysed(source, evidence, self._work(wanted), policy, wanted.words, encoding)
+        report = encoders.encode_not_analysed(
+            source, evidence, self._work(wanted), policy, wanted.words, encoding, wanted.refused_for
+        )
         return (report,), source, {str(ds.SOPInstanceUID) for one in evidence.values() for ds in one.datasets}
 
     def _withdrawn(self, wanted: Order) -> _Made:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydicom.datadict import dictionary_description
 
 from pacs_ai.dicom.reading import read_value
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,15 +117,15 @@ def read_numbers(ds: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     name = dictionary_description(keyword)
     value = read_value(ds, keyword)
     if value is None or value == "" or (not isinstance(value, str) and np.size(value) == 0):
-        raise Refused(f"{name} is missing")
+        raise Refused(f"{name} is missing", Reason.GEOMETRY)
     try:
         numbers = tuple(float(each) for each in np.atleast_1d(value))
     except (TypeError, ValueError, OverflowError) as fault:
-        raise Refused(f"{name} is not a number") from fault
+        raise Refused(f"{name} is not a number", Reason.GEOMETRY) from fault
     if len(numbers) != count:
-        raise Refused(f"{name} has {len(numbers)} values where {count} belong")
+        raise Refused(f"{name} has {len(numbers)} values where {count} belong", Reason.GEOMETRY)
     if not all(map(math.isfinite, numbers)):
-        raise Refused(f"{name} is not a finite number")
+        raise Refused(f"{name} is not a finite number", Reason.GEOMETRY)
     return numbers
 
 
@@ -140,7 +140,7 @@ def read_plane(position: Dataset, orientation: Dataset, measures: Dataset) -> Pl
     row_column = read_numbers(orientation, "ImageOrientationPatient", 6)
     spacing = read_numbers(measures, "PixelSpacing", 2)
     if min(spacing) <= 0:
-        raise Refused(f"Pixel Spacing is {spacing[0]:g} x {spacing[1]:g} mm")
+        raise Refused(f"Pixel Spacing is {spacing[0]:g} x {spacing[1]:g} mm", Reason.GEOMETRY)
     has_thickness = read_value(measures, "SliceThickness") not in (None, "")
     thickness = read_numbers(measures, "SliceThickness", 1)[0] if has_thickness else None
     place = read_numbers(position, "ImagePositionPatient", 3)
@@ -151,7 +151,7 @@ def _unit_vectors(cosines: tuple[float, ...]) -> tuple[float, ...]:
     row, column = np.array(cosines[:3]), np.array(cosines[3:])
     lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     if max(abs(length - 1) for length in lengths) > UNIT_TOLERANCE or abs(float(row @ column)) > UNIT_TOLERANCE:
-        raise Refused("Image Orientation (Patient) does not hold two unit vectors at right angles")
+        raise Refused("Image Orientation (Patient) does not hold two unit vectors at right angles", Reason.GEOMETRY)
     row = row / lengths[0]
     column = column - (column @ row) * row
     return (*row.tolist(), *(column / np.linalg.norm(column)).tolist())
@@ -175,10 +175,12 @@ def check_alike(planes: Sequence[Plane]) -> None:
         views = Counter(plane.view for plane in planes)
         apart = _degrees_apart(planes)
         kinds = ", ".join(f"{count} {view}" for view, count in sorted(views.items()))
-        raise Refused(f"the images are not parallel: {kinds}, up to {apart:.1f} degrees apart")
+        raise Refused(f"the images are not parallel: {kinds}, up to {apart:.1f} degrees apart", Reason.GEOMETRY)
     spacings = np.array([plane.spacing for plane in planes])
     if np.any(np.ptp(spacings, axis=0) > PIXEL_SPACING_TOLERANCE * spacings.min(axis=0)):
-        raise Refused(f"Pixel Spacing varies within the series: {spacings.min():g} to {spacings.max():g} mm")
+        raise Refused(
+            f"Pixel Spacing varies within the series: {spacings.min():g} to {spacings.max():g} mm", Reason.GEOMETRY
+        )
 
 
 def _degrees_apart(planes: Sequence[Plane]) -> float:
@@ -223,7 +225,7 @@ def stack(planes: Sequence[Plane]) -> Stack:
 
 def _thickness(plane: Plane) -> float:
     if plane.thickness is None or not plane.thickness > 0:
-        raise Refused("there is a single slice, and no Slice Thickness says how thick it is")
+        raise Refused("there is a single slice, and no Slice Thickness says how thick it is", Reason.GEOMETRY)
     return plane.thickness
 
 
@@ -253,9 +255,10 @@ def _check_straight(planes: Sequence[Plane]) -> None:
         angle = math.degrees(math.atan(float(np.linalg.norm(shear))))
         raise Refused(
             f"the gantry was tilted by {angle:.1f} degrees: the slices are shifted against each other "
-            f"by up to {drift:.1f} mm and form no rectangular grid"
+            f"by up to {drift:.1f} mm and form no rectangular grid",
+            Reason.TILT,
         )
-    raise Refused(f"the slices are shifted sideways against each other by up to {drift:.1f} mm")
+    raise Refused(f"the slices are shifted sideways against each other by up to {drift:.1f} mm", Reason.TILT)
 
 
 def _slice_spacing(planes: Sequence[Plane], along: Floats) -> tuple[float, tuple[str, ...]]:
@@ -279,7 +282,8 @@ def _refuse_uneven(planes: Sequence[Plane], steps: Floats) -> None:
     gaps = np.flatnonzero(multiples > 1)
     if not regular or len(gaps) > max(1, len(steps) // 3):
         raise Refused(
-            f"the slices are unevenly spaced: {steps.min():.2f} to {steps.max():.2f} mm apart, usually {usual:.2f} mm"
+            f"the slices are unevenly spaced: {steps.min():.2f} to {steps.max():.2f} mm apart, usually {usual:.2f} mm",
+            Reason.GEOMETRY,
         )
     missing = int(np.sum(multiples[gaps] - 1))
     total = len(planes) + missing
@@ -287,4 +291,6 @@ def _refuse_uneven(planes: Sequence[Plane], steps: Floats) -> None:
     ends = [(planes[g].position[axis], planes[g + 1].position[axis]) for g in gaps[:NAMED_GAPS]]
     named = ", ".join(f"between {'xyz'[axis]} = {low:.1f} and {high:.1f} mm" for low, high in map(sorted, ends))
     more = f" and in {len(gaps) - NAMED_GAPS} more gaps" if len(gaps) > NAMED_GAPS else ""
-    raise Refused(f"{missing} of {total} slices {'is' if missing == 1 else 'are'} missing: {named}{more}")
+    raise Refused(
+        f"{missing} of {total} slices {'is' if missing == 1 else 'are'} missing: {named}{more}", Reason.MISSING_SLICE
+    )

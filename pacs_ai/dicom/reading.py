@@ -9,7 +9,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_description
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 #: What pydicom raises over malformed bytes; values are parsed when they are first asked for.
 READING_FAULTS = (
@@ -37,7 +37,7 @@ def read_value(ds: Dataset, keyword: str) -> Any:
     try:
         return ds.get(keyword)
     except READING_FAULTS as fault:
-        raise Refused(f"{dictionary_description(keyword)} cannot be read") from fault
+        raise Refused(f"{dictionary_description(keyword)} cannot be read", Reason.UNREADABLE) from fault
 
 
 def read_text(ds: Dataset, keyword: str) -> str:
@@ -62,10 +62,10 @@ def read_whole(ds: Dataset, keyword: str, default: int | None = None) -> int:
     name = dictionary_description(keyword)
     if value is None or value == "":
         if default is None:
-            raise Refused(f"{name} is missing")
+            raise Refused(f"{name} is missing", Reason.UNREADABLE)
         return default
     if not isinstance(value, int):
-        raise Refused(f"{name} is not a whole number")
+        raise Refused(f"{name} is not a whole number", Reason.UNREADABLE)
     return int(value)
 
 
@@ -80,5 +80,5 @@ def read_items(ds: Dataset, keyword: str) -> tuple[Dataset, ...]:
     value = read_value(ds, keyword)
     items = tuple(value) if value is not None and not isinstance(value, str | bytes) else ()
     if not all(isinstance(item, Dataset) for item in items):
-        raise Refused(f"{dictionary_description(keyword)} is not a sequence")
+        raise Refused(f"{dictionary_description(keyword)} is not a sequence", Reason.UNREADABLE)
     return items

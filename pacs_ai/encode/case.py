@@ -12,7 +12,7 @@ from pacs_ai.encode.voxels.survey import count_voxels
 from pacs_ai.pipeline import Frames, TimeSeries, Volume, Waveform
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -43,20 +43,30 @@ class Case:
         By name of input. Names that begin with "prior" may be of another study of the patient.
     work
         The job.
+    remarks
+        What a reader must know of this result beside the findings, in sentences.
     """
 
     findings: Findings
     evidence: Mapping[str, Evidence]
     inputs: Mapping[str, Given]
     work: Work
+    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, findings: Findings, evidence: Mapping[str, Evidence], inputs: Mapping[str, Given], work: Work) -> Case:
+    def of(
+        cls,
+        findings: Findings,
+        evidence: Mapping[str, Evidence],
+        inputs: Mapping[str, Given],
+        work: Work,
+        remarks: Sequence[str] = (),
+    ) -> Case:
         """Return the case; findings that lie on no grid are given the first input's, so that its images serve."""
         on_a_grid = findings.segments or findings.detections or findings.maps or findings.images
         if not on_a_grid and findings.grid not in inputs:
             findings = replace(findings, grid=first_of_study(inputs))
-        return cls(findings, evidence, inputs, work)
+        return cls(findings, evidence, inputs, work, tuple(remarks))
 
     @property
     def card(self) -> Card:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from highdicom.spatial import get_normal_vector, get_volume_positions
 
 from pacs_ai.dicom.identifiers import derive_uid
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,11 +114,14 @@ def _require(found: list[dict[str, Any]]) -> None:
         ("PixelSpacing", "Pixel Spacing"),
     ):
         if keyword not in found[0]:
-            raise Refused(f"the images of this series have no {name}, so nothing can be drawn over them")
+            raise Refused(
+                f"the images of this series have no {name}, so nothing can be drawn over them", Reason.GEOMETRY
+            )
     lacking = sum("ImagePositionPatient" not in one for one in found)
     if lacking:
         raise Refused(
-            f"{lacking} of {len(found)} images have no Image Position (Patient), so nothing can be drawn over them"
+            f"{lacking} of {len(found)} images have no Image Position (Patient), so nothing can be drawn over them",
+            Reason.GEOMETRY,
         )
 
 

@@ -10,7 +10,7 @@ from pydicom.datadict import dictionary_description
 from pydicom.valuerep import VALIDATORS
 
 from pacs_ai.dicom.reading import READING_FAULTS
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,7 +125,7 @@ def _readable_copy(source: Dataset, keyword: str) -> DataElement | None:
         valid = keyword not in DISPENSABLE or _is_valid(element)
     except READING_FAULTS as fault:
         if keyword in REQUIRED_IDENTITY:
-            raise Refused(f"{dictionary_description(keyword)} cannot be read") from fault
+            raise Refused(f"{dictionary_description(keyword)} cannot be read", Reason.UNREADABLE) from fault
         return None
     return element if valid else None
 

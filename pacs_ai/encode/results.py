@@ -58,6 +58,7 @@ def encode(
     inputs: Mapping[str, Given],
     work: Work,
     wanted: Sequence[Encoding],
+    remarks: Sequence[str] = (),
 ) -> tuple[Encoded, ...]:
     """Return the result objects in the order in which they are delivered.
 
@@ -74,6 +75,8 @@ def encode(
         The job.
     wanted
         What to make, segmentations before what cites them (`pacs_ai.profiles.encodings`).
+    remarks
+        What a reader must know of this result, in sentences without any value of a patient's identity.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def encode(
         Where an object would exceed 2 GiB, or what was encoded is not what was found.
     """
     check_sources(evidence, inputs)
-    case = Case.of(findings, evidence, inputs, work)
+    case = Case.of(findings, evidence, inputs, work, remarks)
     check_findings(case.findings, work.card, inputs)
     made: dict[str, tuple[Encoded, ...]] = {}
     for encoding in wanted:

@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai.encode.check import check_sources
@@ -14,8 +14,12 @@ from pacs_ai.encode.identity import cured
 from pacs_ai.encode.results import encode
 from pacs_ai.errors import PacsAiError, PipelineFault
 from pacs_ai.infer import contract
+from pacs_ai.infer.alignment import align, on_own_grid
 from pacs_ai.infer.frames import load_frames
+from pacs_ai.infer.plausible import remarks_on
+from pacs_ai.infer.time_series import load_time_series
 from pacs_ai.infer.volume import load_volume
+from pacs_ai.infer.waveform import load_waveform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,17 +114,21 @@ def analyse(
     pipeline = prepared()
     unusual = contract.accept(card, material.inputs)
     check_sources(material.evidence, material.inputs)
+    with steps("loading"):
+        given, aligned = align(card, material.inputs)
     with steps("inferring"), foreign_code(name, "running"):
-        returned = pipeline.run(material.inputs)
+        returned = pipeline.run(given)
     with foreign_code(name, "returning its findings"):
-        findings = contract.check(card, material.inputs, returned)
+        findings = on_own_grid(card, contract.check(card, given, returned))
+        remarks = (*aligned, *remarks_on(card, given, findings))
     with steps("encoding"):
-        encoded = encode(findings, material.evidence, material.inputs, work_of(card), wanted)
-    return Analysis(replace(material, notes=(*material.notes, *unusual)), findings, encoded)
+        encoded = encode(findings, material.evidence, given, work_of(card), wanted, remarks)
+    notes = (*material.notes, *unusual, *remarks)
+    return Analysis(Material(given, material.evidence, notes), findings, encoded)
 
 
 def load(card: Card, inputs: Mapping[str, Sequence[tuple[Path, str]]]) -> Material:
-    """Read each input as the card wants it, as one volume or as images; errors as `load_volume` and `load_frames`."""
+    """Read each input as the card wants it: a volume, images, a volume over time, a waveform; errors as of these."""
     given: dict[str, Given] = {}
     evidence: dict[str, Evidence] = {}
     notes: list[str] = []
@@ -132,9 +140,16 @@ def load(card: Card, inputs: Mapping[str, Sequence[tuple[Path, str]]]) -> Materi
 
 def _read(wanted: Input | None, files: Sequence[tuple[Path, str]]) -> tuple[Given, Evidence, tuple[str, ...]]:
     paths, digests = [path for path, _ in files], dict(files)
-    if wanted is not None and wanted.given == "frames":
+    given = "volume" if wanted is None else wanted.given
+    if given == "frames":
         images = load_frames(paths, digests=digests)
         return images.frames, images.evidence, images.notes
+    if given == "time-series":
+        timed = load_time_series(paths, digests=digests)
+        return timed.series, timed.evidence, timed.notes
+    if given == "waveform":
+        recorded = load_waveform(paths, digests=digests)
+        return recorded.waveform, recorded.evidence, recorded.notes
     loaded = load_volume(paths, digests=digests)
     return loaded.volume, loaded.evidence, loaded.notes
 

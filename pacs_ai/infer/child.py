@@ -38,7 +38,6 @@ _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 #: What the parent does about an error, by the first kind that fits.
 _POLICIES: tuple[tuple[type[PacsAiError], Policy], ...] = (
-    (Refused, "refused"),
     (Conflict, "conflict"),
     (Transient, "transient"),
     (PacsAiError, "failed"),
@@ -121,6 +120,8 @@ class Bench:
         timings: dict[str, float] = {}
         try:
             return self._analyse(order, connection, timings)
+        except Refused as refusal:
+            return Trouble("refused", str(refusal), timings, refusal.reason)
         except PacsAiError as error:
             policy = next(name for kind, name in _POLICIES if isinstance(error, kind))
             return Trouble(policy, str(error), timings)

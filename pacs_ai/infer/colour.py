@@ -14,7 +14,7 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
 from pacs_ai.dicom.reading import READING_FAULTS
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.infer.pixels import DECODING_FAULTS, Layout, decode
 
 if TYPE_CHECKING:
@@ -33,15 +33,19 @@ def check_colour(layout: Layout) -> None:
     """Raise `Refused` where the colours are none that can be read."""
     if layout.photometric_interpretation == PALETTE:
         if layout.samples != 1 or layout.signed:
-            raise Refused("a palette image has to have one unsigned sample per pixel")
+            raise Refused("a palette image has to have one unsigned sample per pixel", Reason.UNREADABLE)
         return
     if layout.samples != 3 or layout.photometric_interpretation not in COLOURS:
         raise Refused(
             f"Photometric Interpretation is {layout.photometric_interpretation or 'missing'!r} with {layout.samples} "
-            "samples per pixel; MONOCHROME1, MONOCHROME2, RGB, YBR and PALETTE COLOR can be read"
+            "samples per pixel; MONOCHROME1, MONOCHROME2, RGB, YBR and PALETTE COLOR can be read",
+            Reason.UNREADABLE,
         )
     if layout.bits_allocated != 8 or layout.signed:
-        raise Refused(f"the images are in colour of {layout.bits_allocated} bits per sample; 8 unsigned can be read")
+        raise Refused(
+            f"the images are in colour of {layout.bits_allocated} bits per sample; 8 unsigned can be read",
+            Reason.UNREADABLE,
+        )
 
 
 def decode_colour(layout: Layout, ds: Dataset, frame: bytes | memoryview) -> Rgb:
@@ -60,10 +64,13 @@ def decode_colour(layout: Layout, ds: Dataset, frame: bytes | memoryview) -> Rgb
     try:
         values = _decode(layout, bytes(frame))
     except (*DECODING_FAULTS, *READING_FAULTS) as fault:
-        raise Refused(f"the pixel data cannot be decoded ({layout.transfer_syntax_uid.name})") from fault
+        raise Refused(
+            f"the pixel data cannot be decoded ({layout.transfer_syntax_uid.name})", Reason.UNREADABLE
+        ) from fault
     if values.shape != (layout.rows, layout.columns, 3) or values.dtype != np.uint8:
         raise Refused(
-            f"the compressed image holds {values.size} samples, the data set says {layout.rows} x {layout.columns} x 3"
+            f"the compressed image holds {values.size} samples, the data set says {layout.rows} x {layout.columns} x 3",
+            Reason.UNREADABLE,
         )
     return values
 
@@ -125,5 +132,5 @@ def _through_palette(indices: npt.NDArray[Any], ds: Dataset) -> Rgb:
     try:
         colours = apply_color_lut(indices, ds)
     except (*DECODING_FAULTS, *READING_FAULTS) as fault:
-        raise Refused("the palette of the image cannot be read") from fault
+        raise Refused("the palette of the image cannot be read", Reason.UNREADABLE) from fault
     return np.asarray(colours if colours.dtype == np.uint8 else colours >> 8, np.uint8)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.evidence import Evidence, FrameReference
+from pacs_ai.dicom.geometry import read_numbers
 from pacs_ai.dicom.reading import read_items, read_text, read_value
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.infer.colour import check_colour, decode_colour
 from pacs_ai.infer.grey import Scaling, brightness, read_scaling
 from pacs_ai.infer.header import IMAGE_KEYWORDS, lossy, nested, read_header
@@ -109,14 +111,16 @@ def _load(received: Sequence[Received]) -> LoadedFrames:
 
 def _open(received: Received) -> _Instance:
     if received.pixel_data is None:
-        raise Refused("there is no pixel data")
+        raise Refused("there is no pixel data", Reason.UNREADABLE)
     if received.transfer_syntax_uid.name.startswith(_FILMS):
-        raise Refused(f"the images are a film ({received.transfer_syntax_uid.name}), which cannot be read")
+        raise Refused(
+            f"the images are a film ({received.transfer_syntax_uid.name}), which cannot be read", Reason.UNREADABLE
+        )
     layout = read_layout(received.ds, received.transfer_syntax_uid)
     if layout.photometric_interpretation not in GREYSCALES:
         check_colour(layout)
     elif layout.samples != 1:
-        raise Refused("a greyscale image has to have one sample per pixel")
+        raise Refused("a greyscale image has to have one sample per pixel", Reason.UNREADABLE)
     return _Instance(received.ds, layout, split_frames(layout, received.pixel_data), _groups(received.ds, layout))
 
 
@@ -125,7 +129,7 @@ def _groups(ds: Dataset, layout: Layout) -> tuple[tuple[Dataset, ...], ...]:
     shared = tuple(item for group in read_items(ds, "SharedFunctionalGroupsSequence") for item in nested(group))
     per_frame = read_items(ds, "PerFrameFunctionalGroupsSequence")
     if per_frame and len(per_frame) != layout.frames:
-        raise Refused(f"the image has {layout.frames} frames, {len(per_frame)} of them described")
+        raise Refused(f"the image has {layout.frames} frames, {len(per_frame)} of them described", Reason.UNREADABLE)
     return tuple((*nested(item), *shared) for item in per_frame) or ((*shared,),) * layout.frames
 
 
@@ -139,18 +143,20 @@ def _place(ds: Dataset) -> tuple[bool, int, str]:
 def _check_memory(instances: Sequence[_Instance]) -> None:
     pixels = sum(one.layout.rows * one.layout.columns * one.layout.frames for one in instances)
     if pixels * _BYTES_PER_PIXEL > MAX_DECODED_BYTES:
-        raise Refused(f"the series is larger than {MAX_DECODED_BYTES // 2**30} GiB of pixels")
+        raise Refused(f"the series is larger than {MAX_DECODED_BYTES // 2**30} GiB of pixels", Reason.UNREADABLE)
 
 
 def _images(one: _Instance, told: list[str]) -> list[Frame]:
     """Decode every frame of one instance; what is to be told of the instance is added to `told`."""
     images = []
     described: dict[int, tuple[Scale, Scaling, dict[str, str]]] = {}
-    for encoded, groups in zip(one.encoded, one.groups, strict=True):
+    times = frame_times(one.ds, len(one.encoded))
+    for number, (encoded, groups) in enumerate(zip(one.encoded, one.groups, strict=True)):
         if id(groups) not in described:
             described[id(groups)] = _described(one, groups)
         scale, scaling, header = described[id(groups)]
-        images.append(Frame(_pixels(one, encoded, scaling), scale.spacing, header))
+        timed = header | {"FrameReferenceTime": f"{times[number]:g}"} if times else header
+        images.append(Frame(_pixels(one, encoded, scaling), scale.spacing, timed))
     notes = {scale.note for scale, *_ in described.values()} - {""}
     told += (*sorted(notes), *lossy(one.ds), *_contradiction(one))
     return images
@@ -158,7 +164,24 @@ def _images(one: _Instance, told: list[str]) -> list[Frame]:
 
 def _described(one: _Instance, groups: tuple[Dataset, ...]) -> tuple[Scale, Scaling, dict[str, str]]:
     scaling = read_scaling((*groups, one.ds)) if one.is_grey else Scaling(1.0, 0.0)
-    return read_scale(one.ds, groups), scaling, read_header((one.ds, *groups), IMAGE_KEYWORDS)
+    header = read_header((one.ds, *groups), IMAGE_KEYWORDS)
+    views = [item for place in (one.ds, *groups) for item in read_items(place, "ViewCodeSequence")]
+    if views:
+        header["ViewCodeSequence"] = read_text(views[0], "CodeMeaning")
+    return read_scale(one.ds, groups), scaling, header
+
+
+def frame_times(ds: Dataset, frames: int) -> list[float]:
+    """Return when each frame of a film was taken, in ms after the first; none where nothing tells it (C.7.6.5)."""
+    if frames == 1:
+        return []
+    if read_value(ds, "FrameTimeVector") not in (None, ""):
+        steps = read_numbers(ds, "FrameTimeVector", frames)
+        return list(accumulate(steps[1:], initial=0.0))
+    if read_value(ds, "FrameTime") in (None, ""):
+        return []
+    (step,) = read_numbers(ds, "FrameTime", 1)
+    return [step * number for number in range(frames)] if step > 0 else []
 
 
 def _pixels(one: _Instance, encoded: bytes | memoryview, scaling: Scaling) -> Array:

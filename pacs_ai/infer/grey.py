@@ -11,7 +11,7 @@ from pydicom.pixels.processing import apply_modality_lut
 
 from pacs_ai.dicom.geometry import read_numbers
 from pacs_ai.dicom.reading import READING_FAULTS, read_items, read_value
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def read_scaling(places: Sequence[Dataset]) -> Scaling:
             continue
         slope, intercept = (read_numbers(place, keyword, 1)[0] for keyword in ("RescaleSlope", "RescaleIntercept"))
         if slope == 0:
-            raise Refused("Rescale Slope is 0")
+            raise Refused("Rescale Slope is 0", Reason.UNREADABLE)
         return Scaling(slope, intercept)
     return Scaling(1.0, 0.0)
 
@@ -73,7 +73,7 @@ def _through_table(stored: Array, table: Dataset) -> tuple[Array, tuple[float, f
         values = apply_modality_lut(stored, table)
         bits = int(table.ModalityLUTSequence[0].LUTDescriptor[2])
     except READING_FAULTS as fault:
-        raise Refused("the Modality LUT cannot be read") from fault
+        raise Refused("the Modality LUT cannot be read", Reason.UNREADABLE) from fault
     return values.astype(np.int64), (0, 2**bits - 1)
 
 

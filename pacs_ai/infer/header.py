@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.reading import read_text
@@ -11,11 +12,16 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+#: A date as DICOM writes it (PS3.5 6.2, DA), and more years than anybody lives.
+_DATE = re.compile(r"\d{8}")
+_OLDEST = 140
+
 #: Of a volume, where the series has them.
 HEADER_KEYWORDS = (
     "AcquisitionContrast",
     "AngularStep",
     "BodyPartExamined",
+    "BurnedInAnnotation",
     "ContrastBolusAgent",
     "ConvolutionKernel",
     "DecayCorrection",
@@ -57,7 +63,6 @@ HEADER_KEYWORDS = (
 IMAGE_KEYWORDS = (
     *HEADER_KEYWORDS,
     "BreastImplantPresent",
-    "BurnedInAnnotation",
     "CineRate",
     "DistanceSourceToDetector",
     "EstimatedRadiographicMagnificationFactor",
@@ -84,7 +89,18 @@ IMAGE_KEYWORDS = (
 def read_header(places: Sequence[Dataset], keywords: Sequence[str]) -> dict[str, str]:
     """Return the keywords that any of the data sets has a value for, each from the first that has one."""
     texts = {keyword: next(filter(None, (read_text(place, keyword) for place in places)), "") for keyword in keywords}
+    if "PatientAge" in texts and not texts["PatientAge"]:
+        texts["PatientAge"] = next(filter(None, map(_age, places)), "")
     return {keyword: text for keyword, text in texts.items() if text}
+
+
+def _age(ds: Dataset) -> str:
+    """Return the age at the study as an Age String in years, from the date of birth, "" where the dates are unknown."""
+    born, studied = (read_text(ds, keyword) for keyword in ("PatientBirthDate", "StudyDate"))
+    if not (_DATE.fullmatch(born) and _DATE.fullmatch(studied)) or studied < born:
+        return ""
+    years = int(studied[:4]) - int(born[:4]) - (studied[4:] < born[4:])
+    return f"{years:03d}Y" if years < _OLDEST else ""
 
 
 def nested(group: Dataset) -> list[Dataset]:

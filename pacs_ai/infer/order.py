@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from pacs_ai.errors import Reason
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -110,11 +112,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Trouble:
-    """The job did not end with results; what the policy is and why, in words."""
+    """The job did not end with results; what the policy is and why, in words and, of a refusal, as a code."""
 
     policy: Policy
     words: str
     timings: Mapping[str, float] = field(default_factory=dict)
+    reason: Reason = Reason.OTHER
 
 
 Message = Ready | Step | Done | Trouble

@@ -26,7 +26,7 @@ from pydicom.uid import (
 from rle.utils import decode_frame  # type: ignore[attr-defined]
 
 from pacs_ai.dicom.reading import read_text, read_whole
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -92,10 +92,13 @@ def read_grey_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
         Colour, or values that no image has.
     """
     if read_whole(ds, "SamplesPerPixel", 1) != 1:
-        raise Refused("the images are in colour; only greyscale images form a volume")
+        raise Refused("the images are in colour; only greyscale images form a volume", Reason.UNREADABLE)
     photometric_interpretation = read_text(ds, "PhotometricInterpretation")
     if photometric_interpretation not in GREYSCALES:
-        raise Refused(f"Photometric Interpretation is {photometric_interpretation or 'missing'!r}, not a greyscale")
+        raise Refused(
+            f"Photometric Interpretation is {photometric_interpretation or 'missing'!r}, not a greyscale",
+            Reason.UNREADABLE,
+        )
     return read_layout(ds, transfer_syntax_uid)
 
 
@@ -129,18 +132,24 @@ def read_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
 def _check_possible(layout: Layout) -> None:
     size = f"{layout.rows} rows x {layout.columns} columns x {layout.frames} frames"
     if not (0 < layout.rows <= 65535 and 0 < layout.columns <= 65535 and layout.frames > 0):
-        raise Refused(f"the pixel data is implausible: {size}")
+        raise Refused(f"the pixel data is implausible: {size}", Reason.UNREADABLE)
     if layout.samples not in (1, 3) or layout.planar_configuration not in (0, 1):
-        raise Refused(f"the pixel data has {layout.samples} samples per pixel; 1 and 3 can be read")
+        raise Refused(f"the pixel data has {layout.samples} samples per pixel; 1 and 3 can be read", Reason.UNREADABLE)
     if layout.bits_allocated not in (8, 16, 32):
-        raise Refused(f"the pixel data has {layout.bits_allocated} bits per pixel; 8, 16 and 32 can be read")
+        raise Refused(
+            f"the pixel data has {layout.bits_allocated} bits per pixel; 8, 16 and 32 can be read", Reason.UNREADABLE
+        )
     if not layout.bits_stored - 1 <= layout.high_bit < layout.bits_allocated or layout.bits_stored < 1:
         raise Refused(
             f"the pixel data is implausible: {layout.bits_stored} bits stored up to bit {layout.high_bit} "
-            f"of {layout.bits_allocated}"
+            f"of {layout.bits_allocated}",
+            Reason.UNREADABLE,
         )
     if layout.frame_bytes * layout.frames > MAX_DECODED_BYTES:
-        raise Refused(f"the pixel data is implausible: {size} would take {layout.frame_bytes * layout.frames} bytes")
+        raise Refused(
+            f"the pixel data is implausible: {size} would take {layout.frame_bytes * layout.frames} bytes",
+            Reason.UNREADABLE,
+        )
 
 
 def split_frames(layout: Layout, element: bytes) -> tuple[bytes | memoryview, ...]:
@@ -154,17 +163,24 @@ def split_frames(layout: Layout, element: bytes) -> tuple[bytes | memoryview, ..
     wanted = layout.frame_bytes * layout.frames
     if not layout.transfer_syntax_uid.is_encapsulated:
         if len(element) < wanted:
-            raise Refused(f"the pixel data is cut off: {wanted} bytes belong there, {len(element)} are there")
+            raise Refused(
+                f"the pixel data is cut off: {wanted} bytes belong there, {len(element)} are there", Reason.UNREADABLE
+            )
         view = memoryview(element)
         return tuple(view[i * layout.frame_bytes : (i + 1) * layout.frame_bytes] for i in range(layout.frames))
     if wanted > max(ALWAYS_PLAUSIBLE_BYTES, MAX_EXPANSION * len(element)):
-        raise Refused(f"the pixel data is implausible: {len(element)} bytes claim to hold {wanted} bytes of pixels")
+        raise Refused(
+            f"the pixel data is implausible: {len(element)} bytes claim to hold {wanted} bytes of pixels",
+            Reason.UNREADABLE,
+        )
     try:
         frames = tuple(generate_frames(element, number_of_frames=layout.frames))
     except DECODING_FAULTS as fault:
-        raise Refused(f"the compressed pixel data is damaged: {fault}") from fault
+        raise Refused(f"the compressed pixel data is damaged: {fault}", Reason.UNREADABLE) from fault
     if len(frames) != layout.frames:
-        raise Refused(f"the pixel data holds {len(frames)} frames, the data set says {layout.frames}")
+        raise Refused(
+            f"the pixel data holds {len(frames)} frames, the data set says {layout.frames}", Reason.UNREADABLE
+        )
     return frames
 
 
@@ -180,10 +196,11 @@ def decode(layout: Layout, frame: bytes | memoryview) -> Stored:
     try:
         values = _decode(layout, frame)
     except DECODING_FAULTS as fault:
-        raise Refused(f"the pixel data cannot be decoded ({syntax.name})") from fault
+        raise Refused(f"the pixel data cannot be decoded ({syntax.name})", Reason.UNREADABLE) from fault
     if values.size != layout.rows * layout.columns:
         raise Refused(
-            f"the compressed image holds {values.size} pixels, the data set says {layout.rows} x {layout.columns}"
+            f"the compressed image holds {values.size} pixels, the data set says {layout.rows} x {layout.columns}",
+            Reason.UNREADABLE,
         )
     return values.reshape(layout.rows, layout.columns)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.geometry import read_numbers
 from pacs_ai.dicom.reading import read_items, read_text, read_value
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ def _first_pair(places: Sequence[Dataset], keyword: str) -> tuple[float, float] 
         if read_value(place, keyword) not in (None, ""):
             rows, columns = read_numbers(place, keyword, 2)
             if not (0 < rows < math.inf and 0 < columns < math.inf):
-                raise Refused(f"the pixel spacing {rows:g} x {columns:g} mm is implausible")
+                raise Refused(f"the pixel spacing {rows:g} x {columns:g} mm is implausible", Reason.RESOLUTION)
             return rows, columns
     return None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydicom.datadict import dictionary_description
 
 from pacs_ai.dicom.reading import read_text
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,11 +68,11 @@ def check_images(received: Sequence[Received]) -> tuple[str, ...]:
         As `check_series`, and where two images have one SOP Instance UID.
     """
     if not received:
-        raise Refused("the series holds no image")
+        raise Refused("the series holds no image", Reason.TOO_FEW)
     completed = _complete_identity(received)
     _check_common(received, COMMON_KEYWORDS)
     if len({each.sop_instance_uid for each in received}) < len(received):
-        raise Refused("two images have the same SOP Instance UID")
+        raise Refused("two images have the same SOP Instance UID", Reason.IDENTITY)
     return completed
 
 
@@ -83,10 +83,10 @@ def _is_localizer(ds: Dataset) -> bool:
 
 def _without_localizers(received: Sequence[Received]) -> tuple[tuple[Received, ...], tuple[str, ...]]:
     if not received:
-        raise Refused("the series holds no image")
+        raise Refused("the series holds no image", Reason.TOO_FEW)
     images = tuple(each for each in received if not _is_localizer(each.ds))
     if not images:
-        raise Refused("the series holds localizers (scout images) only")
+        raise Refused("the series holds localizers (scout images) only", Reason.LOCALIZER)
     count = len(received) - len(images)
     return images, (f"{count} of {len(received)} images are localizers and were left out",) if count else ()
 
@@ -96,7 +96,7 @@ def _complete_identity(images: Sequence[Received]) -> tuple[str, ...]:
     count = 0
     for each in images:
         if not each.sop_instance_uid:
-            raise Refused("an image has no SOP Instance UID, so no result can refer to it")
+            raise Refused("an image has no SOP Instance UID, so no result can refer to it", Reason.IDENTITY)
         sop_class_uid = read_text(each.ds, "SOPClassUID")
         if not sop_class_uid:
             each.ds.SOPClassUID = read_text(each.ds.file_meta, "MediaStorageSOPClassUID")
@@ -112,10 +112,11 @@ def _check_common(images: Sequence[Received], keywords: Sequence[str]) -> None:
         if len(values) > 1:
             raise Refused(
                 f"{dictionary_description(keyword)} is not the same in all images: {len(values)} different values "
-                f"in {len(images)} images"
+                f"in {len(images)} images",
+                Reason.IDENTITY,
             )
         if values == {""} and keyword in ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "SOPClassUID"):
-            raise Refused(f"{dictionary_description(keyword)} is missing")
+            raise Refused(f"{dictionary_description(keyword)} is missing", Reason.UNREADABLE)
 
 
 def differing(attributes: Sequence[Sequence[Dataset]]) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 
 from pacs_ai.dicom.geometry import Plane, read_numbers, read_plane
 from pacs_ai.dicom.reading import READING_FAULTS, read_items, read_text, read_value
-from pacs_ai.errors import NotUnderstood, Permanent, Refused, Unavailable
+from pacs_ai.errors import NotUnderstood, Permanent, Reason, Refused, Unavailable
 from pacs_ai.infer.header import nested
 from pacs_ai.infer.pixels import Layout, read_grey_layout, split_frames
 
@@ -138,32 +138,34 @@ def open_sources(received: Sequence[Received]) -> tuple[Source, ...]:
 def for_each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Return what `act` makes of every image, or raise `Refused` with the first reason and how often it holds."""
     results: list[R] = []
-    reasons: list[str] = []
+    refusals: list[Refused] = []
     for item in items:
         try:
             results.append(act(item))
         except Refused as refusal:
-            reasons.append(str(refusal))
-    if not reasons:
+            refusals.append(refusal)
+    if not refusals:
         return results
-    total = len(results) + len(reasons)
-    alike = reasons.count(reasons[0])
+    total, first = len(results) + len(refusals), refusals[0]
+    alike = sum(str(refusal) == str(first) for refusal in refusals)
     where = "" if total == 1 else "in all images" if alike == total else f"in {alike} of {total} images"
-    raise Refused(f"{where} {reasons[0]}".strip())
+    raise Refused(f"{where} {first}".strip(), first.reason)
 
 
 def _open_source(received: Received) -> Source:
     if received.pixel_data is None:
-        raise Refused("there is no pixel data")
+        raise Refused("there is no pixel data", Reason.UNREADABLE)
     layout = read_grey_layout(received.ds, received.transfer_syntax_uid)
     encoded = split_frames(layout, received.pixel_data)
     per_frame = read_items(received.ds, "PerFrameFunctionalGroupsSequence")
     if not per_frame and layout.frames > 1:
-        raise Refused("several frames lie in one image without a position for each; they form no volume")
+        raise Refused(
+            "several frames lie in one image without a position for each; they form no volume", Reason.GEOMETRY
+        )
     if not per_frame:
         return Source(received.ds, layout, encoded, (_classic_frame(received.ds),))
     if len(per_frame) != layout.frames:
-        raise Refused(f"the image has {layout.frames} frames, {len(per_frame)} of them described")
+        raise Refused(f"the image has {layout.frames} frames, {len(per_frame)} of them described", Reason.UNREADABLE)
     shared = (*read_items(received.ds, "SharedFunctionalGroupsSequence"), Dataset())[0]
     frames = [_enhanced_frame(received.ds, shared, item, n) for n, item in enumerate(per_frame, start=1)]
     return Source(received.ds, layout, encoded, tuple(frames))
@@ -171,7 +173,10 @@ def _open_source(received: Received) -> Source:
 
 def _classic_frame(ds: Dataset) -> Frame:
     if read_items(ds, "ModalityLUTSequence"):
-        raise Refused("the values are coded by a Modality LUT Sequence; only Rescale Slope and Intercept can be used")
+        raise Refused(
+            "the values are coded by a Modality LUT Sequence; only Rescale Slope and Intercept can be used",
+            Reason.UNREADABLE,
+        )
     slope, intercept = _rescale(ds, ds)
     return Frame(read_plane(ds, ds, ds), slope, intercept, None, (ds,))
 
@@ -197,7 +202,7 @@ def _rescale(ds: Dataset, item: Dataset) -> tuple[float, float]:
         return 1.0, 0.0
     slope, intercept = (read_numbers(item, keyword, 1)[0] for keyword in keywords)
     if slope == 0:
-        raise Refused("Rescale Slope is 0")
+        raise Refused("Rescale Slope is 0", Reason.UNREADABLE)
     return slope, intercept
 
 

@@ -241,7 +241,7 @@ class Worker:
     def _trouble(self, held: Claim, trouble: Trouble) -> None:
         _log.warning("job %d (%s) %s: %s", held.job_id, held.pipeline, trouble.policy, trouble.words)
         if trouble.policy == "refused":
-            self._insist(held, lambda: queue.refuse(self._database, held, trouble.words))
+            self._insist(held, lambda: queue.refuse(self._database, held, trouble.words, trouble.reason))
         elif trouble.policy == "failed":
             self._insist(held, lambda: queue.fail(self._database, held, trouble.words))
         elif trouble.policy == "transient":

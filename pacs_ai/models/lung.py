@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.digest import digest_of, sha256
 from pacs_ai.pipeline import (
     ANATOMICAL_STRUCTURE,
@@ -140,11 +140,13 @@ class CtLung:
 def _check_extent(volume: Volume, order: tuple[int, int, int]) -> None:
     """Refuse what is too small, or of too few planes, to show a chest."""
     if min(volume.voxels.shape) < 16:
-        raise Refused(f"the series has only {min(volume.voxels.shape)} planes along one axis: too few for a chest")
+        raise Refused(
+            f"the series has only {min(volume.voxels.shape)} planes along one axis: too few for a chest", Reason.TOO_FEW
+        )
     extent = [volume.voxels.shape[axis] * volume.spacing[axis] for axis in order]
     for mm, direction in zip(extent, ("from feet to head", "from front to back", "from right to left"), strict=True):
         if mm < LEAST_EXTENT_MM:
-            raise Refused(f"the series covers only {mm:.0f} mm {direction}: too little for a chest")
+            raise Refused(f"the series covers only {mm:.0f} mm {direction}: too little for a chest", Reason.TOO_FEW)
 
 
 def _check_densities(voxels: Array) -> None:
@@ -156,7 +158,8 @@ def _check_densities(voxels: Array) -> None:
         missing = "air" if air < tissue else "soft tissue"
         raise Refused(
             f"hardly a voxel has the density of {missing} in Hounsfield units: this series is no CT of a chest "
-            "(a localizer, a derived image or another body part)"
+            "(a localizer, a derived image or another body part)",
+            Reason.RESOLUTION,
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.lung_grid import PADDING_MARK
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def _enclosed(coarse: Coarse) -> Array:
     solid = ((coarse.hu > _SOLID_HU) & (coarse.hu != PADDING_MARK))[:: thin[0], :: thin[1], :: thin[2]]
     labels, count = ndimage.label(ndimage.binary_opening(solid, _CROSS))
     if not count:
-        raise Refused("no body was found in this series: it holds no tissue of the density of a patient")
+        raise Refused(
+            "no body was found in this series: it holds no tissue of the density of a patient", Reason.BODY_PART
+        )
     body = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     between = np.ones_like(body)
     for axis in (1, 2):
@@ -164,7 +166,7 @@ def _trachea(coarse: Coarse, inside: Array) -> Array:
     """Return the longest stack, from slice to slice, of roundish lumens near the middle of the body."""
     labels, count = ndimage.label(inside & (coarse.hu < _LUMEN_HU), _IN_SLICE)
     if not count:
-        raise Refused("no lungs were found: this series is no CT of the chest")
+        raise Refused("no lungs were found: this series is no CT of the chest", Reason.BODY_PART)
     rows_of_air, columns_of_air = (_extent(inside.sum(axis=axes)) for axes in ((0, 2), (0, 1)))
     middle, reach = sum(columns_of_air) / 2, (columns_of_air[1] - columns_of_air[0]) / 5
     pixel = coarse.spacing[1] * coarse.spacing[2]
@@ -186,7 +188,7 @@ def _trachea(coarse: Coarse, inside: Array) -> Array:
         length[number] = coarse.spacing[0] + length[above[number]]
     number = int(np.argmax(length))
     if length[number] < _TRACHEA_LENGTH_MM:
-        raise Refused("no trachea was found above the lungs: this series does not show a whole chest")
+        raise Refused("no trachea was found above the lungs: this series does not show a whole chest", Reason.BODY_PART)
     stack = []
     while number and length[number]:
         stack.append(number)
@@ -206,7 +208,7 @@ def _two_lungs(coarse: Coarse, air: Array) -> tuple[Array, Array]:
     sizes = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
     sizes[0] = 0
     if sizes.max() * coarse.voxel_ml < _SMALLEST_LUNG_ML:
-        raise Refused("no lungs were found: this series is no CT of the chest")
+        raise Refused("no lungs were found: this series is no CT of the chest", Reason.BODY_PART)
     largest, second = (int(n) for n in np.argsort(sizes, kind="stable")[::-1][:2]) if count > 1 else (1, 0)
     if second and sizes[second] > _SMALLER_LUNG * sizes[largest]:
         first, other = labels == largest, labels == second
@@ -256,7 +258,9 @@ def _split(hu: Array, joined: Array) -> tuple[Array, Array]:
             first, other = np.zeros_like(joined), np.zeros_like(joined)
             first[window], other[window] = parts == largest, parts == second
             return first, other
-    raise Refused("no two lungs could be told apart: one is missing, holds no air, or lies outside the image")
+    raise Refused(
+        "no two lungs could be told apart: one is missing, holds no air, or lies outside the image", Reason.BODY_PART
+    )
 
 
 def _check_volumes(coarse: Coarse, right: Array, left: Array) -> None:
@@ -264,7 +268,8 @@ def _check_volumes(coarse: Coarse, right: Array, left: Array) -> None:
     if min(volumes) < _SMALLEST_LUNG_ML or sum(volumes) > _LARGEST_LUNGS_ML:
         raise Refused(
             f"what looks like lungs has implausible volumes (right {volumes[0]:.0f} mL, left {volumes[1]:.0f} mL): "
-            "this series does not show a whole chest with two lungs"
+            "this series does not show a whole chest with two lungs",
+            Reason.BODY_PART,
         )
 
 
@@ -282,10 +287,13 @@ def _check_cut(lungs: Array, cut: Array) -> None:
                 raise Refused(
                     f"the lungs are cut off at the {_FACES[side]} end of the series "
                     f"({share:.0%} of their largest cross-section lies on its last plane): it does not show the whole "
-                    "chest"
+                    "chest",
+                    Reason.BODY_PART,
                 )
     if np.sum(cut & ndimage.binary_dilation(lungs, _ALONG, iterations=2)) > 0.01 * lungs.sum():
-        raise Refused("the lungs reach beyond the image's edge or its circle: it does not show the whole chest")
+        raise Refused(
+            "the lungs reach beyond the image's edge or its circle: it does not show the whole chest", Reason.BODY_PART
+        )
 
 
 def _draw(labels: Array, lung: Array, number: int, coarse: Coarse) -> None:

@@ -15,8 +15,8 @@ from pacs_ai.errors import PacsAiError, PipelineFault, UserError
 from pacs_ai.models.anatomy import palette
 from pacs_ai.models.bundle import BundleSpec, MonaiBundle
 from pacs_ai.models.digest import sha256
-from pacs_ai.models.package import Package, folders, read
-from pacs_ai.pipeline import Card, Clearance, Code, Input, Label, Pipeline
+from pacs_ai.models.package import Package, folders, input_of, read
+from pacs_ai.pipeline import Card, Clearance, Code, Label, Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,10 +47,7 @@ def bundle_spec(section: config.Pipeline) -> BundleSpec:
             )
             for value, table in section.labels.items()
         },
-        inputs={
-            name: Input(table.modality, table.min_slices, table.max_slice_spacing_mm)
-            for name, table in section.inputs.items()
-        },
+        inputs={name: input_of(table) for name, table in section.inputs.items()},
         title=section.title,
         procedure=Code(*section.procedure) if section.procedure else None,
         manufacturer=section.manufacturer,

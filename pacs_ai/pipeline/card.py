@@ -64,6 +64,30 @@ class Input:
     align
         Whether the volume is brought onto the grid of the card's first input before `run`: by their Frame of
         Reference, or by rigid registration where these differ, with a note of its quality.
+    laterality
+        Accepted Image Laterality (0020,0062) or Laterality (0020,0060), which the image must then state; () for any.
+    min_age_years, max_age_years
+        Ages that the model was made for; a series that does not tell the age is accepted with a note.
+    contrast
+        Whether a contrast medium (Contrast/Bolus Agent, 0018,0010) has to be absent or present.
+    phase
+        Accepted contrast phases ("portal", "arterial"), where Series Description or Protocol Name tells one; () for
+        any.
+    lossy, burned_in
+        Whether images that were compressed with loss (0028,2110), or have text in their pixels (0028,0301), are
+        accepted.
+    min_rows, min_columns
+        Fewest rows and columns.
+    max_pixel_spacing_mm
+        Largest distance of neighbouring rows or columns in mm, None for any; an image that tells none is refused.
+    intensity
+        Least and greatest modality value between which nine tenths of the voxels must lie; None for any.
+    min_times
+        Fewest times of a `TimeSeries`.
+    min_seconds
+        Shortest `TimeSeries` or `Waveform`.
+    channels
+        Channels that a `Waveform` must have ("II"); () for any.
     """
 
     modality: tuple[str, ...]
@@ -73,6 +97,20 @@ class Input:
     body_part: tuple[str, ...] = ()
     view: tuple[str, ...] = ()
     align: bool = False
+    laterality: tuple[str, ...] = ()
+    min_age_years: float | None = None
+    max_age_years: float | None = None
+    contrast: Literal["any", "without", "with"] = "any"
+    phase: tuple[str, ...] = ()
+    lossy: bool = True
+    burned_in: bool = True
+    min_rows: int = 1
+    min_columns: int = 1
+    max_pixel_spacing_mm: float | None = None
+    intensity: tuple[float, float] | None = None
+    min_times: int = 2
+    min_seconds: float = 0.0
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

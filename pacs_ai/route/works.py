@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pacs_ai.errors import PacsAiError
+from pacs_ai.errors import PacsAiError, Reason
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import PRIORITY_NAMES, Address, Source, Work
 from pacs_ai.store.notices import card_of
@@ -68,6 +68,7 @@ class Works:
             ),
             overdue_at=now() + timedelta(seconds=route.overdue_seconds),
             refusal=refusal or identity.fault,
+            refused_for=Reason.MISSING_INPUT if refusal else Reason.NO_PIPELINE,
             card=identity.card,
             report_not_analysed=route.report_not_analysed,
         )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row
 
 from pacs_ai import profiles
 from pacs_ai.dicom.identifiers import digest
+from pacs_ai.errors import Reason
 from pacs_ai.states import REACHED, DeliveryEvent, DeliveryState, JobEvent, JobState
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
@@ -70,6 +71,7 @@ class Work:
     destinations: tuple[Address, ...]
     overdue_at: datetime
     refusal: str = ""  #: not empty: the job is refused at once, with this reason
+    refused_for: Reason = Reason.OTHER  #: code of the refusal
     card: Mapping[str, str] = field(default_factory=dict)  #: what the pipeline says of itself: `notices.card_of`
     report_not_analysed: bool = False  #: the destinations get a report where there is no result
 
@@ -110,14 +112,15 @@ def enqueue(connection: Connection, database: Database, work: Work, *, actor: st
     existing = _existing(connection, work)
     if existing is None and not work.refusal and (gone := count_purged(connection, work.sources)):
         words = f"{gone} instance(s) were deleted by retention: send the series again, then retry this job"
-        work = replace(work, refusal=words)
+        work = replace(work, refusal=words, refused_for=Reason.DELETED)
         existing = _existing(connection, work)
     if existing is not None:
         _ask_again(connection, database, existing, work, actor)
         return existing.id, False
     job_id = _insert_with_sources(connection, database, work, 0, actor)
     if work.refusal:
-        end_unanalysed(connection, job_id, JobEvent.REFUSED, actor=actor, reason=work.refusal)
+        code = work.refused_for.value
+        end_unanalysed(connection, job_id, JobEvent.REFUSED, actor=actor, reason=work.refusal, refused_for=code)
     else:
         hold_back(connection, job_id, actor=actor)
     return job_id, True
@@ -242,6 +245,7 @@ def _insert(connection: Connection, work: Work, generation: int, predecessor: in
             findings={},
             card=dict(work.card),
             encoded=[],
+            refused_for="",
         )
         .returning(_job.c.id)
     ).scalar_one()

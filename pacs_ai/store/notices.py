@@ -75,6 +75,8 @@ class Order:
     ----------
     cause
         ``refused`` or ``failed``; of a retraction ``safety``, ``quality``, ``worklist`` or ``retention``.
+    refused_for
+        Of "not analysed": the code of a refusal (`pacs_ai.errors.Reason`).
     card
         What the pipeline says of itself (`card_of`); empty where it was disabled.
     named
@@ -88,6 +90,7 @@ class Order:
     kind: NoticeKind
     cause: str
     words: str
+    refused_for: str
     ordered_at: datetime
     job_key: str
     generation: int
@@ -227,6 +230,7 @@ def next_order(database: Database) -> Order | None:
             kind=kind,
             cause=row.cause,
             words=row.words,
+            refused_for=row.job_refused_for if row.cause == JobState.REFUSED else "",
             ordered_at=row.ordered_at,
             job_key=row.job_job_key,
             generation=row.job_generation,

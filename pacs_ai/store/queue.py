@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from pacs_ai import profiles
-from pacs_ai.errors import UserError
+from pacs_ai.errors import Reason, UserError
 from pacs_ai.states import JobEvent, JobState, SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
@@ -253,9 +253,9 @@ def finish(
         fill_outbox(connection, database, held.job_id)
 
 
-def refuse(database: Database, held: Claim, reason: str) -> None:
-    """End the job: its input cannot be analysed."""
-    _end(database, held, JobEvent.REFUSED, reason)
+def refuse(database: Database, held: Claim, reason: str, refused_for: str = Reason.OTHER) -> None:
+    """End the job: its input cannot be analysed, for this coded reason (`pacs_ai.errors.Reason`)."""
+    _end(database, held, JobEvent.REFUSED, reason, refused_for=str(refused_for))
 
 
 def fail(database: Database, held: Claim, reason: str) -> None:
@@ -263,10 +263,10 @@ def fail(database: Database, held: Claim, reason: str) -> None:
     _end(database, held, JobEvent.FAILED, reason)
 
 
-def _end(database: Database, held: Claim, event: JobEvent, reason: str) -> None:
+def _end(database: Database, held: Claim, event: JobEvent, reason: str, **values: str) -> None:
     with database.write() as connection:
         _require_held(connection, held)
-        end_unanalysed(connection, held.job_id, event, actor=held.owner, reason=reason, held=held.fence)
+        end_unanalysed(connection, held.job_id, event, actor=held.owner, reason=reason, held=held.fence, **values)
 
 
 def postpone(database: Database, held: Claim, reason: str) -> None:
@@ -355,7 +355,8 @@ def refuse_unidentified(database: Database, job_id: int, reason: str, *, actor: 
     query = sa.select(_job.c.state).where(_job.c.id == job_id).with_for_update()
     with database.write() as connection:
         if connection.execute(query).scalar_one() == JobState.QUEUED:
-            end_unanalysed(connection, job_id, JobEvent.REFUSED, actor=actor, reason=reason)
+            code = Reason.NO_PIPELINE.value
+            end_unanalysed(connection, job_id, JobEvent.REFUSED, actor=actor, reason=reason, refused_for=code)
 
 
 def sweep(database: Database, watch: Watch, actor: str) -> int:

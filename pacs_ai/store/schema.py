@@ -190,6 +190,7 @@ job = Table(
     Column("findings", JSON, nullable=False),  # segments with voxel counts and digests, measurements
     Column("card", JSON, nullable=False),  # what its pipeline says of itself, for notices; {} of a disabled one
     Column("encoded", JSON, nullable=False),  # keys of the encodings that its findings were written in
+    Column("refused_for", String(32), nullable=False),  # pacs_ai.errors.Reason of the last refusal, "" before it
     Index("ix_job_state_rank", "state", "rank"),
 )
 

@@ -72,6 +72,7 @@ class JobView:
     generation: int
     state: JobState
     reason: str
+    refused_for: str  #: pacs_ai.errors.Reason where it is refused, else ""
     priority: int
     attempts: int
     crashes: int
@@ -222,6 +223,7 @@ def jobs(
             generation=row.generation,
             state=JobState(row.state),
             reason=row.reason,
+            refused_for=row.refused_for if row.state == JobState.REFUSED else "",
             priority=row.priority,
             attempts=row.attempts,
             crashes=row.crashes,

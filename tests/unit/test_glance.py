@@ -25,8 +25,8 @@ def process(kind: str, host: str = HERE, silent: float = 1.0) -> ProcessView:
 def job(number: int, state: JobState, reason: str = "because") -> JobView:
     return JobView(
         id=number, job_key="", study_instance_uid="1.2", pipeline="p", pipeline_version="1", generation=0, state=state,
-        reason=reason, priority=2, attempts=1, crashes=0, created_at=NOW, started_at=None, finished_at=None,
-        timings={}, findings={}, sources=(), destinations=(), overdue=False,
+        reason=reason, refused_for="", priority=2, attempts=1, crashes=0, created_at=NOW, started_at=None,
+        finished_at=None, timings={}, findings={}, sources=(), destinations=(), overdue=False,
     )  # fmt: skip
 
 

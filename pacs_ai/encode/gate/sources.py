@@ -11,7 +11,7 @@ from pydicom.multival import MultiValue
 
 from pacs_ai.dicom.reading import READING_FAULTS, read_text
 from pacs_ai.encode.case import PRIOR
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.pipeline import TimeSeries, Volume
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check_sources(evidence: Mapping[str, Evidence], inputs: Mapping[str, Given] 
     """
     everything = [ds for one in evidence.values() for ds in one.datasets]
     if not everything:
-        raise Refused("there is no source image")
+        raise Refused("there is no source image", Reason.TOO_FEW)
     with config.disable_value_validation():
         for keyword, name in ONE_PATIENT.items():
             _agree(everything, keyword, f"the images carry more than one {name}: they may not be of one patient")
@@ -68,25 +68,25 @@ def check_sources(evidence: Mapping[str, Evidence], inputs: Mapping[str, Given] 
 
 def _agree(datasets: Sequence[Dataset], keyword: str, message: str) -> None:
     if len({read_text(ds, keyword) for ds in datasets}) > 1:
-        raise Refused(message)
+        raise Refused(message, Reason.IDENTITY)
 
 
 def _agree_on_spacing(name: str, evidence: Evidence) -> None:
     """Compare Pixel Spacing as numbers: 0.7 and 0.700000 are one."""
     given = [ds.PixelSpacing for ds in evidence.datasets if ds.get("PixelSpacing")]
     if 0 < len(given) < len(evidence.datasets):
-        raise Refused(f"some images of the input '{name}' have no Pixel Spacing")
+        raise Refused(f"some images of the input '{name}' have no Pixel Spacing", Reason.GEOMETRY)
     spacings = np.array([[float(value) for value in one] for one in given]).reshape(-1, 2)
     if len(spacings) and np.any(np.ptp(spacings, axis=0) > PIXEL_SPACING_TOLERANCE * spacings.min(axis=0)):
-        raise Refused(f"the images of the input '{name}' have more than one Pixel Spacing")
+        raise Refused(f"the images of the input '{name}' have more than one Pixel Spacing", Reason.GEOMETRY)
 
 
 def _check_references(name: str, evidence: Evidence) -> None:
     known = {str(ds.SOPInstanceUID) for ds in evidence.datasets}
     if len(known) < len(evidence.datasets):
-        raise Refused(f"an image of the input '{name}' came twice under one SOP Instance UID")
+        raise Refused(f"an image of the input '{name}' came twice under one SOP Instance UID", Reason.IDENTITY)
     if not evidence.slices or not {reference.sop_instance_uid for reference in evidence.slices} <= known:
-        raise Refused(f"the slices of the input '{name}' are not among its images")
+        raise Refused(f"the slices of the input '{name}' are not among its images", Reason.IDENTITY)
 
 
 class Sources:

@@ -100,6 +100,7 @@ def _head(canvas: Canvas, case: Case) -> float:
         f"Made by {card.name} {card.version}, {card.manufacturer}, {made}",
         f"Intended use: {card.intended_use}",
         f"Images: {case.given.modality}, {len(case.own.slices)} of series {case.source.get('SeriesNumber') or '-'}",
+        *(f"Note: {remark}" for remark in case.remarks),
     )
     rows = [row for text in stated for row in simpleSplit(readable(text), FONT, 9, WIDTH - 2 * EDGE)]
     for number, row in enumerate(rows):

@@ -68,13 +68,21 @@ REASONS: Mapping[Policy, CodedConcept] = {
     "refused": CodedConcept("UNFIT", "99PACSAI", "Images unfit for the algorithm"),
     "failed": dcm("111218", "Software failure"),
 }
+#: Why the images are unfit: one of `pacs_ai.errors.Reason`.
+UNFIT_BECAUSE = CodedConcept("UNFIT-BECAUSE", "99PACSAI", "Images unfit because of")
 SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
 KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
 LONG_TEXT = 1024
 
 
 def encode_not_analysed(
-    source: Dataset, evidence: Mapping[str, Evidence], work: Work, policy: Policy, words: str, encoding: Encoding
+    source: Dataset,
+    evidence: Mapping[str, Evidence],
+    work: Work,
+    policy: Policy,
+    words: str,
+    encoding: Encoding,
+    refused_for: str = "",
 ) -> Encoded:
     """Return a report that tells the readers of a study that there is no result, and why (Basic Text SR, PS3.3 A.35.1).
 
@@ -94,6 +102,8 @@ def encode_not_analysed(
         Why, for readers of the study, without any value of a patient.
     encoding
         Of `pacs_ai.profiles.notice_encodings`.
+    refused_for
+        The code of a refusal (`pacs_ai.errors.Reason`), "" of a failure.
 
     Raises
     ------
@@ -107,6 +117,7 @@ def encode_not_analysed(
     coded = (
         code(SUMMARY_OF_ANALYSES, STATUS[policy], Relation.HAS_PROPERTIES),
         code(REASON, REASONS[policy], Relation.HAS_PROPERTIES),
+        *([code(UNFIT_BECAUSE, _unfit(refused_for), Relation.HAS_PROPERTIES)] if refused_for else []),
     )
     meaning = "There is no AI result for these images. This says nothing about what they show."
     summary = (with_children(text(CONCLUSION, conclusion), coded), text(COMMENT, meaning))
@@ -115,7 +126,7 @@ def encode_not_analysed(
     )
     result.CompletionFlag = "PARTIAL"
     result.CompletionFlagDescription = "Not analysed"
-    said = (policy, words, [astuple(one) for one in cited])
+    said = (policy, words, refused_for, [astuple(one) for one in cited])
     return _finished(result, source, work, encoding, said, "NOT ANALYSED")
 
 
@@ -205,6 +216,11 @@ def encode_retracted(
         _finished(result, source, work, report, said, "RETRACTED"),
         _finished(image, source, work, picture, said, "RETRACTED"),
     )
+
+
+def _unfit(reason: str) -> CodedConcept:
+    """Return the code of a refusal: a Code Value (VR SH, 16 characters) of the private scheme, and its words."""
+    return CodedConcept(reason.upper()[:16], "99PACSAI", reason.replace("-", " ").capitalize())
 
 
 def _check_identity(source: Dataset, datasets: Sequence[tuple[str, Dataset]]) -> None:

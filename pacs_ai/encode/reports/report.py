@@ -57,6 +57,7 @@ def encode_report(case: Case, encoding: Encoding, segmentation: Encoded | None) 
             *observer(case.work),
             procedure(case.work),
             text(COMMENT, statement(case.work)),
+            *(text(COMMENT, remark) for remark in case.remarks),
             *_body(case, groups, cited),
         ),
         "1500",

@@ -8,7 +8,7 @@ from highdicom.sr import CodedConcept
 
 from pacs_ai.encode.reports.basic_text import basic_text
 from pacs_ai.encode.reports.content import Relation, container, image, text, with_children
-from pacs_ai.encode.reports.document import statement
+from pacs_ai.encode.reports.document import COMMENT, statement
 from pacs_ai.encode.reports.group_items import FINDING, SOURCE
 from pacs_ai.encode.reports.groups import Group, absent_labels, evaluations_of, groups_of
 from pacs_ai.encode.reports.report import TEXT_REPORT, summary
@@ -53,6 +53,8 @@ def _lines(case: Case) -> Iterator[Dataset]:
     names = [label.name for label in absent_labels(case.findings, case.counts, case.card)]
     for line in joined(ABSENT, names, ", "):
         yield text(FINDING, line)
+    for remark in case.remarks:
+        yield text(COMMENT, remark)
 
 
 def _group_lines(group: Group, case: Case) -> Iterator[Dataset]:

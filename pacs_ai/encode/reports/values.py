@@ -104,6 +104,7 @@ def encode_values(case: Case, encoding: Encoding, _cited: Encoded | None) -> tup
             procedure(case.work),
             *algorithm_items(case.work),
             text(COMMENT, statement(case.work)),
+            *(text(COMMENT, remark) for remark in case.remarks),
             *fields,
         ),
     )

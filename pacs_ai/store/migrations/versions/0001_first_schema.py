@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("findings", sa.JSON(), nullable=False),
         sa.Column("card", sa.JSON(), nullable=False),
         sa.Column("encoded", sa.JSON(), nullable=False),
+        sa.Column("refused_for", sa.String(length=32), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_job_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
         sa.UniqueConstraint("job_key", name=op.f("uq_job_job_key")),
