@@ -1,6 +1,6 @@
-"""Write docs/configuration.md and docs/commands.md from the code, which is the only place where their facts stand.
+"""Write docs/configuration.md, docs/commands.md and the readings of docs/models.md from the code and the cards.
 
-python scripts/make_docs.py            write both pages
+python scripts/make_docs.py            write the pages
 python scripts/make_docs.py --check    say whether they are what the code says
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import reading_cards
 from pydantic import BaseModel
 
 from pacs_ai import config, profiles
@@ -221,7 +222,11 @@ def _filled(text: str, width: int = 118) -> str:
 
 def pages() -> dict[Path, str]:
     """Return every page that is made here, by its path."""
-    return {DOCS / "configuration.md": configuration_page(), DOCS / "commands.md": commands_page()}
+    return {
+        DOCS / "configuration.md": configuration_page(),
+        DOCS / "commands.md": commands_page(),
+        reading_cards.PAGE: reading_cards.page(),
+    }
 
 
 def main() -> None:
