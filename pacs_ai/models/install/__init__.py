@@ -79,6 +79,8 @@ def install(
         The connection was lost.
     """
     wanted = recipe(name, models)
+    for one in wanted.model.files:
+        _inside(one)
     if not force and (there := _there(wanted, models)) is not None:
         return there, False
     if wanted.folder == models / name and wanted.model.install is None and not wanted.missing:
@@ -138,7 +140,6 @@ def _staged(wanted: Package, room: Path, brought: Path | None, progress: Progres
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     for name in wanted.model.files:
-        _inside(name)
         if (wanted.folder / name).is_file():
             _place(wanted.read(name), staged / name)
     left = [name for name in wanted.model.files if not (staged / name).is_file()]

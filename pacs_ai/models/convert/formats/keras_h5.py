@@ -135,5 +135,7 @@ class _Walk:
             size *= int(length)
         self._left -= size
         if self._left < 0:
-            raise PipelineFault(f"{one.name} of {self._name} claims {size} bytes, more than the file can stand for")
+            raise PipelineFault(
+                f"{one.name} of {self._name} claims {size} bytes, more than the file can hold: get the original"
+            )
         return np.ascontiguousarray(one[()], dtype=one.dtype.newbyteorder("="))

@@ -7,6 +7,7 @@ refuses everything else, TorchScript too. There is no other way in: what it refu
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def _loaded(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         _plain(path)
     try:
-        with memory(path):
+        with memory(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of protocols that are refused a moment later
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PipelineFault(_sentence(path, error)) from error
