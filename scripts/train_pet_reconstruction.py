@@ -135,7 +135,9 @@ def train(to: Path, name: str, minutes: float) -> None:
     while time.monotonic() - begun < minutes * 60 and spent + time.process_time() - worked < TOTAL_MINUTES[name] * 60:
         part = (spent + time.process_time() - worked) / 60 / TOTAL_MINUTES[name]
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, part))))
+            group["lr"] = float(
+                1e-3 * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, part))))
+            )
         counts = np.exp(rng.uniform(np.log(COUNTS[0]), np.log(COUNTS[1]), BATCH))
         sinograms, truth = noisy(batch(images, rng), counts, rng)
         wanted = torch.from_numpy(truth / scale_of(sinograms)[:, None, None])[:, None]
@@ -163,7 +165,7 @@ def export(to: Path) -> None:
 
 
 #: After so many minutes of one core the rate of learning has fallen to its least.
-TOTAL_MINUTES = {"refiner": 8.0, "inverter": 5.0}
+TOTAL_MINUTES = {"refiner": 5.5, "inverter": 4.5}
 
 
 def main() -> None:
