@@ -3,7 +3,8 @@
 #   PIP_OPTIONS  more options for pip install, for instance    ()
 #                --extra-index-url <the CPU wheel index named on pytorch.org's install page>
 #   STUDY        a DICOM folder of your own, demo and viewer  (a synthetic chest CT)
-#   READING      what `make demo` shows                       (the lungs)
+#   READING      what demo and viewer show                    (the lungs)
+#   MODELS       folder of installed models, demo and viewer  (pacs-ai-data/models)
 #   OUT          where `make demo` leaves its results         (demo-out)
 #   PROFILE      what `make viewer` has the node send         (ohif)
 
@@ -11,11 +12,13 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 STUDY ?=
 READING ?=
+MODELS ?=
 OUT ?= demo-out
 PROFILE ?= ohif
 TESTS ?= tests
 
 BIN := .venv/bin
+SHOWN = $(if $(READING),--reading "$(READING)") $(if $(MODELS),--models "$(MODELS)")
 PYTEST := $(BIN)/python -m pytest --durations=15
 
 export PYTHON PIP_OPTIONS
@@ -30,10 +33,10 @@ help:  ## list the commands
 setup: .venv/.installed  ## make .venv and install pacs_ai into it
 
 demo: .venv/.installed  ## send a study through a node on this machine, and prove the results
-	@$(BIN)/pacs-ai demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)") $(if $(READING),--reading "$(READING)")
+	@$(BIN)/pacs-ai demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)") $(SHOWN)
 
-viewer: .venv/.installed  ## show a chest CT's results in the OHIF viewer, until Ctrl-C
-	@$(BIN)/python scripts/viewer.py --profile "$(PROFILE)" $(if $(STUDY),--study "$(STUDY)")
+viewer: .venv/.installed  ## show a study's results in the OHIF viewer, until Ctrl-C
+	@$(BIN)/python scripts/viewer.py --profile "$(PROFILE)" $(if $(STUDY),--study "$(STUDY)") $(SHOWN)
 
 test: .venv/.installed-dev  ## run the tests
 	$(PYTEST) -m "not nightly" $(TESTS)

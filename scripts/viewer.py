@@ -1,6 +1,6 @@
 """A newcomer's look at the results: Orthanc, the node and the OHIF viewer on this machine, and a study sent.
 
-    python scripts/viewer.py [--study FOLDER] [--profile NAME] [--port PORT]
+    python scripts/viewer.py [--study FOLDER] [--reading NAME] [--models FOLDER] [--profile NAME] [--port PORT]
 
 Prints the address that opens the study with the AI's overlay, and runs until Ctrl-C.
 """
@@ -22,20 +22,22 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pacs_ai import profiles
+from pacs_ai import config, profiles
 from pacs_ai.deliver import scu
 from pacs_ai.demo import journey, study
+from pacs_ai.demo import reading as readings
 from pacs_ai.demo.board import make_board
 from pacs_ai.demo.node import AE_TITLE, DemoNode
 from pacs_ai.errors import PacsAiError, UserError
 from pacs_ai.states import JobState
-from pacs_ai.testing import Phantom
+from pacs_ai.testing import Phantom, samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pacs_ai.demo.board import Board
     from pacs_ai.demo.node import Snapshot
+    from pacs_ai.demo.reading import Reading
     from pacs_ai.demo.study import Study
     from pacs_ai.store.views import ResultView
 
@@ -55,7 +57,8 @@ def main() -> int:
     arguments = arguments_of()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, in order
     try:
-        show(arguments.study, arguments.profile, arguments.port)
+        reading = readings.find(arguments.reading, arguments.models) if arguments.reading else None
+        show(arguments.study, arguments.profile, arguments.port, reading)
     except KeyboardInterrupt:
         print("\nEnded; nothing is kept.")
         return 0
@@ -67,21 +70,25 @@ def main() -> int:
 
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Show AI results in the OHIF viewer on this machine.")
-    parser.add_argument("--study", type=Path, help="folder with a chest CT in DICOM (default: a phantom)")
+    parser.add_argument("--study", type=Path, help="folder with a CT or MR in DICOM (default: a sample)")
+    parser.add_argument("--reading", default="", help="what is run on it (default: the lung densitometry)")
+    parser.add_argument("--models", type=Path, default=config.Config().models_folder, help="installed packages")
     parser.add_argument("--profile", default=profiles.DEFAULT_PROFILE, choices=sorted(profiles.BUILT_IN))
     parser.add_argument("--port", type=int, default=0, help="port of the viewer (default: a free one)")
     return parser.parse_args()
 
 
-def show(folder: Path | None, profile: str, viewer_port: int) -> None:
+def show(folder: Path | None, profile: str, viewer_port: int, reading: Reading | None = None) -> None:
     """Start everything, send the study, print its address, and wait for Ctrl-C."""
     refuse_without_programs()
+    if reading is not None and folder is None:
+        samples.refuse_without(reading.name)
     console = Console()
     with ExitStack() as running:
         place = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="pacs-ai-viewer-")))
         with make_board(console, STEPS) as board:
             dicom_port, http_port = study_ports()
-            node = DemoNode(place / "node", dicom_port, "ORTHANC", profile)
+            node = DemoNode(place / "node", dicom_port, "ORTHANC", profile, reading)
             board.begin("orthanc")
             running.enter_context(started(orthanc_command(place, dicom_port, http_port, node.port)))
             board.end("orthanc", f"the PACS: http://127.0.0.1:{http_port}/")
@@ -91,7 +98,7 @@ def show(folder: Path | None, profile: str, viewer_port: int) -> None:
             board.end("viewer", f"OHIF: {viewer}")
             board.begin("node")
             running.enter_context(node)
-            sent = prepare(folder, place, board)
+            sent = prepare(folder, place, board, reading)
             journey.wait_for_node(node, board)
             board.end("node", f"{AE_TITLE} on port {node.port}")
             send(sent, dicom_port, board)
@@ -151,8 +158,11 @@ def started(command: Sequence[str]) -> Iterator[list[str]]:
         process.communicate()
 
 
-def prepare(folder: Path | None, place: Path, board: Board) -> Study:
+def prepare(folder: Path | None, place: Path, board: Board, reading: Reading | None) -> Study:
     """Return what is sent."""
+    if folder is None and reading is not None:
+        samples.write(reading.name, place / "study")
+        folder = place / "study"
     if folder is not None:
         board.begin("study")
         sent = study.given(folder)
@@ -182,7 +192,7 @@ def routed(http_port: int) -> int:
         series = json.load(answer)
     count = sum(len(one["Instances"]) for one in series if one["MainDicomTags"].get("Modality") in ROUTED)
     if not count:
-        raise UserError("the study holds no CT, and ct-lung analyses nothing else; name another with STUDY=FOLDER")
+        raise UserError("the study holds no CT or MR, and no other is sent on; name another with STUDY=FOLDER")
     return count
 
 
