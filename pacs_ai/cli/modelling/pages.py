@@ -134,6 +134,8 @@ def _code(code: Code) -> list[str]:
 
 def show(page: Page, out: Console) -> None:
     """Print the page: sentences first, then the tables that it has."""
+    from rich.table import Table
+
     card = page.card
     out.print(f"{card['title']}: {page.name} {card['version']}", style="bold", markup=False)
     facts = [
@@ -142,9 +144,8 @@ def show(page: Page, out: Console) -> None:
         ("licence", card["licence"]), ("source", card["source"]), ("training", card["training"]),
         ("procedure", _said(card["procedure"])),
     ]  # fmt: skip
-    for name, value in facts:
-        if value:
-            out.print(f"  {name:<10}{value}", markup=False)
+    drawn = Table.grid(padding=(0, 2), pad_edge=False)
+    out.print(words.rows(drawn, ((name, value) for name, value in facts if value)))
     _tables(card, out)
     out.print(f"\ndigest {page.digest}", markup=False)
     if page.runtime != PYTHON:

