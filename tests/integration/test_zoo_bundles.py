@@ -16,7 +16,9 @@ from pacs_ai.models.anatomy import find
 from pacs_ai.models.bundle import BundleSpec, MonaiBundle
 from pacs_ai.models.digest import digests
 from pacs_ai.models.grid import ras_affine
+from pacs_ai.models.runtimes.monai_bundle import MonaiBundlePackage
 from pacs_ai.pipeline import Card, Clearance, Findings, Volume
+from pacs_ai.testing.zoo import packaged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +81,27 @@ def monai_run(folder: Path, tmp_path: Path, volume: Volume, overrides: dict) -> 
     return np.rint(voxels).astype(np.uint8).transpose(2, 1, 0)
 
 
+def declared(folder: Path, tmp_path: Path, **package) -> MonaiBundlePackage:
+    """Make a package of a bundle with weights, which are brought into safetensors, and prepare it."""
+    import torch
+    from safetensors.torch import save
+
+    (weights,) = (folder / "models").glob("*.pt")
+    state = torch.load(weights, weights_only=True)
+    files = {f"models/{weights.stem}.safetensors": save(state)}
+    settings = {"overrides": package.pop("overrides", {})}
+    made = MonaiBundlePackage(packaged(folder, tmp_path / "declared", settings, files=files, **package))
+    made.prepare("cpu")
+    return made
+
+
+def labels_toml(*values: int) -> str:
+    """Write labels whose names do not matter."""
+    return "\n".join(
+        f'[labels.{n}]\nname = "{n}"\ncategory = ["1", "99X", "x"]\ntype = ["1", "99X", "x"]' for n in values
+    )
+
+
 def label_map(findings: Findings, shape: tuple[int, ...]) -> np.ndarray:
     combined = np.zeros(shape, np.uint8)
     for segment in findings.segments:
@@ -137,6 +160,8 @@ def test_spleen_on_a_real_ct(shared_bundles, tmp_path, elsewhere, real_ct):
     theirs = elsewhere(monai_run, folder, tmp_path, real_ct, {"dataset_dir": str(tmp_path / "in")})
     assert 0.01 < theirs.mean() < 0.99, "a trivial result would prove nothing"
     assert agreement(label_map(findings, real_ct.voxels.shape), theirs) >= 0.999
+    found = declared(folder, tmp_path).run({"image": real_ct})
+    assert agreement(label_map(found, real_ct.voxels.shape), theirs) == 1.0
 
 
 @pytest.mark.parametrize("highres", [True, False])
@@ -156,6 +181,8 @@ def test_whole_body_on_a_real_ct(shared_bundles, tmp_path, elsewhere, real_ct, h
     own = {"dataset_dir": str(tmp_path / "in"), **overrides}
     theirs = elsewhere(monai_run, folder, tmp_path, volume, own)
     assert agreement(label_map(findings, volume.voxels.shape), theirs) >= 0.999
+    package = declared(folder, tmp_path, overrides=overrides, tables=labels_toml(*range(1, 105)))
+    assert agreement(label_map(package.run({"image": volume}), volume.voxels.shape), theirs) == 1.0
 
 
 def test_brats_on_four_series(shared_bundles, tmp_path, elsewhere, real_mr):
@@ -176,9 +203,34 @@ def test_brats_on_four_series(shared_bundles, tmp_path, elsewhere, real_mr):
     theirs = elsewhere(monai_run, folder, tmp_path, real_mr, own)
     assert len(np.unique(theirs)) >= 3
     assert agreement(label_map(findings, real_mr.voxels.shape), theirs) >= 0.999
+    inputs = dict.fromkeys(volumes, {"modality": ["MR"]})
+    package = declared(folder, tmp_path, overrides=overrides, tables=labels_toml(1, 2, 4), inputs=inputs)
+    assert agreement(label_map(package.run(volumes), real_mr.voxels.shape), theirs) == 1.0
     swapped = {**volumes, "t1c": volumes["flair"], "flair": volumes["t1c"]}
     other = label_map(pipeline.run(swapped), real_mr.voxels.shape)
     assert agreement(other, theirs) < 0.999, "channels are in their order"
+
+
+@pytest.mark.nightly
+def test_swin_unetr_on_a_real_ct(shared_bundles, tmp_path, elsewhere, real_ct):
+    """Its configuration has an argument that MONAI took away since: MONAI itself runs it only without."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(shared_bundles / "swin_unetr_btcv_segmentation", bundle, copy_function=shutil.copyfile)
+    for path in [bundle, *bundle.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    config = json.loads((bundle / "configs/inference.json").read_text())
+    size = config["network_def"].pop("img_size")
+    (bundle / "configs/inference.json").write_text(json.dumps(config))
+    folder = installed(bundle, tmp_path / "without", seed=3)
+    volume = Volume(np.ascontiguousarray(real_ct.voxels[:, :32, :30]), real_ct.affine, "CT")
+    written(volume, tmp_path / "in/imagesTs/ct.nii.gz")
+    overrides = {"inferer#roi_size": [64, 64, 64], "inferer#sw_batch_size": 1}
+    theirs = elsewhere(monai_run, folder, tmp_path, volume, {"dataset_dir": str(tmp_path / "in"), **overrides})
+    assert len(np.unique(theirs)) >= 3
+    config["network_def"]["img_size"] = size
+    (folder / "configs/inference.json").write_text(json.dumps(config))
+    package = declared(folder, tmp_path, overrides=overrides, tables=labels_toml(*range(1, 14)))
+    assert agreement(label_map(package.run({"image": volume}), volume.voxels.shape), theirs) == 1.0
 
 
 def test_brats_labels_are_never_guessed_into_values(shared_bundles, tmp_path, real_mr):

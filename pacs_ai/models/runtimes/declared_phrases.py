@@ -2,7 +2,7 @@
 
 ``eval`` is never called. Understood are: numbers, texts, lists, tuples and tables; references; arithmetic, comparison,
 ``and``, ``or``, ``not``, ``a if b else c``; items and slices; the constants of `CONSTANTS`; calls of `FUNCTIONS`, and of
-the networks of `declared_targets`; ``x.to(device)`` of a network or tensor; for Lambdad, ``lambda x: ...`` of that.
+the networks of `declared_targets`; ``x.to(device)`` of a network or tensor; for Lambdad, ``lambda x: ...``.
 Anything else is `NotDeclared`.
 """
 

@@ -118,9 +118,9 @@ class LesionDetection:
 
         with explained(self.card.name, "running"), torch.no_grad():
             image, affine = on_grid(volume, self._settings)
-            tensor = torch.from_numpy(image)[None].to(self._device)
+            tensor = torch.from_numpy(image)[None, None].to(self._device)
             larger = any(have > most for have, most in zip(image.shape, self._settings.window, strict=True))
-            found = self._detector([tensor], use_inferer=larger)[0]
+            found = self._detector(tensor, use_inferer=larger)[0]
             corners, chances = found["box"].cpu().numpy(), found["label_scores"].cpu().numpy()
         if not (np.isfinite(corners).all() and np.isfinite(chances).all()):
             raise PipelineFault(f"the network of {self.card.name} returned values that are no numbers")
