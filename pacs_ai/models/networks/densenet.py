@@ -83,7 +83,15 @@ class DenseNet121(nn.Module):
         """Return the last feature maps (n, 1024, rows / 32, columns / 32), of which the classifier sees the means."""
         return nn.functional.relu(self.features(image))
 
+    def logits(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return (n, answers)."""
+        made: torch.Tensor = self.classifier(maps.mean(dim=(2, 3)))
+        return made
+
+    def activation(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return (n, answers, rows / 32, columns / 32): the class activation maps (Zhou et al., CVPR 2016)."""
+        return torch.einsum("ncrk,ac->nark", maps, self.classifier.weight)
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
-        logits: torch.Tensor = self.classifier(self.maps(image).mean(dim=(2, 3)))
-        return logits
+        return self.logits(self.maps(image))

@@ -57,7 +57,7 @@ class Settings(Section):
     residue: float = 1.0
     """Largest unexplained part of the variance; see `Look`."""
     distance: float = 0.0
-    """Largest Mahalanobis distance of the student's features; 0: not looked at."""
+    """Largest Mahalanobis distance of a film to the training films; 0, and of the DenseNets always: not looked at."""
     saliency: bool = False
     """Whether a map is returned that shows where the most probable finding was seen."""
 
@@ -65,17 +65,21 @@ class Settings(Section):
 class Network(Protocol):
     """What the three networks have in common."""
 
-    classifier: torch.nn.Linear
-
     def maps(self, film: torch.Tensor) -> torch.Tensor:
-        """Return (n, channels, rows, columns), of whose means the classifier makes the logits."""
+        """Return (n, channels, rows, columns)."""
+
+    def logits(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return (n, outputs)."""
+
+    def activation(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return (n, outputs, rows, columns): where in the film the answers come from."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """One of the networks: how it is built, what it is shown of a film, and whether that is one view of all of it."""
 
-    build: Callable[[Package, int], Any]
+    build: Callable[[int], Network]
     views: Callable[[Array], torch.Tensor]
     whole: bool = False
 
@@ -101,23 +105,18 @@ class Seen:
 
 def kind_of(name: str) -> Kind:
     """Return the network of that name; `PipelineFault` where there is none."""
+    from pacs_ai.models.networks.chest_student import ChestStudent
     from pacs_ai.models.networks.densenet import DenseNet121
     from pacs_ai.models.readings.radiograph import chexnet_views, student_views, xrv_views
 
     kinds = {
-        "student": Kind(_student, student_views, whole=True),
-        "chexnet": Kind(lambda _, outputs: DenseNet121(3, outputs), chexnet_views),
-        "torchxrayvision": Kind(lambda _, outputs: DenseNet121(1, outputs), xrv_views),
+        "student": Kind(ChestStudent, student_views, whole=True),
+        "chexnet": Kind(lambda answers: DenseNet121(3, answers), chexnet_views),
+        "torchxrayvision": Kind(lambda answers: DenseNet121(1, answers), xrv_views),
     }
     if name not in kinds:
         raise PipelineFault(f"the setting network is {name!r}; known are {', '.join(kinds)}")
     return kinds[name]
-
-
-def _student(package: Package, outputs: int) -> Any:
-    from pacs_ai.models.networks.chest_student import ChestStudent
-
-    return ChestStudent(outputs, package.tensors()["axes"].shape[0])
 
 
 class ChestFilm:
@@ -142,12 +141,17 @@ class ChestFilm:
         """The package's card."""
         return self._package.card
 
+    @property
+    def gate(self) -> Look | None:
+        """What films are held against; None where the package has no `GATE`, or before `prepare`."""
+        return self._look
+
     def prepare(self, device: str) -> None:
         """Load the weights."""
         from pacs_ai.models.readings.film_gate import Look
 
         kind = kind_of(self._settings.network)
-        network = kind.build(self._package, len(self._settings.outputs))
+        network: Any = kind.build(len(self._settings.outputs))
         weights = {name: tensor.float() for name, tensor in self._package.tensors().items()}
         try:
             lost = network.load_state_dict(weights, strict=False)
@@ -188,10 +192,9 @@ class ChestFilm:
         with torch.inference_mode():
             views = self._kind.views(frame.pixels).to(self._device)
             maps = self._network.maps(views)
-            means = maps.mean(dim=(2, 3))
-            logits = self._network.classifier(means).cpu()
-            away = float(self._network.distance(means).max()) if self._settings.distance else 0.0
-            activation = torch.einsum("ac,crk->ark", self._network.classifier.weight, maps[0]).float().cpu().numpy()
+            logits = self._network.logits(maps).cpu()
+            away = float(self._network.distance(maps).max()) if self._settings.distance else 0.0
+            activation = self._network.activation(maps[:1])[0].float().cpu().numpy()
         return Seen(self._chances(logits.double().numpy()), activation, away)
 
     def _chances(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -219,7 +222,7 @@ class ChestFilm:
         """Return where the most probable reported finding was seen, 0 to 1 over the film."""
         if not self._settings.saliency or frames.shape is None or self._kind is None or not self._kind.whole:
             return ()
-        from pacs_ai.models.readings.radiograph import resized
+        from pacs_ai.models.readings.shrinking import resized
 
         asked = {question.name: question.threshold for question in self.card.questions if question.reported}
         names = self._settings.outputs
@@ -228,7 +231,7 @@ class ChestFilm:
             key=lambda pair: seen[pair[0]].chances[pair[1]] - asked[names[pair[1]]],
         )
         voxels = np.zeros(frames.shape, np.float32)
-        activation = resized(seen[surest].maps[output], *frames.shape[1:]).numpy()
+        activation = resized(seen[surest].maps[output], *frames.shape[1:], "triangle")
         low, high = float(activation.min()), float(activation.max())
         voxels[frontal[surest]] = (activation - low) / max(high - low, 1e-6)
         return (Map(f"Saliency: {names[output]}"[:64], SALIENCY, _PURE, voxels),)

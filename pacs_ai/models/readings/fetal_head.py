@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from pacs_ai.errors import Refused
 from pacs_ai.models.readings.ellipse import Ellipse, fit_ellipse, overlap
+from pacs_ai.models.readings.shrinking import resized
 from pacs_ai.pipeline import MILLIMETRE, Classification, Code, Detection, Findings, Measurement, Region, Segment, Shape
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ DATED = (56.0, 360.0)
 #: Of a longer clip so many frames are looked at, evenly spread.
 MOST_IMAGES = 64
 _FEWEST_PIXELS = 64
+_SQUARE = 0.03
 _HALF = 0.5
 
 
@@ -133,22 +135,19 @@ def grey_of(frame: Frame) -> Chances:
     return np.asarray(np.clip(grey / top, 0, 1), np.float32)
 
 
-def canvas_of(grey: Chances) -> Canvas:
-    """Bring a frame to 128 x 192 pixels without changing its proportions; what is left over is black."""
-    import torch
-    from torch.nn import functional
+def canvas_of(grey: Chances, spacing: tuple[float, float] | None = None) -> Canvas:
+    """Bring a frame to 128 x 192 pixels in the proportions of the patient; what is left over is black.
 
+    Pixels count as squares where no spacing (rows, columns) is known, or where its two differ by a few percent.
+    """
     rows, columns = grey.shape
-    factor = min(ROWS / rows, COLUMNS / columns)
-    size = max(round(rows * factor), 1), max(round(columns * factor), 1)
-    image = torch.from_numpy(np.ascontiguousarray(grey))[None, None]
-    if factor < 1:
-        small = functional.adaptive_avg_pool2d(image, size)
-    else:
-        small = functional.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    height = 1.0 if spacing is None or abs(spacing[0] / spacing[1] - 1) < _SQUARE else spacing[0] / spacing[1]
+    factor = min(ROWS / (rows * height), COLUMNS / columns)
+    size = min(max(round(rows * height * factor), 1), ROWS), min(max(round(columns * factor), 1), COLUMNS)
+    small = resized(grey, *size, "box" if size[0] < rows and size[1] < columns else "triangle")
     corner = (ROWS - size[0]) // 2, (COLUMNS - size[1]) // 2
     canvas = np.zeros((ROWS, COLUMNS), np.float32)
-    canvas[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = small[0, 0].numpy()
+    canvas[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = small
     return Canvas(canvas, corner, (size[0] / rows, size[1] / columns), (rows, columns))
 
 
@@ -226,11 +225,11 @@ def judge(canvas: Canvas, pair: Chances, index: int, gates: Gates) -> Head | str
         return f"no fetal head was found: what looks like one is no ellipse (overlap {fill:.2f})"
     if agreement < gates.agreement:
         return f"two outlines of the head disagree (overlap {agreement:.2f}), so that nothing was measured"
+    if ellipse.short < gates.roundness * ellipse.long:
+        return "no fetal head was found: what looks like one is too long for a head"
     outline = canvas.back(found[0])
     whole = fit_ellipse(outline)
-    if whole is None or whole.short < gates.roundness * whole.long:
-        return "no fetal head was found: what looks like one is too long for a head"
-    return Head(index, outline, whole, fill, agreement)
+    return "no fetal head was found" if whole is None else Head(index, outline, whole, fill, agreement)
 
 
 class FetalHead:
@@ -275,7 +274,7 @@ class FetalHead:
         """Return the head of one image, or why there is none."""
         if min(frame.pixels.shape[:2]) < _FEWEST_PIXELS:
             return f"the image is smaller than {_FEWEST_PIXELS} pixels"
-        canvas = canvas_of(grey_of(frame))
+        canvas = canvas_of(grey_of(frame), frame.spacing)
         return judge(canvas, self.chances(canvas), index, self._gates)
 
     def chances(self, canvas: Canvas) -> Chances:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
+
+from pacs_ai.models.readings.shrinking import resized
 
 if TYPE_CHECKING:
     from pacs_ai.pipeline import Array
@@ -20,17 +21,9 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHORT, _CROP = 256, 224
 
 
-def resized(pixels: Array, rows: int, columns: int) -> torch.Tensor:
-    """Return (rows, columns) float32: means over areas where the film is larger, else interpolated."""
-    film = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None, None]
-    if film.shape[2] > rows and film.shape[3] > columns:
-        return functional.adaptive_avg_pool2d(film, (rows, columns))[0, 0]
-    return functional.interpolate(film, size=(rows, columns), mode="bilinear", align_corners=False)[0, 0]
-
-
 def shrunk(pixels: Array, side: int = SIDE) -> torch.Tensor:
     """Return the film as (side, side) float32, each axis scaled by itself as the NIH's films were."""
-    return resized(pixels, side, side)
+    return torch.from_numpy(resized(pixels, side, side, "lanczos").copy())
 
 
 def normalised(pixels: Array) -> torch.Tensor:
@@ -51,7 +44,8 @@ def chexnet_views(pixels: Array) -> torch.Tensor:
     """
     rows, columns = pixels.shape
     factor = _SHORT / min(rows, columns)
-    film = eight_bits(resized(pixels, round(rows * factor), round(columns * factor)), pixels)
+    small = resized(pixels, max(round(rows * factor), _CROP), max(round(columns * factor), _CROP), "triangle")
+    film = eight_bits(torch.from_numpy(small.copy()), pixels)
     down, right = film.shape[0] - _CROP, film.shape[1] - _CROP
     corners = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
     crops = torch.stack([film[r : r + _CROP, c : c + _CROP] for r, c in corners])

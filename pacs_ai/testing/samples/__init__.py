@@ -17,12 +17,15 @@ SAMPLES: Mapping[str, str] = {
     "brain-mask": "pacs_ai.testing.samples.brain:write",
     "brain-structures": "pacs_ai.testing.samples.brain:write",
     "brain-tissue": "pacs_ai.testing.samples.brain:write",
+    "chest-film": "pacs_ai.testing.samples.chest_film:write",
     "ct-liver-lesions": "pacs_ai.testing.samples.liver:write",
+    "ecg": "pacs_ai.testing.samples.ecg:write",
+    "fetal-head": "pacs_ai.testing.samples.fetal_head:write",
     "pet-denoise": "pacs_ai.testing.samples.pet_denoise:write",
     "pet-reconstruction": "pacs_ai.testing.samples.pet_reconstruction:write",
-    "skin-lesion": "pacs_ai.testing.samples.skin:write",
     "retina-artery-vein": "pacs_ai.testing.samples.retina:write",
     "retina-vessels": "pacs_ai.testing.samples.retina:write",
+    "skin-lesion": "pacs_ai.testing.samples.skin:write",
 }
 #: Reading -> input -> conditions of a route beside the modality, where they are needed to tell its inputs apart.
 CONDITIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
