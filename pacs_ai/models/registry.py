@@ -184,8 +184,11 @@ class Registry:
 
     @classmethod
     def of(cls, config: config.Config) -> Registry:
-        """Return the pipelines of a configuration."""
-        return cls(config.pipeline, models=config.models_folder)
+        """Return the pipelines of a configuration; what a route names and is not installed counts as broken."""
+        made = cls(config.pipeline, models=config.models_folder)
+        for name in {route.run for route in config.route} & set(made._uninstalled):
+            made._sources[name] = made._uninstalled.pop(name)
+        return made
 
     @cached_property
     def _cards(self) -> dict[str, Card | str]:
