@@ -40,6 +40,7 @@ RUNTIMES: Mapping[str, str] = {
     # one line each, sorted
     "brain-mr": "pacs_ai.models.readings.brain_mr:BrainMr",
     "chest-film": "pacs_ai.models.readings.chest_film:ChestFilm",
+    "ecg": "pacs_ai.models.readings.ecg:Ecg",
     "fetal-head": "pacs_ai.models.readings.fetal_head:FetalHead",
     "liver": "pacs_ai.models.readings.liver:LiverLesions",
     "bone-radiograph": "pacs_ai.models.readings.bone:BoneRadiograph",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Values of one block, which stay in the cache of a processor.
 _BLOCK_VALUES = 200_000
 _BLOCK = (8, 16, 16)
+#: Values interpolated at a time on a GPU, where whole planes are quicker than looking what can be spared.
+_GPU_VALUES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,12 @@ class LabelMap:
         stop = self._start + slab.shape[1]
         first = self._axes[0]
         ready = int(np.searchsorted(first.last, stop))
-        depth = _BLOCK[0] if slab.device.type == "cpu" else slab.shape[1]
+        most = max(1, _GPU_VALUES // (len(slab) * math.prod(self.grids.new_sizes[1:])))
         while self._done < ready:
-            until = max(int(np.searchsorted(first.first, first.first[self._done] + depth)), self._done + 1)
-            span = first.span(self._done, min(until, ready), slab.device)
+            until = int(np.searchsorted(first.first, first.first[self._done] + _BLOCK[0]))
+            if slab.device.type != "cpu":
+                until = self._done + most
+            span = first.span(self._done, min(max(until, self._done + 1), ready), slab.device)
             self._fill(span, slab[:, span.old.start - self._start : span.old.stop - self._start])
             self._done = span.new.stop
         needed = min(int(first.first[self._done]), stop) if self._done < first.size else stop

@@ -191,8 +191,7 @@ def slabs(
     rows, *others = tiling_.starts
     for row, following in itertools.pairwise((*rows, tiling_.shape[0])):
         places = list(itertools.product((row,), *others))
-        for first in range(0, len(places), runner.batch):
-            some = places[first : first + runner.batch]
+        for some in _parts(places, runner.batch):
             windows = torch.stack([image[(slice(None), *_slices(place, tiling_))] for place in some])
             outputs = runner(windows.squeeze(2) if flat else windows)
             if flat:
@@ -206,6 +205,12 @@ def slabs(
         yield row, sums.finished(following - row)
         if following < tiling_.shape[0]:
             sums.move(following - row)
+
+
+def _parts(places: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
+    """Yield the places by batches of one size, whatever the runner makes of them."""
+    for first in range(0, len(places), size):
+        yield places[first : first + size]
 
 
 def _slices(place: Sequence[int], tiling_: Tiling) -> tuple[slice, ...]:
