@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pacs_ai.doctor import configuration, machine, network, storage
+from pacs_ai.doctor import configuration, machine, network, packages, storage
 from pacs_ai.doctor.findings import Finding, Level
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def examinations(config: Config) -> Iterator[tuple[str, Callable[[], Iterable[Fi
     Nothing is changed: no folder and no database is made, nothing is sent but C-ECHO and association requests.
     """
     yield "configuration", lambda: configuration.examine(config)
+    yield "models", lambda: packages.examine(config)
     yield "libraries", machine.examine_libraries
     yield "data folder", lambda: storage.examine_folder(config)
     yield "database", lambda: storage.examine_database(config)

