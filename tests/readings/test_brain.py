@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import highdicom
 import numpy as np
@@ -14,6 +14,9 @@ from pacs_ai.states import JobState
 from pacs_ai.testing.photographs import Case
 from pacs_ai.testing.samples import brain as sample
 from pacs_ai.testing.slices import write_slices
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 READINGS = ("brain-tissue", "brain-structures", "brain-mask")
 #: Volumes in mL that were measured in the real head when the models were added, and how far off they may be.
@@ -51,20 +54,18 @@ def dice(one, other):
     return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
-def written(folder: Path, step: int, **attributes: object) -> Path:
-    """Write the phantom with every `step`-th voxel of each axis."""
+def written(folder: Path, **attributes: object) -> Path:
+    """Write part of the phantom: 64 slices with every fourth pixel."""
     voxels, _ = sample.head()
-    case = Case(f"brain {step} {sorted(attributes)}", study_description="MR of the head")
-    write_slices(folder, voxels[::step, ::step, ::step], (1.6 * step,) * 3, case, "MR", **attributes)
+    case = Case(f"brain {sorted(attributes)}", study_description="MR of the head")
+    write_slices(folder, voxels[:64, ::4, ::4], (1.6, 6.4, 6.4), case, "MR", **attributes)
     return folder
 
 
 def test_what_is_no_fine_t1_is_refused(journey, tmp_path):
-    found = journey("brain-tissue", written(tmp_path / "t2", 1, EchoTime=98), JobState.REFUSED)
+    found = journey("brain-tissue", written(tmp_path, EchoTime=98), JobState.REFUSED)
     assert "echo time is 98 ms" in found.job.reason
     assert found.job.reason in " ".join(texts(found.one("not-analysed")))
-    coarse = journey("brain-tissue", written(tmp_path / "coarse", 2), JobState.REFUSED)
-    assert "slices" in coarse.job.reason or "mm" in coarse.job.reason
 
 
 @pytest.mark.nightly

@@ -24,8 +24,8 @@ def planes(found):
     """Segment Label -> (rows, columns) of the photograph, as the SEG has them."""
     read = highdicom.seg.Segmentation.from_dataset(found.one("SEG"))
     source = str(pydicom.dcmread(found.sent[0], stop_before_pixels=True).SOPInstanceUID)
-    pixels = read.get_pixels_by_source_frame(
-        source, [1], assert_missing_frames_are_empty=True, ignore_spatial_locations=True
+    pixels = read.get_pixels_by_source_instance(
+        [source], assert_missing_frames_are_empty=True, ignore_spatial_locations=True
     )
     return {str(item.SegmentLabel): pixels[0, ..., k] > 0 for k, item in enumerate(read.SegmentSequence)}
 
