@@ -103,7 +103,8 @@ def describe_series(case: Case, result: Dataset) -> None:
     for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if lossy is not None and lossy.get(keyword):
             result.add(own_copy(lossy[keyword]))
-    result.ReferencedSeriesSequence = [_of_series(case)]
+    if not isinstance(case.given, Waveform):  # an image of no images refers to none (PS3.3 C.12.2)
+        result.ReferencedSeriesSequence = [_of_series(case)]
 
 
 def _of_series(case: Case) -> Dataset:
