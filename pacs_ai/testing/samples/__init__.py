@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 #: Reading -> module:function; the function writes DICOM files into the folder that it is given.
 SAMPLES: Mapping[str, str] = {
     # one line each, sorted
+    "bone-radiograph": "pacs_ai.testing.samples.bone:write",
     "brain-mask": "pacs_ai.testing.samples.brain:write",
     "brain-structures": "pacs_ai.testing.samples.brain:write",
     "brain-tissue": "pacs_ai.testing.samples.brain:write",
     "chest-film": "pacs_ai.testing.samples.chest_film:write",
+    "ct-lesions": "pacs_ai.testing.samples.nodules:write",
     "ct-liver-lesions": "pacs_ai.testing.samples.liver:write",
+    "ct-lung-nodules": "pacs_ai.testing.samples.nodules:write",
     "ecg": "pacs_ai.testing.samples.ecg:write",
     "fetal-head": "pacs_ai.testing.samples.fetal_head:write",
+    "mammography": "pacs_ai.testing.samples.mammograms:write",
     "pet-denoise": "pacs_ai.testing.samples.pet_denoise:write",
     "pet-reconstruction": "pacs_ai.testing.samples.pet_reconstruction:write",
     "retina-artery-vein": "pacs_ai.testing.samples.retina:write",
@@ -30,6 +34,12 @@ SAMPLES: Mapping[str, str] = {
 #: Reading -> input -> conditions of a route beside the modality, where they are needed to tell its inputs apart.
 CONDITIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     # one line each, sorted
+    "mammography": {
+        "cc_left": {"description": "L CC"},
+        "cc_right": {"description": "R CC"},
+        "mlo_left": {"description": "L MLO"},
+        "mlo_right": {"description": "R MLO"},
+    },
 }
 
 
