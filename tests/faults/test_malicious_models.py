@@ -656,20 +656,41 @@ def test_bundles_execute_nothing(name, tmp_path, canary):
 # -- ONNX
 
 
-def onnx_with_weights_at(place: str) -> bytes:
-    """A graph of one output whose only weight says that it lies in another file."""
-
-    def field(number: int, content: bytes) -> bytes:
-        return bytes([number << 3 | 2, len(content)]) + content
-
-    entry = field(1, b"location") + field(2, place.encode())
-    weight = field(8, b"w") + field(13, entry) + bytes([14 << 3, 1])
-    return bytes([8, 8]) + field(7, field(5, weight) + field(12, field(1, b"y")))
+def field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 & 127 | 128 * (number > 15) | 2] + [1] * (number > 15) + [len(content)]) + content
 
 
-def test_weights_of_an_onnx_file_elsewhere_are_seen(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(onnx_with_weights_at("../../etc/passwd"))
-    assert onnx_graph.read(tmp_path, "m.onnx").external == ("../../etc/passwd",)
+def weight_at(place: str) -> bytes:
+    return field(8, b"w") + field(13, field(1, b"location") + field(2, place.encode())) + bytes([14 << 3, 1])
+
+
+def onnx_file(graph: bytes) -> bytes:
+    return bytes([8, 8]) + field(7, graph + field(12, field(1, b"y")))
+
+
+ONNX = {
+    "initializer": lambda place: onnx_file(field(5, weight_at(place))),
+    "constant": lambda place: onnx_file(field(1, field(5, field(5, weight_at(place))))),
+    "branch": lambda place: onnx_file(field(1, field(5, field(6, field(5, weight_at(place)))))),
+    "sparse": lambda place: onnx_file(field(15, field(1, weight_at(place)))),
+}
+
+
+@pytest.mark.parametrize("place", ["../../etc/passwd", "/etc/passwd", "elsewhere.bin"])
+@pytest.mark.parametrize("kind", ONNX)
+def test_onnx_takes_no_weights_from_elsewhere(kind, place, tmp_path, canary):
+    content = ONNX[kind](place)
+    folder = package(tmp_path / "evil", runtime="onnx", model_dot_onnx=content)
+    assert onnx_graph.read(folder, "model.onnx").external == (place,)
+    with pytest.raises(PipelineFault, match="nothing outside of"):
+        read(folder).build().prepare("cpu")
+
+
+def test_onnx_files_are_within_their_bytes(tmp_path, canary):
+    for content in (b"", os.urandom(200), b"\xff" * 64, onnx_file(b"")[:5]):
+        (tmp_path / "m.onnx").write_bytes(content)
+        with pytest.raises(PipelineFault):
+            onnx_graph.read(tmp_path, "m.onnx")
 
 
 # -- what is not in the code (MOD-02)

@@ -52,6 +52,12 @@ class RaisingCard:
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_zoo(tmp_path, monkeypatch):
+    """Take away the packages that come with the node: here all pipelines are the test's own."""
+    monkeypatch.setattr("pacs_ai.models.package.ZOO", tmp_path / "no-zoo")
+
+
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
     """Make entry points of a small plugin package, by "name=module:attribute"."""

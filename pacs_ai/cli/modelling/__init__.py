@@ -34,7 +34,7 @@ def models() -> None:
 @as_json
 @pass_session
 def list_packages(session: Session, *, as_json: bool) -> None:
-    """List every model: what it is, whether it is installed, how to install it."""
+    """List every model, and how to install those that are not."""
     from pacs_ai.cli.modelling import pages
 
     rows = pages.listing(session.config)

@@ -15,10 +15,12 @@ from pacs_ai.models.convert.formats import protobuf
 from pacs_ai.models.convert.formats.bounds import inside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-_NODES = frozenset({1})
 _RAW = frozenset({4, 5, 7, 9, 10, 11})
+#: Deepest nesting of graphs in nodes (If, Loop, Scan).
+_DEEPEST = 16
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,17 @@ def read(folder: Path, name: str) -> Graph:
     path = inside(folder, name)
     try:
         model = protobuf.fields(memoryview(path.read_bytes()))
-        graph = protobuf.fields(memoryview(protobuf.message(model, 7)), skip=_NODES)
-        weights = [protobuf.fields(memoryview(one), skip=_RAW) for one in protobuf.messages(graph, 5)]
-        named = {protobuf.text(one, 8, name) for one in weights}
+        graph = protobuf.fields(memoryview(protobuf.message(model, 7)))
+        named = {protobuf.text(protobuf.fields(memoryview(one), _RAW), 8, name) for one in protobuf.messages(graph, 5)}
         inputs = dict(_value(one, name) for one in protobuf.messages(graph, 11))
         outputs = dict(_value(one, name) for one in protobuf.messages(graph, 12))
-        external = {one for weight in weights for one in _external(weight, name)}
+        nodes = [
+            node
+            for function in protobuf.messages(model, 25)
+            for node in protobuf.messages(protobuf.fields(function), 7)
+        ]
+        weights = [*_weights(graph, name), *(one for node in nodes for one in _of_node(node, name))]
+        external = {place for weight in weights for place in _external(weight, name)}
     except protobuf.Cut as error:
         raise PipelineFault(f"{name} is no ONNX file: {error}") from error
     if not outputs:
@@ -67,6 +74,30 @@ def read(folder: Path, name: str) -> Graph:
     version = str(protobuf.number(model, 5) or "")
     inputs = {key: shape for key, shape in inputs.items() if key not in named}
     return Graph(made, version, inputs, outputs, tuple(sorted(external)))
+
+
+def _weights(graph: protobuf.Fields, name: str, depth: int = 0) -> Iterator[bytes]:
+    """Yield every tensor of a graph: initializers 5, sparse ones 15, those in its nodes 1 and in their graphs."""
+    if depth > _DEEPEST:
+        raise PipelineFault(f"{name} nests graphs deeper than {_DEEPEST}: get the original")
+    yield from protobuf.messages(graph, 5)
+    for sparse in protobuf.messages(graph, 15):
+        yield from (one for field in (1, 2) for one in protobuf.messages(protobuf.fields(memoryview(sparse)), field))
+    for node in protobuf.messages(graph, 1):
+        yield from _of_node(node, name, depth)
+
+
+def _of_node(node: bytes, name: str, depth: int = 0) -> Iterator[bytes]:
+    """Yield the tensors in a node's attributes 5: tensor 5, graph 6, tensors 10, graphs 11, sparse 22 and 23."""
+    for attribute in protobuf.messages(protobuf.fields(memoryview(node)), 5):
+        found = protobuf.fields(memoryview(attribute))
+        yield from (one for field in (5, 10) for one in protobuf.messages(found, field))
+        for sparse in (one for field in (22, 23) for one in protobuf.messages(found, field)):
+            yield from (
+                one for field in (1, 2) for one in protobuf.messages(protobuf.fields(memoryview(sparse)), field)
+            )
+        for graph in (one for field in (6, 11) for one in protobuf.messages(found, field)):
+            yield from _weights(protobuf.fields(memoryview(graph)), name, depth + 1)
 
 
 def _value(content: bytes, name: str) -> tuple[str, tuple[str, ...]]:
@@ -81,6 +112,7 @@ def _dimension(content: bytes, name: str) -> str:
     return str(protobuf.number(found, 1)) if 1 in found else protobuf.text(found, 2, name) or "?"
 
 
-def _external(weight: protobuf.Fields, name: str) -> list[str]:
-    entries = [protobuf.fields(one) for one in protobuf.messages(weight, 13)]
+def _external(weight: bytes, name: str) -> list[str]:
+    found = protobuf.fields(memoryview(weight), skip=_RAW)
+    entries = [protobuf.fields(one) for one in protobuf.messages(found, 13)]
     return [protobuf.text(one, 2, name) for one in entries if protobuf.message(one, 1) == b"location"]
