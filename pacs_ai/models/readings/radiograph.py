@@ -58,7 +58,8 @@ def xrv_views(pixels: Array) -> torch.Tensor:
     side = min(pixels.shape)
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
     square = pixels[top : top + side, left : left + side]
-    return (eight_bits(shrunk(square, _CROP), pixels) * 2 - 1)[None, None] * 1024
+    small = torch.from_numpy(resized(square, _CROP, _CROP, "triangle").copy())
+    return (eight_bits(small, pixels) * 2 - 1)[None, None] * 1024
 
 
 def eight_bits(film: torch.Tensor, pixels: Array) -> torch.Tensor:
