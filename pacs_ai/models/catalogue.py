@@ -76,7 +76,7 @@ class Entry:
         if self.folder.parent == ZOO:
             files = {name: value for name, value in files.items() if name not in self.package.missing}
         try:
-            digest.verify(self.folder, files)
+            digest.verify(self.folder, files, MODEL)
         except PipelineFault as error:
             return str(error)
         return ""

@@ -53,8 +53,17 @@ def digests(folder: Path) -> dict[str, str]:
     return dict(sorted(table.items()))
 
 
-def verify(folder: Path, files: Mapping[str, str]) -> None:
-    """Compare every file of the folder with the configured table; nothing is parsed or executed.
+def verify(folder: Path, files: Mapping[str, str], table: str = "[[pipeline]]") -> None:
+    """Compare every file of the folder with a table of digests; nothing is parsed or executed.
+
+    Parameters
+    ----------
+    folder
+        Of the model.
+    files
+        Path within it -> SHA-256 (hex).
+    table
+        Where people find that table.
 
     Raises
     ------
@@ -68,8 +77,8 @@ def verify(folder: Path, files: Mapping[str, str]) -> None:
     if faults:
         named = "; ".join(faults[:NAMED]) + (f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else "")
         raise PipelineFault(
-            f"the files in {folder} are not those that the configuration names by digest, so nothing was run: {named}. "
-            "Restore the files; only if you trust the new ones, renew the table in [[pipeline]]"
+            f"the files in {folder} are not those that {table} names by digest, so nothing was run: {named}. "
+            f"Restore the files; only if you trust the new ones, renew the table in {table}"
         )
 
 

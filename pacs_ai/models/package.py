@@ -237,7 +237,7 @@ class Package:
 
     def verify(self) -> None:
         """Compare every file with the table; nothing is parsed. Raises `PipelineFault` as `digest.verify`."""
-        digest.verify(self.folder, {**self.model.files, MODEL: self.sha256})
+        digest.verify(self.folder, {**self.model.files, MODEL: self.sha256}, MODEL)
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes, whose digest was compared after they were read; errors as `digest.verified_bytes`."""
