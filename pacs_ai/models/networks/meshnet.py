@@ -266,7 +266,9 @@ class _Activations:
         planes: tuple[int, int] = (0, 0),
     ) -> torch.Tensor:
         """Convolve (batch, depth, height, width, fed), with `planes` of zeros before and behind."""
-        block = functional.pad(self.read(block), (0, 0, 0, 0, 0, 0, *planes))
+        block = self.read(block)
+        if any(planes):
+            block = functional.pad(block, (0, 0, 0, 0, 0, 0, *planes))
         result = functional.conv3d(block.movedim(-1, 1), weight, bias, padding=(padding, 1, 1)).movedim(1, -1)
         if not self._normalised:
             return self._activate(result)
