@@ -57,7 +57,7 @@ def test_the_first_time_is_drawn_on_and_all_are_cited(tmp_path):
 
 def test_a_phase_that_is_not_complete_is_refused(tmp_path):
     paths = write_perfusion(tmp_path, BOLUS)
-    with pytest.raises(Refused, match="1 of .* images of the .* phases are missing") as raised:
+    with pytest.raises(Refused, match=r"1 of .* images of the .* phases are missing") as raised:
         load_time_series(paths[:5] + paths[6:])
     assert raised.value.reason is Reason.MISSING_SLICE
 
