@@ -125,3 +125,14 @@ def test_a_file_of_another_model_is_named(tmp_path, monkeypatch):
     with pytest.raises(PipelineFault, match="another model"):
         xception.read(tmp_path, {})
     assert len(CLASSES) == 7
+
+
+def test_the_likeliest_kind_stands_first(classifier):
+    found = run(classifier, spot())
+    first, second, *others = found.measurements
+    assert first.concept.value == "P-MALIGNANT"
+    assert (second.concept.value, len(others)) == ("P-NV", 6)
+    assert [one.value for one in (second, *others)] == sorted(
+        (one.value for one in found.measurements[1:]), reverse=True
+    )
+    assert sum(one.value for one in found.measurements[1:]) == pytest.approx(100, abs=1e-3)

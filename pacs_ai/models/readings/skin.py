@@ -101,7 +101,7 @@ class SkinLesion:
         self._familiarity = Familiarity(self._network)
 
     def run(self, inputs: Mapping[str, Frames]) -> Findings:
-        """Return the most probable kind, where it is more probable than not, and the probability of each in %.
+        """Return the most probable kind, where it is more probable than not, and all probabilities in %, highest first.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class SkinLesion:
                 f"the classifier knows, at most {self._farthest:g}), and it would name a kind for anything: not read",
                 Reason.OUT_OF_DISTRIBUTION,
             )
-        named = zip(self.card.questions, chances, strict=True)
+        named = sorted(zip(self.card.questions, chances, strict=True), key=lambda pair: -pair[1])
         measured = [Measurement(_of(one.name, one.positive), 100 * chance, PERCENT) for one, chance in named]
         malignant = sum(chance for name, chance in zip(CLASSES, chances, strict=True) if name in MALIGNANT)
         return Findings(
