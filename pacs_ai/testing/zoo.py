@@ -128,7 +128,7 @@ CASES: Mapping[str, Case] = {
     "endoscopic_tool_segmentation": Case(
         "frames",
         overrides={"preprocessing#transforms#2#spatial_size": [96, 64]},
-        labels=(0,),
+        labels=(1,),
         shape=(2, 50, 70),
         colour=True,
     ),

@@ -41,7 +41,7 @@ ORIENTATIONS = {
 }
 
 
-def chest(directions: np.ndarray, spacing=(1.25, 0.8, 0.8), shape=(52, 76, 76), spheres=SPHERES) -> Volume:
+def chest(directions: np.ndarray, spacing=(1.25, 0.8, 0.8), shape=(40, 60, 60), spheres=SPHERES) -> Volume:
     """Lung everywhere, and spheres of soft tissue."""
     affine = np.eye(4)
     affine[:3, :3] = directions * spacing
@@ -69,10 +69,11 @@ class Planted(torch.nn.Module):
         grid = torch.meshgrid(*where, indexing="ij")
         shifts = [self._mean(tissue * axis) / mean.clamp(min=1e-6) - axis for axis in grid]
         for level in range(3):
-            x, y, z = 4 << level, 4 << level, 2 << level
-            sure = 60 * mean[:, :, ::x, ::y, ::z] - 5 if level == 0 else mean[:, :, ::x, ::y, ::z] * 0 - 20
+            # anchors are centred on the cells of the feature map
+            x, y, z = (slice(step // 2, None, step) for step in (4 << level, 4 << level, 2 << level))
+            sure = 60 * mean[:, :, x, y, z] - 5 if level == 0 else mean[:, :, x, y, z] * 0 - 20
             levels["classification"].append(sure.repeat(1, 3, 1, 1, 1))
-            at = [shift[:, 0, ::x, ::y, ::z] for shift in shifts]
+            at = [shift[:, 0, x, y, z] for shift in shifts]
             deltas = []
             for anchor in self.anchors * (1 << level):
                 deltas += [shift / side for shift, side in zip(at, anchor, strict=True)]
@@ -82,7 +83,9 @@ class Planted(torch.nn.Module):
 
     @staticmethod
     def _mean(values: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.avg_pool3d(values, (13, 13, 7), 1, (6, 6, 3))
+        for kernel in ((13, 1, 1), (1, 13, 1), (1, 1, 7)):
+            values = torch.nn.functional.avg_pool3d(values, kernel, 1, [size // 2 for size in kernel])
+        return values
 
 
 def package(name: str = "ct-lung-nodules", **settings) -> Package:
@@ -148,11 +151,11 @@ def test_no_lesion_is_an_answer():
 
 
 def test_a_lesion_at_the_border_stays_within_the_image():
-    volume = chest(ORIENTATIONS["axial"], spheres=((-29.5, 0.0, 0.0),))
+    volume = chest(ORIENTATIONS["axial"], spheres=((-22.0, 0.0, 0.0),))
     (found,) = planted().run({"image": volume}).detections
     assert found.region is not None
     assert found.region.points.min() >= 0
-    assert (found.region.points <= [76, 76]).all()
+    assert (found.region.points <= [60, 60]).all()
 
 
 def test_what_is_refused():

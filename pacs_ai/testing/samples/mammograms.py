@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 ROWS, COLUMNS = 480, 320
 #: View and side of each series, in the order of their numbers.
-SERIES = (("CC", "L"), ("CC", "R"), ("MLO", "L"), ("MLO", "R"))
+SERIES: tuple[tuple[Literal["CC", "MLO"], Literal["L", "R"]], ...] = (
+    ("CC", "L"), ("CC", "R"), ("MLO", "L"), ("MLO", "R"),
+)  # fmt: skip
 
 
 def breast(view: str, side: str) -> Array:
