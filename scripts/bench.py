@@ -2,8 +2,10 @@
 
     scripts/bench.py receive
     scripts/bench.py journey
+    scripts/bench.py infer windows
+    scripts/bench.py infer nnunet --python /path/to/venv/bin/python
 
-`journey` is described in bench_journey.py beside this file.
+`journey` is described in bench_journey.py beside this file, `infer` in bench_infer.py.
 
 `receive` sends 512 x 512 slices, uncompressed and as JPEG-LS, from one and from four senders at once to: pynetdicom's
 SCP with an empty handler (out of the box, and with this node's PDU size), this node (file synced, directory synced,
@@ -34,6 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bench_infer
 import bench_journey
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
@@ -372,6 +375,9 @@ def main() -> None:
     bench_journey.add_arguments(
         commands.add_parser("journey", help="from the last instance to the results in the PACS")
     )
+    inferring = commands.add_parser("infer", help="windows beside MONAI's, nnU-Net beside its own", add_help=False)
+    inferring.add_argument("rest", nargs=argparse.REMAINDER)
+    inferring.set_defaults(run=lambda arguments: bench_infer.main(arguments.rest))
     serving = commands.add_parser("serve", help="run one receiver (called by `receive`)")
     serving.add_argument("kind", choices=("stock", "node"))
     serving.add_argument("--port", type=int, required=True)
