@@ -94,6 +94,7 @@ def test_an_answer_that_the_report_does_not_state_is_found():
     assert [one.holds for one in proof.check_answers(found, ("Kind: other",))] == [False]
 
 
+@pytest.mark.nightly  # the tutorial's test shows one more reading in the demo each time
 def test_a_reading_goes_through_the_node(tmp_path, capsys):
     assert run(None, tmp_path / "out", reading=find(BUILT_IN, tmp_path / "models")) == 0, capsys.readouterr().out
     shown = capsys.readouterr().out
