@@ -53,7 +53,8 @@ def network(classes: int, features: list[int], convolutions: int = 2) -> Any:
     torch.manual_seed(0)
     stages = len(features)
     found = PlainConvUNet(
-        1, stages, features, torch.nn.Conv3d, 3, [1, *[2] * (stages - 1)], convolutions, classes, convolutions, conv_bias=True,
+        1, stages, features, torch.nn.Conv3d, 3, [1, *[2] * (stages - 1)], convolutions, classes, convolutions,
+        conv_bias=True,
         norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=torch.nn.LeakyReLU,
         nonlin_kwargs={"inplace": True}, deep_supervision=False,
     )  # fmt: skip
