@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
-from train_pet_reconstruction import inputs, network, noisy
+from train_pet_reconstruction import network, noisy
 
-from pacs_ai.models.readings.pet_sinogram import SIZE, scale_of
+from pacs_ai.models.readings.pet_sinogram import SIZE, refiner_input, scale_of
 from pacs_ai.models.readings.tomography import scanner
 from pacs_ai.pipeline import Array
 
@@ -59,15 +59,15 @@ def bias(image: Array, truth: Array) -> float:
     return float(100 * (image[hot].mean() / truth[hot].mean() - 1))
 
 
-def by_network(name: str, to: Path) -> Method:
-    """Return the trained network of that name as a method."""
-    model = network(name)
-    model.load_state_dict(torch.load(to / f"{name}.pt", weights_only=True)["model"])
+def by_network(to: Path) -> Method:
+    """Return the trained network as a method."""
+    model = network()
+    model.load_state_dict(torch.load(to / "refiner.pt", weights_only=True)["model"])
     model.eval()
 
     def method(sinograms: Array) -> Array:
         with torch.inference_mode():
-            made = model(inputs(name, sinograms))[:, 0].numpy() * scale_of(sinograms)[:, None, None]
+            made = model(torch.from_numpy(refiner_input(sinograms)))[:, 0].numpy() * scale_of(sinograms)[:, None, None]
         return np.asarray(made * scanner(SIZE, SIZE).circle)
 
     return method
@@ -109,16 +109,17 @@ def interval(values: Array) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Print the table, and write it as ``comparison.json``."""
+    """Print the table, and write it into the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True)
-    to = parser.parse_args().to
-    methods = {"network": by_network("refiner", to), **tuned(to)}
-    if (to / "inverter.pt").exists():
-        methods["network without back-projection"] = by_network("inverter", to)
+    parser.add_argument("--every", type=int, default=1, help="take only every so many slices")
+    parser.add_argument("--counts", type=float, nargs="+", default=COUNTS)
+    wanted = parser.parse_args()
+    to = wanted.to
+    methods = {"network": by_network(to), **tuned(to)}
     table = []
-    for name, counts in itertools.product(("patient", "phantom"), COUNTS):
-        images = np.load(to / f"{name}.npy")
+    for name, counts in itertools.product(("patient", "phantom"), wanted.counts):
+        images = np.load(to / f"{name}.npy")[:: wanted.every]
         sinograms, truth = noisy(images, np.full(len(images), counts), np.random.default_rng(3))
         for method, act in methods.items():
             made = act(sinograms)
@@ -127,7 +128,7 @@ def main() -> None:
                 row = (name, len(images), counts, method, figure, *interval(values))
                 table.append(row)
                 print("{} ({} slices) {:.0e} {} {} {:.3f} [{:.3f}, {:.3f}]".format(*row), flush=True)
-    (to / "comparison.json").write_text(json.dumps(table, indent=1))
+    (to / f"comparison-{wanted.counts[0]:.0e}.json").write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

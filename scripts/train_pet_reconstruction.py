@@ -1,7 +1,7 @@
 """Train the PET reconstruction on simulated sinograms.
 
     python scripts/train_pet_reconstruction.py prepare --shared /work/shared --to FOLDER
-    python scripts/train_pet_reconstruction.py train --to FOLDER --minutes 7 [--network inverter]   # again: goes on
+    python scripts/train_pet_reconstruction.py train --to FOLDER --minutes 7   # again: goes on
     python scripts/train_pet_reconstruction.py export --to FOLDER   # writes weights.safetensors there
     python scripts/compare_pet_reconstruction.py --to FOLDER
 
@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.models.convert import safetensors
-from pacs_ai.models.networks.pet_reconstruction import Inverter, Refiner
-from pacs_ai.models.readings.pet_sinogram import SIZE, plain_input, refiner_input, scale_of
+from pacs_ai.models.networks.pet_reconstruction import Refiner
+from pacs_ai.models.readings.pet_sinogram import SIZE, refiner_input, scale_of
 from pacs_ai.models.readings.tomography import scanner
 
 if TYPE_CHECKING:
@@ -107,23 +107,18 @@ def ellipses(rng: np.random.Generator) -> Array:
     return made
 
 
-def network(name: str) -> torch.nn.Module:
+def network() -> Refiner:
     """Return the network, with seeded weights."""
     torch.manual_seed(SEED)
-    return Refiner() if name == "refiner" else Inverter()
+    return Refiner()
 
 
-def inputs(name: str, sinograms: Array) -> torch.Tensor:
-    """Return what the network of that name is given."""
-    return torch.from_numpy(refiner_input(sinograms) if name == "refiner" else plain_input(sinograms))
-
-
-def train(to: Path, name: str, minutes: float) -> None:
+def train(to: Path, minutes: float) -> None:
     """Train for some minutes, from where the last run ended."""
     images = np.load(to / "train.npy")
-    model = network(name)
+    model = network()
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-5)
-    path, step, spent = to / f"{name}.pt", 0, 0.0
+    path, step, spent = to / "refiner.pt", 0, 0.0
     if path.exists():
         held = torch.load(path, weights_only=True)
         model.load_state_dict(held["model"])
@@ -132,8 +127,8 @@ def train(to: Path, name: str, minutes: float) -> None:
     rng = np.random.default_rng(SEED + step)
     begun, worked, losses = time.monotonic(), time.process_time(), []
     circle = torch.from_numpy(scanner(SIZE, SIZE).circle)
-    while time.monotonic() - begun < minutes * 60 and spent + time.process_time() - worked < TOTAL_MINUTES[name] * 60:
-        part = (spent + time.process_time() - worked) / 60 / TOTAL_MINUTES[name]
+    while time.monotonic() - begun < minutes * 60 and spent + time.process_time() - worked < TOTAL_MINUTES * 60:
+        part = (spent + time.process_time() - worked) / 60 / TOTAL_MINUTES
         for group in optimiser.param_groups:
             group["lr"] = float(
                 1e-3 * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, part))))
@@ -141,7 +136,7 @@ def train(to: Path, name: str, minutes: float) -> None:
         counts = np.exp(rng.uniform(np.log(COUNTS[0]), np.log(COUNTS[1]), BATCH))
         sinograms, truth = noisy(batch(images, rng), counts, rng)
         wanted = torch.from_numpy(truth / scale_of(sinograms)[:, None, None])[:, None]
-        missed = (model(inputs(name, sinograms)) - wanted)[..., circle]
+        missed = (model(torch.from_numpy(refiner_input(sinograms))) - wanted)[..., circle]
         loss = functional.smooth_l1_loss(missed, torch.zeros_like(missed), beta=0.1)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -153,7 +148,7 @@ def train(to: Path, name: str, minutes: float) -> None:
             print(f"{step} {np.mean(losses[-50:]):.5f}", flush=True)
     spent += time.process_time() - worked
     torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": spent}, path)
-    print(f"{name}: {step} steps in {spent / 60:.1f} core-minutes, loss {np.mean(losses[-100:]):.5f}")
+    print(f"{step} steps in {spent / 60:.1f} core-minutes, loss {np.mean(losses[-100:]):.5f}")
 
 
 def export(to: Path) -> None:
@@ -165,7 +160,7 @@ def export(to: Path) -> None:
 
 
 #: After so many minutes of one core the rate of learning has fallen to its least.
-TOTAL_MINUTES = {"refiner": 5.5, "inverter": 4.5}
+TOTAL_MINUTES = 5.5
 
 
 def main() -> None:
@@ -174,7 +169,6 @@ def main() -> None:
     parser.add_argument("act", choices=("prepare", "train", "export"))
     parser.add_argument("--shared", type=Path, default=Path("/work/shared"))
     parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--network", choices=tuple(TOTAL_MINUTES), default="refiner")
     parser.add_argument("--minutes", type=float, default=7.0)
     wanted = parser.parse_args()
     if wanted.act == "prepare":
@@ -182,7 +176,7 @@ def main() -> None:
     elif wanted.act == "export":
         export(wanted.to)
     else:
-        train(wanted.to, wanted.network, wanted.minutes)
+        train(wanted.to, wanted.minutes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two small encoder-decoders that make a PET image from a sinogram: with the back-projection given, and without."""
+"""A small encoder-decoder that makes a PET image from a sinogram, the back-projection being given."""
 
 from __future__ import annotations
 
@@ -54,29 +54,3 @@ class Refiner(nn.Module):
         up = self.up(torch.cat([functional.interpolate(third, scale_factor=2), second], 1))
         near = self.leave(torch.cat([functional.interpolate(up, scale_factor=2), first], 1))
         return functional.relu(seen[:, :1] + functional.pixel_shuffle(self.last(near), 2))
-
-
-class Inverter(nn.Module):
-    """A sinogram to an image by convolutions alone, as DeepPET does it (Häggström et al., Med Image Anal 54, 2019).
-
-    Much smaller than theirs, and kept to compare with: nothing tells it how a sinogram comes about.
-
-    Parameters
-    ----------
-    widths
-        Channels from a half of the size to a thirty-second.
-    """
-
-    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96, 128)) -> None:
-        super().__init__()
-        given = (1, *widths[:-1])
-        self.encode = nn.Sequential(*[_pair(a, b, stride=2) for a, b in zip(given, widths, strict=True)])
-        made = (*widths[-2::-1], widths[0])
-        steps = [
-            nn.Sequential(nn.Upsample(scale_factor=2), _pair(a, b)) for a, b in zip(widths[::-1], made, strict=True)
-        ]
-        self.decode = nn.Sequential(*steps, nn.Conv2d(made[-1], 1, 3, 1, 1))
-
-    def forward(self, sinogram: torch.Tensor) -> torch.Tensor:
-        """(planes, 1, size, size) sinogram -> (planes, 1, size, size), not negative; `size` is a multiple of 32."""
-        return functional.relu(self.decode(self.encode(sinogram)))

@@ -1,4 +1,4 @@
-"""What the PET reconstruction's networks are given of a sinogram, and in which units their images are."""
+"""What the PET reconstruction's network is given of a sinogram, and in which units its images are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pacs_ai.models.readings.tomography import scanner
 if TYPE_CHECKING:
     from pacs_ai.pipeline import Array
 
-#: Angles, bins, rows and columns of what the networks were trained on.
+#: Angles, bins, rows and columns of what the network was trained on.
 SIZE = 128
 #: Cut-off of the Hann window that the refined back-projection is filtered with, and of the one that gives the scale.
 SHARP, SOFT = 1.0, 0.4
@@ -21,7 +21,7 @@ _LEAST = np.float32(1e-6)
 
 
 def scale_of(sinograms: Array) -> Array:
-    """Return (planes,) float32: the brightness of each plane, by which its network's input and output are divided."""
+    """Return (planes,) float32: the brightness of each plane, by which the network's input and output are divided."""
     soft = scanner(sinograms.shape[2], sinograms.shape[1]).filtered(sinograms, hann=SOFT)
     return np.maximum(np.percentile(soft, 99.5, axis=(1, 2)).astype(np.float32), _LEAST)
 
@@ -40,9 +40,3 @@ def refiner_input(sinograms: Array) -> Array:
     noise = np.sqrt(np.maximum(geometry.back_project(sinograms), 0) * np.float32(_NOISE_GAIN))
     noise *= np.float32(np.pi / geometry.angles)
     return np.stack([sharp / scale, noise / scale], axis=1)
-
-
-def plain_input(sinograms: Array) -> Array:
-    """Return (planes, 1, angles, bins) float32: the sinogram in units of its scale, as large as an image's values."""
-    values = sinograms / scale_of(sinograms)[:, None, None]
-    return np.asarray(values[:, None] * np.float32(4.0 / sinograms.shape[2]), np.float32)
