@@ -113,9 +113,9 @@ class Case:
     colour: bool = False
 
 
-SMALL: Mapping[str, Any] = {"inferer#roi_size": [32, 32, 32], "inferer#sw_batch_size": 1}
+SMALL: Mapping[str, Any] = {"inferer#roi_size": [32, 32, 32], "inferer#sw_batch_size": 1, "inferer#overlap": 0.1}
 #: Of swin transformers, whose windows are of this size at least.
-SWIN: Mapping[str, Any] = {"inferer#roi_size": [64, 64, 64], "inferer#sw_batch_size": 1}
+SWIN: Mapping[str, Any] = {"inferer#roi_size": [64, 64, 64], "inferer#sw_batch_size": 1, "inferer#overlap": 0.1}
 BRATS = ("t1c", "t1", "t2", "flair")
 #: Bundle or bundle/configuration -> how it is tried: every one that needs no code of its own.
 CASES: Mapping[str, Case] = {
@@ -132,8 +132,8 @@ CASES: Mapping[str, Case] = {
         shape=(2, 50, 70),
         colour=True,
     ),
-    "multi_organ_segmentation": Case(overrides=SMALL),
-    "pancreas_ct_dints_segmentation": Case(overrides=SMALL),
+    "multi_organ_segmentation": Case(overrides=SMALL, shape=(8, 16, 16)),
+    "pancreas_ct_dints_segmentation": Case(overrides=SMALL, shape=(8, 16, 16)),
     "pediatric_abdominal_ct_segmentation": Case(overrides={**SMALL, "inferer#roi_size": [64, 64, 32]}),
     "pediatric_abdominal_ct_segmentation/inference_segresnet.yaml": Case(overrides=SMALL),
     "pediatric_abdominal_ct_segmentation/inference_swinunetr.yaml": Case(overrides=SWIN, shape=(8, 24, 24)),
