@@ -7,6 +7,7 @@ refuses everything else, TorchScript too. There is no other way in: what it refu
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,10 @@ def _sentence(path: Path, error: Exception) -> str:
             f"{path.name} asks for far more memory than its {path.stat().st_size} bytes can stand for: "
             "it is damaged or made to harm; get the model's original"
         )
+    named = re.search(r"(?:GLOBAL|global:?) ([A-Za-z_][\w.]*)", first)  # torch's own advice is to open it all the same
     return (
-        f"{path.name} cannot be opened without running code that lies in it, so it was not ({first[:200]}). "
+        f"{path.name} cannot be opened without running code that lies in it{f' ({named[1]})' if named else ''}, so it "
+        "was not. "
         "Have its author save the weights alone: torch.save(model.state_dict(), …), or as safetensors"
     )
 
