@@ -14,14 +14,16 @@ from pacs_ai.errors import Reason, Refused
 from pacs_ai.pipeline import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pacs_ai.pipeline import Array, Card, Findings, Given
 
 Matrix = npt.NDArray[np.float64]
 
-#: Voxel size of each level in mm, and the width of its Gaussian in mm.
-LEVELS = ((8.0, 4.0), (4.0, 2.0), (2.5, 1.0))
+#: Of each level: voxel size in mm, width of its Gaussian in mm, part of the voxels that are looked at.
+LEVELS = ((8.0, 4.0, 1.0), (4.0, 2.0, 0.5), (2.0, 1.0, 0.1))
+FEWEST_BLOCKS = 12  #: along each axis
+MOST_STEPS, SEED = 120, 1
 BINS = 48  #: of the joint histogram of the mutual information (Mattes et al., IEEE TMI 2003)
 #: Two registrations, each way, may disagree by so much anywhere in the field of view.
 MOST_INCONSISTENT_MM = 3.0
@@ -129,10 +131,11 @@ def register(fixed: Volume, moving: Volume) -> Registration:
     """Find the rigid motion that brings two volumes of one patient together, of whatever modality.
 
     Mutual information over three resolutions, from the better of two starts (the middles of the volumes, and of what
-    they show); deterministic: one thread, regular samples. Takes some seconds.
+    they show); deterministic: one thread, samples drawn with one seed. Takes some seconds.
     """
-    there = _matrix(_optimise(fixed, moving))
-    back = _matrix(_optimise(moving, fixed))
+    still, moved_levels = _pyramid(fixed), _pyramid(moving)
+    there = _matrix(_optimise(still, moved_levels))
+    back = _matrix(_optimise(moved_levels, still))
     corners = _corners(fixed)
     apart = (back @ there @ corners - corners)[:3]
     inconsistency = float(np.linalg.norm(apart, axis=0).max())
@@ -181,25 +184,32 @@ def _image(volume: Volume) -> Any:
     return image
 
 
-def _level(image: Any, size_mm: float, sigma_mm: float) -> Any:
+def _pyramid(volume: Volume) -> list[Any]:
+    """Return the volume at each level: means of blocks, smoothed."""
     sitk = _toolkit()
+    return [sitk.DiscreteGaussian(_image(_blocks(volume, size_mm)), sigma_mm**2) for size_mm, sigma_mm, _ in LEVELS]
 
+
+def _blocks(volume: Volume, size_mm: float) -> Volume:
+    """Return the means of blocks of about this size; what does not fill a block at the end is left out."""
     factors = [
-        max(1, min(round(size_mm / spacing), size // 12)) or 1
-        for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
+        max(1, min(round(size_mm / spacing), size // FEWEST_BLOCKS))
+        for spacing, size in zip(volume.spacing, volume.shape, strict=True)
     ]
-    sigmas = [sigma_mm if factor > 1 else 0.0 for factor in factors]
-    smooth = sitk.DiscreteGaussian(image, [sigma**2 for sigma in sigmas]) if any(sigmas) else image
-    return sitk.Shrink(smooth, [max(1, factor) for factor in factors])
+    kept = [size // factor for size, factor in zip(volume.shape, factors, strict=True)]
+    whole = volume.voxels[tuple(slice(0, count * factor) for count, factor in zip(kept, factors, strict=True))]
+    split = whole.reshape([size for pair in zip(kept, factors, strict=True) for size in pair])
+    affine = volume.affine.copy()
+    affine[:3, :3] = volume.affine[:3, :3] * factors
+    affine[:3, 3] += volume.affine[:3, :3] @ [(factor - 1) / 2 for factor in factors]
+    return replace(volume, voxels=split.mean(axis=(1, 3, 5), dtype=np.float32), affine=affine)
 
 
-def _optimise(fixed: Volume, moving: Volume) -> Any:
-    """Return SimpleITK's rigid transform from fixed to moving coordinates."""
-    ground, other = _image(fixed), _image(moving)
-    levels = [(_level(ground, *level), _level(other, *level)) for level in LEVELS]
-    transform = _start(*levels[0])
-    for number, (still, moved) in enumerate(levels):
-        transform = _climb(still, moved, transform, LEVELS[number][0])
+def _optimise(still: Sequence[Any], moved: Sequence[Any]) -> Any:
+    """Return SimpleITK's rigid transform from the coordinates of one pyramid to those of the other."""
+    transform = _start(still[0], moved[0])
+    for level, pair in zip(LEVELS, zip(still, moved, strict=True), strict=True):
+        transform = _climb(*pair, transform, level)
     return transform
 
 
@@ -234,24 +244,27 @@ def _score(still: Any, moved: Any, start: Any) -> float:
         return float("inf")
 
 
-def _method() -> Any:
+def _method(part: float = 1.0) -> Any:
     sitk = _toolkit()
 
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(BINS)
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.5, 1)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(part, SEED)
     method.SetInterpolator(sitk.sitkLinear)
     return method
 
 
-def _climb(still: Any, moved: Any, start: Any, size_mm: float) -> Any:
+def _climb(still: Any, moved: Any, start: Any, level: tuple[float, float, float]) -> Any:
     """Return the transform after one level; `Refused` where the volumes do not overlap."""
     sitk = _toolkit()
 
-    method = _method()
-    method.SetOptimizerAsRegularStepGradientDescent(size_mm / 2, size_mm / 500, 100, relaxationFactor=0.6)
+    size_mm, _, part = level
+    method = _method(part)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        size_mm / 2, size_mm / 400, MOST_STEPS, relaxationFactor=0.8, gradientMagnitudeTolerance=1e-8
+    )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=False)
     try:

@@ -53,7 +53,7 @@ def texts(item):
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     path = tmp_path_factory.mktemp("ecg") / "ecg.dcm"
-    write_ecg(path, ecg(Heart(rate=230, pr_ms=100, qt_ms=200, qrs_ms=70)))
+    write_ecg(path, ecg(Heart(rate=105, pr_ms=120, qt_ms=222, qrs_ms=70)))
     return run(Registry().create("ecg"), [path], WANTED)
 
 
@@ -77,7 +77,7 @@ def test_each_value_of_an_ecg_cites_the_recording(measured, tmp_path):
 
 def test_a_value_outside_its_range_is_marked_in_the_reports_and_the_notes(measured, tmp_path):
     remarks = [note for note in measured.material.notes if "outside the expected range" in note]
-    assert remarks[0].startswith("Heart rate is 2")
+    assert remarks[0].startswith("QT interval global is 2")
     for kind in (Kind.REPORT, Kind.TEXT_REPORT, Kind.VALUES):
         for report in opened(measured, kind, tmp_path):
             assert set(remarks) <= set(texts(report))

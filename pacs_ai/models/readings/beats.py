@@ -32,6 +32,8 @@ FLAT_MV, NOISY = 0.1, 0.2
 AGREEING, FEWEST_BEATS = 0.5, 4
 #: Heart rates that are taken for one, per minute.
 RATES = (25.0, 260.0)
+#: Part of the velocity of the beats from which on a wave may be one.
+STEEP = 0.6
 #: A beat whose shape is less like the median beat's is left out of it (correlation).
 ALIKE = 0.85
 #: Part of the beats that must be alike; every second one is in a bigeminus.
@@ -98,6 +100,7 @@ def measure(given: Waveform) -> Beats:
     names, leads = _usable(given.channels, leads)
     peaks = _peaks(leads)
     peaks = _refined(leads, peaks)
+    _check_none_missed(leads, peaks)
     rr = np.diff(peaks) * 1000.0 / FREQUENCY
     rate = 60_000.0 / float(np.mean(rr))
     if not RATES[0] <= rate <= RATES[1]:
@@ -175,6 +178,17 @@ def _refined(leads: Array, peaks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
             moved.append(first + half + int(np.argmax(np.correlate(here, template, "valid"))))
         inside = np.array([at for at in moved if half + reach < at < velocity.size - half - reach], np.int64)
     return inside
+
+
+def _check_none_missed(leads: Array, peaks: npt.NDArray[np.int64]) -> None:
+    """Refuse where as steep waves as those of the beats lie between them: a detector halves a very fast rate."""
+    velocity = signal.savgol_filter(_velocity(leads), 21, 1)
+    usual = float(np.median([velocity[max(0, at - 25) : at + 25].max() for at in peaks]))
+    among = velocity[max(0, peaks[0] - 40) : peaks[-1] + 40]
+    steep, _ = signal.find_peaks(among, height=STEEP * usual, distance=round(0.2 * FREQUENCY))
+    if len(steep) > len(peaks):
+        words = f"{len(peaks)} beats were found and {len(steep)} waves that are as steep"
+        raise Refused(f"{words}: the rate is too fast or the recording too noisy to be measured", Reason.NOISE)
 
 
 def _median_beat(leads: Array, peaks: npt.NDArray[np.int64]) -> tuple[Array, int, int]:
