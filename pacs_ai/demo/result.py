@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from pydicom import dcmread
 
-from pacs_ai.demo import proof, readback
+from pacs_ai.demo import derived, proof, readback
 from pacs_ai.encode.pictures.montage import montage
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.pipeline import Findings
@@ -112,7 +112,7 @@ def _any(
     picture: Path,
     arrival: Check,
 ) -> Outcome:
-    """Compare voxels where there are any, and answers with the text; show the page that the node drew."""
+    """Compare voxels where there are any, and answers with the text; show new images, or the page that was drawn."""
     paths = [(result.kind, kept[result.sop_instance_uid]) for result in results]
     by_kind = dict(reversed(paths))
     checks, labels = [arrival], {}
@@ -124,11 +124,15 @@ def _any(
     values = readback.read_values(by_kind["SR"], labels)
     text = readback.read_text_report(by_kind["text-report"]) if "text-report" in by_kind else ()
     checks += proof.check_answers(job.findings.get("classifications", ()), text)
+    made = [path for kind, path in paths if kind == "derived-images"]
     page = by_kind.get("secondary-capture")
-    if page is not None:
+    if made:
+        derived.draw(made, picture)
+    elif page is not None:
         _drawn(dcmread(page)).save(picture)
+    drawn = picture if made or page else None
     shown = () if values and "SEG" in by_kind else text
-    return Outcome(tuple(path for _, path in paths), values, tuple(checks), picture if page else None, shown)
+    return Outcome(tuple(path for _, path in paths), values, tuple(checks), drawn, shown)
 
 
 def _sources(segmentation: Path, sent: Study) -> list[Path]:

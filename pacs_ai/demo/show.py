@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pacs_ai.testing import Phantom
 
 _MARKER = ".pacs-ai-demo"
+#: Files of results that are named; derived images may be hundreds.
+_FILES = 6
 _STEPS = ("node", "study", *journey.STEPS, "read back")
 
 
@@ -203,8 +205,10 @@ def _tell_outcome(console: Console, outcome: Outcome) -> None:
     for check in outcome.checks:
         console.print("[green]✔[/]" if check.holds else "[red]✘[/]", end=" ")
         console.print(check.words, markup=False, highlight=False, soft_wrap=True)
-    for path in (*outcome.files, *([outcome.picture] if outcome.picture else [])):
+    for path in (*outcome.files[:_FILES], *([outcome.picture] if outcome.picture else [])):
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+    if len(outcome.files) > _FILES:
+        console.print(f"  and {len(outcome.files) - _FILES} more in {outcome.files[0].parent}", soft_wrap=True)
 
 
 def _amount(value: float) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from pydicom import dcmread
 
 from pacs_ai import config
 from pacs_ai.cli import main
 from pacs_ai.conditions import When
-from pacs_ai.demo import proof, run
+from pacs_ai.demo import derived, proof, run
 from pacs_ai.demo.node import PEER, DemoNode
 from pacs_ai.demo.reading import DEFAULT, Reading, find, listing
 from pacs_ai.errors import UserError
 from pacs_ai.models.registry import Registry
 from pacs_ai.pipeline import Card, Code, Input
-from pacs_ai.testing import samples
+from pacs_ai.testing import Phantom, samples, write_phantom
 
 #: A reading whose weights come with the node.
 BUILT_IN = "fetal-head"
@@ -92,6 +94,18 @@ def test_an_answer_that_the_report_does_not_state_is_found():
     found = [{"concept": "Kind", "value": "Nevus", "probability": 0.9, "label": None}]
     assert [one.holds for one in proof.check_answers(found, ("Kind: Nevus (90 %)",))] == [True]
     assert [one.holds for one in proof.check_answers(found, ("Kind: other",))] == [False]
+
+
+def test_new_images_are_drawn_side_by_side(tmp_path):
+    paths = []
+    for seed, size in enumerate((32, 48)):
+        paths += write_phantom(tmp_path / str(seed), Phantom(6, size, size, seed=seed))
+    derived.draw(paths, tmp_path / "drawn.png")
+    with Image.open(tmp_path / "drawn.png") as picture:
+        assert picture.size == (960, 520)
+        left, right = (np.asarray(picture)[40:, side : side + 480] for side in (0, 480))
+    assert left.std() > 10
+    assert right.std() > 10
 
 
 @pytest.mark.nightly  # the tutorial's test shows one more reading in the demo each time
