@@ -72,9 +72,9 @@ class Gates:
         Least biparietal over occipitofrontal diameter.
     """
 
-    area: float = 0.008
-    fill: float = 0.9
-    agreement: float = 0.85
+    area: float = 0.03
+    fill: float = 0.95
+    agreement: float = 0.92
     roundness: float = 0.55
 
 
