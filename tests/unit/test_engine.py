@@ -135,6 +135,12 @@ def test_windows_get_shorter_before_memory_runs_out():
         memory.fit_window((128, 128, 128), (400, 300, 300), 104, 0.1 * need, (32,) * 3)
 
 
+def test_a_job_that_cannot_fit_is_refused_before_it_begins():
+    memory.check_room(1e6, torch.device("cpu"), "a series")
+    with pytest.raises(OutOfResources, match=r"a series needs 931322\.6 GB"):
+        memory.check_room(1e15, torch.device("cpu"), "a series")
+
+
 def test_memory_is_measured_and_given_back():
     device = torch.device("cpu")
     memory.release(device)

@@ -89,6 +89,22 @@ def release(device: torch.device) -> None:
         trim(0)
 
 
+def check_room(need: float, device: torch.device, what: str) -> None:
+    """Refuse what cannot fit before an hour of computing ends in a killed process.
+
+    Raises
+    ------
+    OutOfResources
+        `need` bytes are more than a job may plan with on the device; `what` names what they are for.
+    """
+    free = free_bytes(device)
+    if free is not None and need > SHARE * free:
+        raise OutOfResources(
+            f"{what} needs {need / GIB:.1f} GB, {free / GIB:.1f} GB are free: give the node more memory, or run fewer "
+            "workers beside each other"
+        )
+
+
 def fit_window(
     window: Sequence[int], shape: Sequence[int], channels: int, free: float | None, multiple: Sequence[int]
 ) -> tuple[int, ...]:

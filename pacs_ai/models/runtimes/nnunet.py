@@ -177,6 +177,8 @@ class NnUnet:
 
     def predict(self, volumes: Mapping[str, Volume]) -> Prediction:
         """Return the label map of volumes in the order of the channels, with the seconds of each step."""
+        import torch
+
         from pacs_ai.models.engine import memory
         from pacs_ai.models.runtimes import nnunet_images as images
 
@@ -187,6 +189,9 @@ class NnUnet:
         orientation = settings.orientation or plans.orientation
         above = settings.foreground_above
         foreground = None if above is None else images.Foreground(above, settings.foreground_margin_mm)
+        # as received, turned and resampled, in float32; and the labels
+        need = (12.0 * len(volumes) + 2.0) * first.voxels.size
+        memory.check_room(need, torch.device("cpu"), f"a series of {' x '.join(map(str, first.shape))} voxels")
         stack, spacing = images.stacked(volumes, orientation)
         prepared = images.prepare(stack, spacing, plans, foreground)
         del stack
