@@ -212,6 +212,20 @@ def test_nothing_is_fetched_for_a_network(monkeypatch):
     assert make("EfficientNetBN", named).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
 
 
+def test_largest_parts():
+    image = torch.tensor([[[1, 1, 0, 2, 0, 1], [0, 0, 0, 2, 0, 0], [2, 0, 0, 0, 0, 1]]])
+    cut = make("KeepLargestConnectedComponentd", {"keys": "pred"})({"pred": image, "other": 1})
+    assert cut["pred"].tolist() == [[[1, 1, 0, 2, 0, 0], [0, 0, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0]]]
+    only = make("KeepLargestConnectedComponentd", {"keys": ["pred"], "applied_labels": [1], "num_components": 2})
+    assert int((only({"pred": image})["pred"] == 2).sum()) == 3
+    together = make("KeepLargestConnectedComponentd", {"keys": "pred", "independent": False, "connectivity": 1})
+    assert int((together({"pred": image})["pred"] > 0).sum()) == 2
+    onehot = torch.stack([image[0] == 0, image[0] == 1, image[0] == 2]).float()
+    kept = make("KeepLargestConnectedComponentd", {"keys": "pred", "applied_labels": [1, 2]})({"pred": onehot})["pred"]
+    assert [int(channel.sum()) for channel in kept] == [int(onehot[0].sum()), 2, 2]
+    assert int(image.sum()) == 10, "the input is not changed"
+
+
 def test_settings_are_checked():
     assert BundleSettings.of({"seed_weights": 1}, "x").seed_weights == 1
     with pytest.raises(PipelineFault, match="known are config"):

@@ -1,9 +1,9 @@
 """The handful of expressions that a declared bundle may use, read from their syntax tree and computed one by one.
 
 ``eval`` is never called. Understood are: numbers, texts, lists, tuples and tables; references; arithmetic, comparison,
-``and``, ``or``, ``not``, ``a if b else c``; items and slices; the constants of `CONSTANTS`; calls of `FUNCTIONS`, and of
-the networks of `declared_targets`; ``x.to(device)`` of a network or tensor; for Lambdad, ``lambda x: ...``.
-Anything else is `NotDeclared`.
+``and``, ``or``, ``not``, ``a if b else c``; items and slices; the constants of `CONSTANTS`; calls of `FUNCTIONS`, and
+of the networks of `declared_targets`; ``x.to(device)`` of a network or tensor; and for Lambdad ``lambda x: ...`` of
+all that. Anything else is `NotDeclared`.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ _INFERERS = "SimpleInferer SlidingWindowInferer SlidingWindowInfererAdapt SliceI
 _TRANSFORMS = """
     Activationsd AsDiscreted BorderPadd CastToTyped CenterSpatialCropd ClipIntensityPercentilesd Compose ConcatItemsd
     CopyItemsd CropForegroundd DeleteItemsd DivisiblePadd EnsureChannelFirstd EnsureTyped FillHolesd Flipd
-    FromMetaTensord FlattenSubKeysd Identity Identityd Invertd KeepLargestConnectedComponentd LabelFilterd Lambdad
-    MaskIntensityd MeanEnsembled NormalizeIntensityd Orientationd RemoveSmallObjectsd Resized ResizeWithPadOrCropd
+    FromMetaTensord FlattenSubKeysd Identity Identityd Invertd LabelFilterd Lambdad
+    MaskIntensityd MeanEnsembled NormalizeIntensityd Orientationd Resized ResizeWithPadOrCropd
     Rotate90d ScaleIntensityd ScaleIntensityRanged ScaleIntensityRangePercentilesd SelectItemsd Spacingd SpatialPadd
     SqueezeDimd ThresholdIntensityd ToDeviced ToNumpyd ToTensord Transposed VoteEnsembled
 """
@@ -53,6 +53,7 @@ TARGETS: Mapping[str, str] = {
     **dict.fromkeys(_LAYERS.split(), "torch.nn"),
     **_DETECTION,
     "TorchVisionFCModel": "pacs_ai.models.networks.inception",
+    "KeepLargestConnectedComponentd": "pacs_ai.models.runtimes.declared_components",
     "device": "torch",
 }
 #: Argument that would fetch weights from the Internet: MONAI's components are always given False.
