@@ -11,6 +11,7 @@ import numpy as np
 from pacs_ai.errors import UserError
 from pacs_ai.pipeline import Frame, Frames, TimeSeries, Waveform
 from pacs_ai.testing.phantom import Phantom
+from pacs_ai.testing.samples.ecg import Heart, ecg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ _ENLARGED = 3
 
 
 def phantom_inputs(card: Card) -> dict[str, Given]:
-    """Return a small chest phantom for each CT input, and its radiograph for each input of images.
+    """Return a small chest phantom for each CT input, its radiograph for images, and an ECG for a waveform.
 
     Raises
     ------
@@ -37,11 +38,24 @@ def phantom_inputs(card: Card) -> dict[str, Given]:
     for name, wanted in card.inputs.items():
         if wanted.given == "frames":
             given[name] = radiographs(volume, wanted)
+        elif wanted.given == "waveform":
+            given[name] = ecg(Heart(), max(10.0, wanted.min_seconds))
+        elif wanted.given == "time-series":
+            given[name] = _over_time(volume, wanted)
         elif "CT" in wanted.modality:
             given[name] = volume
         else:
             raise UserError(f"give volumes for {name}: the phantom is a CT")
     return given
+
+
+def _over_time(volume: Volume, wanted: Input) -> TimeSeries:
+    """Return the volume again and again, a second apart, its denser half brightening to the middle and fading."""
+    times = max(wanted.min_times, 8, round(wanted.min_seconds) + 1)
+    rise = np.hanning(times + 2)[1:-1] * 100
+    bright = volume.voxels > -200
+    voxels = np.stack([np.where(bright, volume.voxels + np.int16(step), volume.voxels) for step in rise])
+    return TimeSeries(voxels, volume.affine, np.arange(times, dtype=np.float64), wanted.modality[0], volume.header)
 
 
 def radiographs(volume: Volume, wanted: Input) -> Frames:
