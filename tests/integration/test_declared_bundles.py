@@ -28,8 +28,8 @@ REFUSED = {
     "renalStructures_CECT_segmentation": "scripts.my_transforms.ConcatImages",
     "renalStructures_UNEST_segmentation": "scripts.networks.unest.UNesT",
     "spleen_deepedit_annotation": "scripts.transforms.OrientationGuidance",
-    "valve_landmarks": "scripts.|begins with no LoadImaged",
-    "vista2d": "scripts.",
+    "valve_landmarks": "begins with no LoadImaged",
+    "vista2d": "begins with no LoadImaged",
     "vista3d": "Vista3dEvaluator|has no",
     "wholeBrainSeg_Large_UNEST_segmentation": "scripts.networks.unest_base_patch_4.UNesT",
 }
