@@ -19,8 +19,8 @@ READINGS = ("ct-liver-lesions",)
 #: TotalSegmentator's label, and the slices of its example CT that have labels.
 LIVER = 5
 LABELLED = slice(82, 112)
-#: Density of the planted lesion: a cyst's.
-PLANTED_HU = 10
+#: Density of the planted lesion, 60 HU below the liver's.
+PLANTED_HU = -20
 
 
 @pytest.fixture(scope="session")
