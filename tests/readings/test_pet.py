@@ -94,8 +94,15 @@ def test_images_are_no_sinograms(journey, patient):
     assert "series of images" in found.job.reason
 
 
-def test_a_pet_without_a_t1_is_refused(journey, patient):
-    found = journey("pet-denoise", patient[200:225], JobState.REFUSED)
+def test_a_pet_without_a_t1_is_refused(journey, patient, tmp_path):
+    paths = []
+    for number, path in enumerate(patient[200:225]):
+        ds = pydicom.dcmread(path)
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3.7", "1.2.3.7.1"  # the other slices are another test's
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.7.1.{number + 1}"
+        paths.append(tmp_path / f"{number:02d}.dcm")
+        ds.save_as(paths[-1])
+    found = journey("pet-denoise", paths, JobState.REFUSED)
     assert "t1 missing" in found.job.reason
     assert found.job.reason in " ".join(texts(found.one("not-analysed")))
 
