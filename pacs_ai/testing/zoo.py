@@ -137,7 +137,9 @@ CASES: Mapping[str, Case] = {
     "pediatric_abdominal_ct_segmentation": Case(overrides={**SMALL, "inferer#roi_size": [64, 64, 32]}),
     "pediatric_abdominal_ct_segmentation/inference_segresnet.yaml": Case(overrides=SMALL),
     "pediatric_abdominal_ct_segmentation/inference_swinunetr.yaml": Case(overrides=SWIN, shape=(8, 24, 24)),
-    "prostate_mri_anatomy": Case(overrides=SMALL, shape=(8, 16, 16)),
+    "prostate_mri_anatomy": Case(
+        overrides={**SMALL, "postprocessing#transforms#2#nearest_interp": True}, shape=(8, 16, 16)
+    ),
     "segmentation_template": Case(labels=(1, 2, 3)),
     "spleen_ct_segmentation": Case(overrides=SMALL, labels=(1,)),
     "swin_unetr_btcv_segmentation": Case(overrides=SWIN, shape=(8, 24, 24)),
