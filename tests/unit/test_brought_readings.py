@@ -190,3 +190,23 @@ def test_without_weights_it_says_what_to_do(kind, name, monkeypatch):
         kind(package(name, nonsense=1))
     with pytest.raises(PipelineFault, match="before it was prepared"):
         kind(package(name)).run({})
+
+
+@pytest.mark.nightly
+def test_real_mammograms(shared_data, monkeypatch):
+    """Both craniocaudal views of one real study; they stand in for the oblique ones, which the collection has apart."""
+    import pydicom
+
+    folder = shared_data / "mg_cbis_ddsm_malign"
+    given = {}
+    for path in sorted(folder.glob("*.dcm")):
+        ds = pydicom.dcmread(path)
+        for view in ("CC", "MLO"):
+            header = {"ViewPosition": view, "ImageLaterality": str(ds.Laterality)}
+            name = f"{view.lower()}_{'left' if ds.Laterality == 'L' else 'right'}"
+            given[name] = Frames((Frame(ds.pixel_array, None, header),), "MG")
+    for name, frames in given.items():
+        plane = breast(frames.images[0], name)
+        assert plane[:, :64].mean() > plane[:, -64:].mean(), "the chest wall is on the left"
+    found = prepared(Mammography, "mammography", monkeypatch).run(given)
+    assert len(found.classifications) == 3
