@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from pacs_ai.errors import Reason, Refused
 from pacs_ai.pipeline import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pacs_ai.pipeline import Array, Card, Findings, Given
 
@@ -23,7 +24,7 @@ Matrix = npt.NDArray[np.float64]
 #: Of each level: voxel size in mm, width of its Gaussian in mm, part of the voxels that are looked at.
 LEVELS = ((8.0, 4.0, 1.0), (4.0, 2.0, 0.5), (2.0, 1.0, 0.1))
 FEWEST_BLOCKS = 12  #: along each axis
-MOST_STEPS, SEED = 120, 1
+MOST_STEPS, SEED = 200, 1
 BINS = 48  #: of the joint histogram of the mutual information (Mattes et al., IEEE TMI 2003)
 #: Two registrations, each way, may disagree by so much anywhere in the field of view.
 MOST_INCONSISTENT_MM = 3.0
@@ -134,8 +135,9 @@ def register(fixed: Volume, moving: Volume) -> Registration:
     they show); deterministic: one thread, samples drawn with one seed. Takes some seconds.
     """
     still, moved_levels = _pyramid(fixed), _pyramid(moving)
-    there = _matrix(_optimise(still, moved_levels))
-    back = _matrix(_optimise(moved_levels, still))
+    with _one_thread():
+        there = _matrix(_optimise(still, moved_levels))
+        back = _matrix(_optimise(moved_levels, still))
     corners = _corners(fixed)
     apart = (back @ there @ corners - corners)[:3]
     inconsistency = float(np.linalg.norm(apart, axis=0).max())
@@ -155,6 +157,18 @@ def normalised_mutual_information(one: Array, other: Array) -> float:
 def _entropy(part: Array) -> float:
     filled = part[part > 0]
     return float(-(filled * np.log(filled)).sum())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let ITK use one thread: the order in which several add up the histogram changes the result."""
+    process = _toolkit().ProcessObject
+    before = process.GetGlobalDefaultNumberOfThreads()
+    process.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        process.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _toolkit() -> Any:
@@ -263,7 +277,7 @@ def _climb(still: Any, moved: Any, start: Any, level: tuple[float, float, float]
     size_mm, _, part = level
     method = _method(part)
     method.SetOptimizerAsRegularStepGradientDescent(
-        size_mm / 2, size_mm / 400, MOST_STEPS, relaxationFactor=0.8, gradientMagnitudeTolerance=1e-8
+        size_mm / 2, size_mm / 2000, MOST_STEPS, relaxationFactor=0.8, gradientMagnitudeTolerance=1e-10
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=False)

@@ -75,6 +75,9 @@ def test_another_frame_of_reference_is_registered():
     assert "registered rigidly to image: agreement within" in note
     assert found["other"].frame_of_reference_uid == "1.1"
     assert np.abs(found["other"].voxels - fixed.voxels).mean() < 6
+    degrees, mm = errors(fixed, alignment.register(fixed, moved(fixed)).matrix)
+    assert degrees < 1
+    assert mm < 1
     again, _ = alignment.align(CARD, {"image": fixed, "other": moved(fixed)})
     assert np.array_equal(again["other"].voxels, found["other"].voxels)
 
