@@ -73,8 +73,8 @@ def test_the_phantoms_tissue_comes_back(journey, tmp_path):
     sample.write(tmp_path)
     found, _ = masks(journey("brain-tissue", tmp_path))
     _, tissue = sample.head()
-    assert dice(found["White matter"], tissue == sample.WHITE) > 0.7
-    assert dice(found["Grey matter"], tissue == sample.GREY) > 0.5
+    assert dice(found["White matter"], tissue == sample.WHITE) > 0.92
+    assert dice(found["Grey matter"], tissue == sample.GREY) > 0.84
 
 
 @pytest.mark.nightly
