@@ -60,7 +60,6 @@ def image_of(frame: Frame) -> MetaTensor:
     turned = np.ascontiguousarray(pixels.transpose(1, 0, 2) if channels else pixels.T)
     meta = {
         "original_affine": np.eye(4),
-        "affine": np.eye(4),
         "spatial_shape": np.asarray(turned.shape[:2]),
         "original_channel_dim": -1 if channels else float("nan"),
         "filename_or_obj": "image",
