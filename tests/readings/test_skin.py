@@ -73,6 +73,8 @@ def test_what_is_no_lesion_is_refused(classifier):
         run(classifier, green)
     with pytest.raises(Refused, match="not in colour"):
         run(classifier, plain[..., 0])
+    with pytest.raises(Refused, match="not in colour"):
+        run(classifier, np.repeat(noise[..., :1], 3, axis=2))
 
 
 def test_fundus_photographs_and_chest_films_are_refused(classifier, shared_data):

@@ -26,6 +26,8 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MALIGNANT = ("akiec", "bcc", "mel")
 _MALIGNANCY = Code("P-MALIGNANT", "99PACSAI", "Probability of malignancy or its precursor")
 _SIDE = 254
+#: Mean difference of the strongest and the weakest of red, green and blue that a photograph in colour has at least.
+_LEAST_COLOUR = 8.0
 _MEAN_AGE, _MOST_AGE = 51.90180032733224, 90.0
 _SEXES = {"F": 0, "M": 1}
 _SITES = ("arm", "head-or-neck", "leg-or-genital", "trunk", "unknown")
@@ -144,7 +146,7 @@ class SkinLesion:
         """
         import torch
 
-        if frame.pixels.ndim != 3:
+        if frame.pixels.ndim != 3 or float(np.ptp(frame.pixels, axis=2).mean()) < _LEAST_COLOUR:
             raise Refused("the photograph is not in colour", Reason.OUT_OF_DISTRIBUTION)
         pixels = torch.from_numpy(np.array(frame.pixels)).permute(2, 0, 1)[None].float()
         size = (_SIDE, _SIDE)
