@@ -203,7 +203,7 @@ def test_brats_on_four_series(shared_bundles, tmp_path, elsewhere, real_mr):
     theirs = elsewhere(monai_run, folder, tmp_path, real_mr, own)
     assert len(np.unique(theirs)) >= 3
     assert agreement(label_map(findings, real_mr.voxels.shape), theirs) >= 0.999
-    inputs = dict.fromkeys(volumes, {"modality": ["MR"]})
+    inputs = {name: {"modality": ["MR"]} for name in volumes}
     package = declared(folder, tmp_path, overrides=overrides, tables=labels_toml(1, 2, 4), inputs=inputs)
     assert agreement(label_map(package.run(volumes), real_mr.voxels.shape), theirs) == 1.0
     swapped = {**volumes, "t1c": volumes["flair"], "flair": volumes["t1c"]}
