@@ -85,7 +85,7 @@ def test_findings_that_break_the_contract_fail_at_once(ended):
 def test_a_pipeline_that_is_not_installed_disables_only_itself(node, ended):
     job = ended["absent"]
     assert job.state is JobState.REFUSED
-    assert job.reason.startswith("pipeline absent is disabled: no installed package offers never-installed")
+    assert job.reason.startswith("pipeline absent is disabled: there is no model package never-installed")
 
 
 def test_others_go_on_meanwhile(ended):
