@@ -16,6 +16,8 @@ MODELS ?=
 OUT ?= demo-out
 PROFILE ?= ohif
 TESTS ?= tests
+#: tests that start no server, and may run two at a time
+APART := tests/unit tests/conformance
 
 BIN := .venv/bin
 SHOWN = $(if $(READING),--reading "$(READING)") $(if $(MODELS),--models "$(MODELS)")
@@ -39,7 +41,12 @@ viewer: .venv/.installed  ## show a study's results in the OHIF viewer, until Ct
 	@$(BIN)/python scripts/viewer.py --profile "$(PROFILE)" $(if $(STUDY),--study "$(STUDY)") $(SHOWN)
 
 test: .venv/.installed-dev  ## run the tests
+ifeq ($(TESTS),tests)
+	@first=0; OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not nightly" $(APART) || first=$$?; \
+	$(PYTEST) -m "not nightly" tests $(addprefix --ignore=,$(APART)) && exit $$first
+else
 	$(PYTEST) -m "not nightly" $(TESTS)
+endif
 
 check: lint types layers test  ## everything that must pass before a commit
 

@@ -95,6 +95,7 @@ def test_a_breast_is_cut_out_turned_and_scaled():
         breast(Frame(np.zeros((50, 40), np.uint16), None), "cc")
 
 
+@pytest.mark.nightly
 def test_bone_is_the_mean_over_views(monkeypatch):
     pipeline = prepared(BoneRadiograph, "bone-radiograph", monkeypatch)
     noise = np.random.default_rng(1)

@@ -87,10 +87,11 @@ def test_what_cannot_be_measured_is_refused(change, reason):
 def test_a_rate_is_right_or_refused(rate):
     try:
         found = beats.measure(ecg(Heart(rate=rate, pr_ms=110, qrs_ms=75, qt_ms=min(380, 0.5 * 60_000 / rate + 90))))
-    except Refused as refusal:
-        assert rate > 180, str(refusal)
+    except Refused:
+        measured = None
     else:
-        assert 60_000 / found.rr_ms.mean() == pytest.approx(rate, rel=0.03)
+        measured = 60_000 / found.rr_ms.mean()
+    assert (measured is None and rate > 180) or measured == pytest.approx(rate, rel=0.03)
 
 
 def test_a_missing_library_is_named(monkeypatch):

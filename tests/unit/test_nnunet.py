@@ -78,6 +78,7 @@ def test_labels_are_those_of_plain_arithmetic(tmp_path):
     assert agreement(labels, expected) >= 0.999
 
 
+@pytest.mark.nightly
 def test_regions_and_mirroring(tmp_path):
     volume, content = phantom(), plans()
     package = write(tmp_path, content=content, labels=REGIONS, settings="mirroring = true")
@@ -98,6 +99,7 @@ def test_thick_slices_are_resampled_plane_by_plane(tmp_path):
     assert labels.shape == volume.shape
 
 
+@pytest.mark.nightly
 def test_a_2d_configuration_goes_through_the_planes(tmp_path):
     volume = phantom()
     package = write(tmp_path, configuration="2d")
@@ -131,6 +133,7 @@ class BrightIsLiver(torch.nn.Module):
         return torch.cat([0.75 - x, x - 0.75, torch.full_like(x, -9.0)], 1)
 
 
+@pytest.mark.nightly
 def test_converted_weights_give_the_same_bytes(tmp_path):
     volume = phantom()
     package = write(tmp_path / "a", folds=(0, 1))
