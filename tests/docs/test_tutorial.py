@@ -151,6 +151,7 @@ def bring_bundle(newcomer, shared_bundles):
 
 def test_a_monai_bundle_becomes_a_package(newcomer, shared_bundles):
     folder = bring_bundle(newcomer, shared_bundles)
+    newcomer.run("bundle-convert")
     newcomer.run("bundle-new")
     newcomer.fill_in(folder / MODEL, "bundle.toml")
     (newcomer.folder / "pacs-ai-data" / "models").mkdir(parents=True, exist_ok=True)
