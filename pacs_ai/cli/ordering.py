@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -23,10 +24,13 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
     """Run jobs again, or send deliveries again.
 
     A failed, refused or cancelled job is queued again. A job that is done or retracted is run anew: its results get
-    UIDs of their own, name the earlier report as their predecessor, and go to each peer as its profile says now. A
-    failed or cancelled delivery is sent at once, to the address that the configuration has for the peer now; so is a
-    waiting one whose peer has moved.
+    UIDs of their own, name the earlier report as their predecessor, and go to each peer as its profile says now. So is
+    a failed one whose pipeline, model or settings were replaced since: by those that are there now. A failed or
+    cancelled delivery is sent at once, to the address that the configuration has for the peer now; so is a waiting one
+    whose peer has moved.
     """
+    from pacs_ai.models.registry import Registry
+    from pacs_ai.route.works import identity_of
     from pacs_ai.store import orders, resending
     from pacs_ai.store.enqueue import Address
 
@@ -34,10 +38,13 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
         raise click.UsageError("name jobs, or deliveries with --delivery; `pacs-ai jobs --state failed` lists them")
     config = session.config
     addresses = {p.name: Address(p.name, p.ae_title, p.host, p.port, config.plan_of(p.profile)) for p in config.peer}
+    registry = Registry.of(config)
     with session.database() as database:
 
         def run_again(job_id: int) -> str:
-            again = orders.retry(database, job_id, actor=session.actor, addresses=addresses)
+            again = orders.retry(
+                database, job_id, actor=session.actor, addresses=addresses, identity_of=partial(identity_of, registry)
+            )
             return f"job {job_id} is queued again" if again == job_id else f"job {job_id} is run anew as job {again}"
 
         def send_again(delivery_id: int) -> str:

@@ -52,8 +52,9 @@ class Watch:
         name = self._package.model.name
         if digest and digest != self._digest:
             raise PipelineFault(
-                f"the job was ordered of the model {name} with the digest {digest}, but the one that lies here has "
-                f"{self._digest}: it was replaced while the node ran. Put the former back, or restart the node"
+                f"the job was ordered of the model {name} with the digest {digest}, but the one that is loaded has "
+                f"{self._digest}: it was replaced. Restart the node, then run the job again (pacs-ai retry): it takes "
+                "the model that is there. Or put the former one back"
             )
         stamps = self._now()
         if stamps == self._stamps:

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import PacsAiError, Reason
 from pacs_ai.store.clock import now
-from pacs_ai.store.enqueue import PRIORITY_NAMES, Address, Source, Work
+from pacs_ai.store.enqueue import PRIORITY_NAMES, Address, Identity, Source, Work
 from pacs_ai.store.notices import card_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pacs_ai.config import Config
     from pacs_ai.models.registry import Registry
     from pacs_ai.route.plan import Plan
 
 _PRIORITIES = {name: number for number, name in PRIORITY_NAMES.items()}
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What makes work of a pipeline the same work; `fault` says where the pipeline is disabled, and why."""
-
-    version: str = ""
-    model_digest: str = ""
-    settings_digest: str = ""
-    inputs: tuple[str, ...] = ()
-    card: Mapping[str, str] = field(default_factory=dict)
-    fault: str = ""
 
 
 class Works:
@@ -39,12 +24,12 @@ class Works:
     def __init__(self, config: Config, registry: Registry) -> None:
         self._config = config
         self._registry = registry
-        self._identities = {name: self._read(name) for name in {route.run for route in config.route}}
+        self._identities = {name: identity_of(registry, name) for name in {route.run for route in config.route}}
 
     def identity(self, pipeline: str) -> Identity:
         """Return what a pipeline is now."""
         if pipeline not in self._identities:
-            self._identities[pipeline] = self._read(pipeline)
+            self._identities[pipeline] = identity_of(self._registry, pipeline)
         return self._identities[pipeline]
 
     def work(self, plan: Plan, refusal: str) -> Work:
@@ -73,10 +58,12 @@ class Works:
             report_not_analysed=route.report_not_analysed,
         )
 
-    def _read(self, pipeline: str) -> Identity:
-        try:
-            card = self._registry.card(pipeline)
-            digests = self._registry.model_digest(pipeline), self._registry.settings_digest(pipeline)
-        except PacsAiError as error:
-            return Identity(fault=f"pipeline {pipeline} is disabled: {error}")
-        return Identity(card.version, *digests, tuple(card.inputs), card_of(card))
+
+def identity_of(registry: Registry, pipeline: str) -> Identity:
+    """Return what a pipeline is now, or why it is disabled."""
+    try:
+        card = registry.card(pipeline)
+        digests = registry.model_digest(pipeline), registry.settings_digest(pipeline)
+    except PacsAiError as error:
+        return Identity(fault=f"pipeline {pipeline} is disabled: {error}")
+    return Identity(card.version, *digests, tuple(card.inputs), card_of(card))

@@ -57,6 +57,18 @@ class Address:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What makes work of a pipeline the same work; `fault` says where the pipeline is disabled, and why."""
+
+    version: str = ""
+    model_digest: str = ""
+    settings_digest: str = ""
+    inputs: tuple[str, ...] = ()
+    card: Mapping[str, str] = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True)
 class Work:
     """What to enqueue."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from pacs_ai.store import concerns, journal, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import (
     Address,
+    Identity,
     Source,
     Work,
     cancel_deliveries,
@@ -28,7 +30,7 @@ from pacs_ai.store.notices import withdraw_unsent
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pacs_ai.store.database import Database
 
@@ -64,26 +66,36 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
 
 
 def retry(
-    database: Database, job_id: int, *, actor: str, addresses: Mapping[str, Address] = MappingProxyType({})
+    database: Database,
+    job_id: int,
+    *,
+    actor: str,
+    addresses: Mapping[str, Address] = MappingProxyType({}),
+    identity_of: Callable[[str], Identity] | None = None,
 ) -> int:
     """Run a failed, refused or cancelled job again; a done or retracted one as a new generation. Returns the job's id.
+
+    A job of a pipeline that is another one now (version, model, settings) is run anew, by what is there.
 
     Parameters
     ----------
     addresses
         Where each peer is reached now and what it gets: for a new generation.
+    identity_of
+        Says what a pipeline is now; None: what it was.
     """
     with database.write() as connection:
         row = _operators_row(connection, job_id)
         if row.state not in _TO_RETRY | _TO_RENEW:
             raise UserError(f"job {job_id} is {row.state}: only {_RETRIED_WORDS} job is run again")
         work = _work_of(connection, row, addresses)
+        renewed = work if identity_of is None else _as_now(work, identity_of(row.pipeline))
         if row.state == JobState.RETRACTED and (later := _later_job(connection, row, work)):
             raise UserError(f"job {job_id} was run again or replaced since: see job {later}, and retry that one")
         if gone := count_purged(connection, work.sources):
             raise UserError(f"retention has deleted {gone} instance(s) of job {job_id}: send the series again first")
-        if row.state in _TO_RENEW:
-            job_id = enqueue_generation(connection, database, work, row.generation + 1, actor=actor)
+        if row.state in _TO_RENEW or renewed != work:
+            job_id = enqueue_generation(connection, database, renewed, row.generation + 1, actor=actor)
         else:
             withdraw_unsent(connection, job_id, actor=actor)
             move(
@@ -99,6 +111,19 @@ def retry(
             )
             hold_back(connection, job_id, actor=actor)
         return job_id
+
+
+def _as_now(work: Work, identity: Identity) -> Work:
+    """Return the work of the pipeline as it is now; as it was where that is disabled, or the work had no model yet."""
+    if identity.fault or not work.model_digest:
+        return work
+    changed = replace(
+        work,
+        pipeline_version=identity.version,
+        model_digest=identity.model_digest,
+        settings_digest=identity.settings_digest,
+    )
+    return work if changed == work else replace(changed, card=identity.card)
 
 
 def _later_job(connection: Connection, row: Row[Any], work: Work) -> int | None:

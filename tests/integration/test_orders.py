@@ -19,7 +19,7 @@ from pacs_ai.profiles import Kind, Wanted
 from pacs_ai.states import JobState, SeriesState
 from pacs_ai.store import holds, orders, outbox, queue, schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.enqueue import Address
+from pacs_ai.store.enqueue import Address, Identity
 from pacs_ai.store.queue import Lost
 from pacs_ai.store.schema import Role
 
@@ -97,6 +97,37 @@ def test_a_run_anew_goes_where_and_in_the_form_that_is_configured_now(stations, 
     again = orders.retry(stations.database, job_id, actor="operator", addresses={"pacs": moved})
     (target,) = stations.rows(schema.job_destination, schema.job_destination.c.job_id == again)
     assert (target.host, profiles.from_json(target.plan)) == ("127.0.0.2", plan)
+
+
+@pytest.mark.parametrize("ended", ["failed", "done"])
+def test_a_job_whose_model_was_replaced_is_run_anew_by_the_one_that_is_there(stations, source, ended):
+    job_id, _ = stations.enqueue(stations.work(source))
+    if ended == "failed":
+        queue.fail(stations.database, stations.claim(), "the job was ordered of another model")
+    else:
+        stations.finish(stations.claim())
+    before = stations.job(job_id)
+
+    def identity(pipeline):
+        return Identity("2.0", "b" * 64, before.settings_digest, ("image",), {"name": pipeline})
+
+    again = orders.retry(stations.database, job_id, actor=ME, identity_of=identity)
+    after = stations.job(again)
+    assert again != job_id
+    assert (after.state, after.pipeline_version, after.model_digest) == (JobState.QUEUED, "2.0", "b" * 64)
+    assert after.generation == before.generation + 1
+    assert after.job_key != before.job_key
+    assert stations.job(job_id).state == JobState.SUPERSEDED
+
+
+def test_a_job_whose_pipeline_is_the_same_or_disabled_is_queued_again(stations, source):
+    job_id, _ = stations.enqueue(stations.work(source))
+    row = stations.job(job_id)
+    same = Identity(row.pipeline_version, row.model_digest, row.settings_digest, ("image",), {"name": "a new title"})
+    for identity in (same, Identity(fault="it is not installed")):
+        queue.fail(stations.database, stations.claim(), "broken")
+        assert orders.retry(stations.database, job_id, actor=ME, identity_of=lambda _, one=identity: one) == job_id
+        assert stations.job(job_id).state == JobState.QUEUED
 
 
 # -- conflicts

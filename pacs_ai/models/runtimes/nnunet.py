@@ -20,7 +20,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from pacs_ai.config import Section, faults
-from pacs_ai.errors import OutOfResources, PipelineFault, Refused
+from pacs_ai.errors import OutOfResources, PipelineFault
+from pacs_ai.models.bundle_findings import checked
 from pacs_ai.pipeline import Array, Card, Findings, Segment, Volume
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class NnUnet:
         OutOfResources
             Neither device nor main memory suffice.
         """
-        labels = self.predict({name: _checked(name, inputs) for name in self.card.inputs}).labels
+        labels = self.predict({name: checked(name, inputs) for name in self.card.inputs}).labels
         present = {int(value) for plane in labels for value in np.flatnonzero(np.bincount(plane.reshape(-1)))}
         segments = tuple(
             Segment(table.name, labels, value)
@@ -296,14 +297,3 @@ def _weight_files(package: Package) -> tuple[str, ...]:
 def _combinations(axes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Return every way to mirror along some of the axes: (0,), (1,), (0, 1) ..."""
     return tuple(some for count in range(1, len(axes) + 1) for some in itertools.combinations(axes, count))
-
-
-def _checked(name: str, inputs: Mapping[str, Volume]) -> Volume:
-    if name not in inputs:
-        raise Refused(f"the series {name} is missing")
-    voxels = inputs[name].voxels
-    if voxels.ndim != 3 or voxels.size == 0:
-        raise Refused(f"the series {name} is no volume")
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        raise Refused(f"the series {name} holds values that are no numbers, from which no result can be computed")
-    return inputs[name]
