@@ -29,7 +29,7 @@ LONG_STRING = 64  # characters of VR LO, PS3.5 6.2
 _TRANSFER_SYNTAXES = {uid.keyword: uid for uid in AllTransferSyntaxes}
 
 #: Algorithm family (CID 7162).
-ARTIFICIAL_INTELLIGENCE = CodedConcept("122402", "DCM", "Artificial Intelligence")
+ARTIFICIAL_INTELLIGENCE = CodedConcept("123110", "DCM", "Artificial Intelligence")
 PROCESSING_EQUIPMENT = CodedConcept("109102", "DCM", "Processing Equipment")
 ACQUISITION_EQUIPMENT = CodedConcept("109101", "DCM", "Acquisition Equipment")
 

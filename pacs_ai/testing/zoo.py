@@ -169,7 +169,7 @@ def trial(bundle: Path, configuration: str, folder: Path, case: Case | None = No
     given = {"modality": ["CT"] if case.given == "volume" else ["XC"], "given": case.given}
     tables = [
         f'[[questions]]\nname = "class {n}"\nconcept = ["{n}", "99PACSAI", "Class {n}"]\n'
-        f'positive = ["52101004", "SCT", "Present"]\nnegative = ["2667000", "SCT", "Absent"]\n'
+        f'positive = ["52101004", "SCT", "Present"]\nnegative = ["272519000", "SCT", "Absent"]\n'
         for n in range(case.classes)
     ]
     if not case.classes:

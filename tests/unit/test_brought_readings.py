@@ -17,7 +17,7 @@ from pacs_ai.models.readings.mammography import Mammography, breast, views_of
 from pacs_ai.pipeline import Code, Frame, Frames, Question
 
 VIEWS = {"cc_left": ("CC", "L"), "cc_right": ("CC", "R"), "mlo_left": ("MLO", "L"), "mlo_right": ("MLO", "R")}
-PRESENT, ABSENT = Code("52101004", "SCT", "Present"), Code("2667000", "SCT", "Absent")
+PRESENT, ABSENT = Code("52101004", "SCT", "Present"), Code("272519000", "SCT", "Absent")
 
 
 def package(name: str, **settings) -> Package:

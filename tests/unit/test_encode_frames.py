@@ -285,7 +285,7 @@ def test_segment_descriptions_say_what_the_card_says():
         "1.2",
         "Example",
     )
-    assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "122402"
+    assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
     assert "torch 2.13.0" in algorithm.AlgorithmParameters
 
 

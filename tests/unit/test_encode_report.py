@@ -93,7 +93,7 @@ def test_each_segment_has_a_group_with_its_values_site_and_algorithm():
         side = named(named(group, "Finding Site")[0], "Laterality")[0].ConceptCodeSequence[0].CodeMeaning
         assert side == segment.label.split()[0]
         assert named(group, "Algorithm Version")[0].TextValue == "1.2"
-        assert named(group, "Algorithm Family")[0].ConceptCodeSequence[0].CodeValue == "122402"
+        assert named(group, "Algorithm Family")[0].ConceptCodeSequence[0].CodeValue == "123110"
 
 
 def test_groups_and_segments_are_tied_by_their_tracking_uids():

@@ -257,7 +257,7 @@ def test_a_group_equals_the_one_that_highdicom_makes():
             card.name,
             card.version,
             parameters=list(case.work.algorithm_parameters),
-            family=hd.CodedConcept("122402", "DCM", "Artificial Intelligence"),
+            family=hd.CodedConcept("123110", "DCM", "Artificial Intelligence"),
             manufacturer=card.manufacturer,
         ),
         measurements=[

@@ -47,7 +47,7 @@ HEADER = {
 }
 LIVER = Label("Liver", ANATOMICAL_STRUCTURE, Code("10200004", "SCT", "Liver"))
 CARD = Card("gate", "1", "tests", "Gate", {"image": Input(("CT",))}, (LIVER,), Code("1", "99T", "p"), "test")
-PRESENT, ABSENT = Code("52101004", "SCT", "Present"), Code("2667000", "SCT", "Absent")
+PRESENT, ABSENT = Code("52101004", "SCT", "Present"), Code("272519000", "SCT", "Absent")
 
 
 def volume(voxels=VOXELS, modality="CT", spacing=1.0, **header):

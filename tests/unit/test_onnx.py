@@ -48,7 +48,7 @@ QUESTIONS = """
 name = "one"
 concept = ["60046008", "SCT", "Pleural effusion"]
 positive = ["52101004", "SCT", "Present"]
-negative = ["2667000", "SCT", "Absent"]
+negative = ["272519000", "SCT", "Absent"]
 [[questions]]
 name = "two"
 concept = ["36118008", "SCT", "Pneumothorax"]

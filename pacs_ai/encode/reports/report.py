@@ -32,7 +32,7 @@ MEASUREMENT_REPORT = dcm("126000", "Imaging Measurement Report")
 TEXT_REPORT = CodedConcept("18748-4", "LN", "Diagnostic Imaging Report")
 IMAGING_MEASUREMENTS = dcm("126010", "Imaging Measurements")
 QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
-ABSENT = sct("2667000", "Absent")
+ABSENT = sct("272519000", "Absent")
 #: The form whose groups refer to segments instead of drawing them.
 SEGMENTS = "segments"
 

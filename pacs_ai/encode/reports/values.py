@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 PRIVATE_SCHEME = "99PACSAI"
 EQUIVALENT_MEANING = dcm("121050", "Equivalent Meaning of Concept Name")
 PRESENT = Code("52101004", "SCT", "Present")
-ABSENT = Code("2667000", "SCT", "Absent")
+ABSENT = Code("272519000", "SCT", "Absent")
 NUMBER_OF_FINDINGS = Code("COUNT", PRIVATE_SCHEME, "Number of findings")
 PRESENCE = Code("121071", "DCM", "Finding")
 COUNT = Code("{count}", "UCUM", "count")
