@@ -7,7 +7,9 @@ import pytest
 from encode_material import CARD, make_findings
 from PIL import Image
 
+from pacs_ai.encode.pictures.legend import Line
 from pacs_ai.encode.pictures.montage import axial_view, montage
+from pacs_ai.encode.pictures.sheet import sheet
 from pacs_ai.pipeline import Findings, Segment, Volume
 from pacs_ai.testing import CORONAL, SAGITTAL, Phantom, phantom_truth
 
@@ -70,3 +72,17 @@ def test_one_slice_and_a_hundred_labels_are_drawn(tmp_path):
     findings = Findings(tuple(Segment(label.name, voxels, n) for n, label in enumerate(labels, 1)))
     montage(volume, findings, type(CARD)(**{**vars(CARD), "labels": labels}), tmp_path / "m.png")
     assert picture(tmp_path / "m.png").height < 3000
+
+
+def test_every_answer_stands_on_the_page_however_many_there_are():
+    answers = [(f"Finding of the chest {number}", "Absent (12 %)") for number in range(1, 15)]
+    tiles = Image.new("RGB", (1000, 10))
+
+    def drawn(values):
+        return np.asarray(sheet(tiles, [Line(None, "Whole image", tuple(values))], CARD))
+
+    page = drawn(answers)
+    assert page.shape[0] > drawn(answers[:1]).shape[0]
+    for number, (what, _) in enumerate(answers):
+        other = drawn([*answers[:number], (what, "Present (12 %)"), *answers[number + 1 :]])
+        assert other.shape != page.shape or (other != page).any(), f"{what} is not on the page"

@@ -202,6 +202,16 @@ def test_probabilities_diameters_and_answers_stand_in_the_legend():
     assert "Volume" in lines["Right lung"]
 
 
+def test_what_the_labels_line_says_is_not_said_again_of_its_one_detection():
+    case = make_case()
+    bare = replace(detection(1), probability=None, diameters=None, measurements=(), classifications=())
+    values = (replace(case.findings.measurements[0], label=bare.label),)
+    once = legend(Findings(measurements=values, detections=(bare,)), CARD, case.given, case.counts[:0])
+    twice = legend(Findings(measurements=values, detections=(bare, bare)), CARD, case.given, case.counts[:0])
+    assert [line.name for line in once] == ["Marker front"]
+    assert [line.name for line in twice] == ["Marker front", "Marker front 1", "Marker front 2"]
+
+
 def test_a_volume_is_stated_where_the_pipeline_gave_none():
     case = make_case()
     bare = replace(case.findings, measurements=())

@@ -82,7 +82,9 @@ def _lines(findings: Findings, card: Card, given: Shown, counts: Counts) -> Iter
         elif label.name in voxels and not detected:
             yield Line(label.colour, label_name(card, label.name), (("not found", ""),))
         for detection, name in detected:
-            yield Line(label.colour, name, _of_detection(detection, given))
+            told = _of_detection(detection, given)
+            if told or len(detected) > 1 or not (found or values):  # the label's own line says it
+                yield Line(label.colour, name, told)
     whole = _of_label(findings, None)
     if whole:
         yield Line(None, WHOLE_RECORDING if isinstance(given, Waveform) else WHOLE_IMAGE, whole)

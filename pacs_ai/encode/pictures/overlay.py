@@ -130,11 +130,13 @@ class Drawing:
 
 
 def _words(line: Line, room: int, size: int) -> tuple[picture.Colour | None, str]:
-    """Return a line of the legend: its name with as many values as fit."""
+    """Return a line of the legend: its name with as many values as fit, and dots where there are more."""
     text = line.name
-    for what, value in line.values:
+    for number, (what, value) in enumerate(line.values, start=1):
         longer = f"{text}, {what} {value}".rstrip() if text != line.name else f"{text}: {what} {value}".rstrip()
-        if picture.text_width(longer, size) > room:
+        dots = " ..." if number < len(line.values) else ""
+        if picture.text_width(longer + dots, size) > room:
+            text += " ..."
             break
         text = longer
     return line.colour, text

@@ -23,6 +23,8 @@ MARGIN = 24
 WIDTH = COLUMNS * (CELL + GAP) - GAP + 2 * MARGIN
 INNER_WIDTH = WIDTH - 2 * MARGIN
 LEGEND_LINES = 20
+#: Of the legend: size of its letters, from row to row, between two values, and most rows of values of one line.
+LETTERS, ROW, BETWEEN, MOST_ROWS = 20, 30, "     ", 8
 
 
 def tiled(cells: Sequence[Image.Image]) -> Image.Image:
@@ -53,12 +55,14 @@ def sheet(tiles: Image.Image, lines: Sequence[Line], card: Card) -> Image.Image:
     """
     more = len(lines) - LEGEND_LINES
     lines = lines if more <= 0 else [*lines[:LEGEND_LINES], Line(None, f"and {more} more")]
+    indent = MARGIN + 50 + max((picture.text_width(line.name, LETTERS) for line in lines), default=0)
+    values = [_rows(line, WIDTH - MARGIN - indent) for line in lines]
     top = MARGIN + 74
     bottom = top + tiles.height + MARGIN + GAP
-    page = Image.new("RGB", (WIDTH, bottom + 30 * len(lines) + MARGIN), PAPER)
+    page = Image.new("RGB", (WIDTH, bottom + ROW * sum(map(len, values)) + MARGIN), PAPER)
     _banner(page, card)
     page.paste(tiles, (MARGIN, top))
-    _write_legend(page, lines, bottom)
+    _write_legend(page, list(zip(lines, values, strict=True)), indent, bottom)
     return page
 
 
@@ -85,22 +89,26 @@ def _fit(text: str, size: int, room: int) -> str:
     return text.rstrip() + "..."
 
 
-def _write_legend(page: Image.Image, lines: Sequence[Line], top: int) -> None:
+def _write_legend(page: Image.Image, lines: Sequence[tuple[Line, list[str]]], indent: int, top: int) -> None:
     draw = ImageDraw.Draw(page)
-    indent = MARGIN + 50 + max((picture.text_width(line.name, 20) for line in lines), default=0)
-    for place, line in enumerate(lines):
-        middle = top + 30 * place + 8
+    middle = top + 8
+    for line, rows in lines:
         if line.colour is not None:
             draw.rounded_rectangle((MARGIN, middle - 9, MARGIN + 18, middle + 9), 4, fill=line.colour)
-        draw.text((MARGIN + 30, middle), line.name, INK, picture.font(20), anchor="lm")
-        values = "     ".join(f"{what} {value}".rstrip() for what, value in line.values)
-        draw.text((indent, middle), _fit_values(values, WIDTH - MARGIN - indent), PALE, picture.font(20), anchor="lm")
+        draw.text((MARGIN + 30, middle), line.name, INK, picture.font(LETTERS), anchor="lm")
+        for row in rows:
+            draw.text((indent, middle), row, PALE, picture.font(LETTERS), anchor="lm")
+            middle += ROW
 
 
-def _fit_values(values: str, room: int) -> str:
-    """Return as many of the values as fit in one line: a value is never cut, for half a number is another one."""
-    parts = values.split("     ")
-    kept = list(parts)
-    while len(kept) > 1 and picture.text_width("     ".join([*kept, "..."]), 20) > room:
-        kept.pop()
-    return "     ".join(kept) if len(kept) == len(parts) else "     ".join([*kept, "..."])
+def _rows(line: Line, room: int) -> list[str]:
+    """Return the values in rows that fit, one at least; none is cut in two, for half a number is another one."""
+    rows = [""]
+    for what, value in line.values:
+        one = f"{what} {value}".rstrip()
+        longer = f"{rows[-1]}{BETWEEN}{one}" if rows[-1] else one
+        if not rows[-1] or picture.text_width(longer, LETTERS) <= room:
+            rows[-1] = longer
+        else:
+            rows.append(one)
+    return rows if len(rows) <= MOST_ROWS else [*rows[:MOST_ROWS], "..."]
