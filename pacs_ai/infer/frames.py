@@ -13,7 +13,7 @@ from pacs_ai.dicom.reading import read_items, read_text, read_value
 from pacs_ai.errors import Reason, Refused
 from pacs_ai.infer.colour import check_colour, decode_colour
 from pacs_ai.infer.grey import Scaling, brightness, read_scaling
-from pacs_ai.infer.header import IMAGE_KEYWORDS, lossy, nested, read_header
+from pacs_ai.infer.header import IMAGE_KEYWORDS, lossy, nested, read_header, read_view
 from pacs_ai.infer.pixels import GREYSCALES, MAX_DECODED_BYTES, Layout, decode, read_layout, split_frames
 from pacs_ai.infer.scale import Scale, read_scale
 from pacs_ai.infer.series import check_images
@@ -164,10 +164,7 @@ def _images(one: _Instance, told: list[str]) -> list[Frame]:
 
 def _described(one: _Instance, groups: tuple[Dataset, ...]) -> tuple[Scale, Scaling, dict[str, str]]:
     scaling = read_scaling((*groups, one.ds)) if one.is_grey else Scaling(1.0, 0.0)
-    header = read_header((one.ds, *groups), IMAGE_KEYWORDS)
-    views = [item for place in (one.ds, *groups) for item in read_items(place, "ViewCodeSequence")]
-    if views:
-        header["ViewCodeSequence"] = read_text(views[0], "CodeMeaning")
+    header = read_header((one.ds, *groups), IMAGE_KEYWORDS) | read_view((one.ds, *groups))
     return read_scale(one.ds, groups), scaling, header
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pacs_ai.dicom.reading import read_text
+from pacs_ai.dicom.reading import read_items, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydicom import Dataset
 
@@ -84,6 +84,30 @@ IMAGE_KEYWORDS = (
     "WindowCenter",
     "WindowWidth",
 )
+
+
+#: View Code Sequence (PS3.16 CID 4010 and 4014, SNOMED CT and the SNOMED-RT IDs of older images) -> View Position.
+VIEWS: Mapping[str, str] = {
+    "272479007": "PA", "R-10214": "PA", "399348003": "AP", "R-10206": "AP",
+    "399173006": "LL", "R-10236": "LL", "399198007": "RL", "R-10232": "RL",
+    "399162004": "CC", "R-10242": "CC", "399368009": "MLO", "R-10226": "MLO",
+    "399260004": "ML", "R-10224": "ML", "399352003": "LM", "R-10228": "LM",
+}  # fmt: skip
+
+
+def read_view(places: Sequence[Dataset]) -> dict[str, str]:
+    """Return View Code Sequence and its modifiers by their meanings, and View Position where only the code tells it."""
+    codes = [item for place in places for item in read_items(place, "ViewCodeSequence")]
+    if not codes:
+        return {}
+    modifiers = [read_text(item, "CodeMeaning") for item in read_items(codes[0], "ViewModifierCodeSequence")]
+    stated = next(filter(None, (read_text(place, "ViewPosition") for place in places)), "")
+    found = {
+        "ViewCodeSequence": read_text(codes[0], "CodeMeaning"),
+        "ViewModifierCodeSequence": "\\".join(filter(None, modifiers)),
+        "ViewPosition": stated or VIEWS.get(read_text(codes[0], "CodeValue"), ""),
+    }
+    return {keyword: text for keyword, text in found.items() if text}
 
 
 def read_header(places: Sequence[Dataset], keywords: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,17 @@ from itertools import permutations
 import numpy as np
 import pydicom
 import pytest
-from plain_images import chest_pixels, head_pixels, radiograph, region, ultrasound, write, write_chest, write_heads
+from plain_images import (
+    chest_pixels,
+    code,
+    head_pixels,
+    radiograph,
+    region,
+    ultrasound,
+    write,
+    write_chest,
+    write_heads,
+)
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -85,6 +95,19 @@ def test_the_header_tells_of_the_view(tmp_path):
     assert wanted.items() <= image.header.items()
     assert "PatientName" not in image.header
     assert "PatientID" not in image.header
+
+
+@pytest.mark.parametrize(("value", "view"), [("399348003", "AP"), ("R-10214", "PA"), ("399198007", "RL"), ("1", None)])
+def test_where_only_its_code_tells_the_view_that_counts(tmp_path, value, view):
+    coded = code(value, "SCT", "a view")
+    coded.ViewModifierCodeSequence = [code("399163009", "SCT", "Magnification"), code("1", "99T", "turned")]
+    header = only(tmp_path, radiograph(RAMP, ViewPosition="", ViewCodeSequence=[coded])).header
+    assert header.get("ViewPosition") == view
+    assert header["ViewModifierCodeSequence"] == "Magnification\\turned"
+    assert (
+        only(tmp_path / "LL", radiograph(RAMP, ViewPosition="LL", ViewCodeSequence=[coded])).header["ViewPosition"]
+        == "LL"
+    )
 
 
 # --- greyscale
