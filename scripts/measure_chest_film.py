@@ -70,7 +70,8 @@ def main() -> None:
     scores, labels, replica = (np.zeros((len(rows), len(names))) for _ in range(3))
     for number, row in enumerate(rows):
         frame = Frame(np.asarray(Image.open(given.films / row["name"]).convert("L")), None)
-        seen, against = reading.look(frame), objection(frame, reading.gate)
+        seen, objected = reading.look(frame), objection(frame, reading.gate)
+        against = objected.words if objected else ""
         scores[number] = seen.chances
         columns = [name.replace(" ", "_").replace("thickening", "Thickening") for name in names]
         labels[number] = [float(row[f"label_{name}"]) for name in columns]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.pipeline import Array, Label, Segment, Volume
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 def checked(name: str, inputs: Mapping[str, Volume]) -> Volume:
     """Return the volume of that name; `Refused` where it is missing, empty, or holds values that are no numbers."""
     if name not in inputs:
-        raise Refused(f"the series {name} is missing")
+        raise Refused(f"the series {name} is missing", Reason.MISSING_INPUT)
     voxels = inputs[name].voxels
     if voxels.ndim != 3 or voxels.size == 0:
-        raise Refused(f"the series {name} is no volume")
+        raise Refused(f"the series {name} is no volume", Reason.GEOMETRY)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        raise Refused(f"the series {name} holds values that are no numbers, from which no result can be computed")
+        words = f"the series {name} holds values that are no numbers, from which no result can be computed"
+        raise Refused(words, Reason.INTENSITY)
     return inputs[name]
 
 

@@ -9,7 +9,7 @@ import nibabel.orientations
 import numpy as np
 import scipy.ndimage
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from pacs_ai.pipeline import Array, Volume
@@ -111,6 +111,7 @@ def aligned(volume: Volume, first: Volume, name: str, first_name: str) -> Array:
         return volume.voxels
     if not nearest(np.ones(volume.voxels.shape, np.uint8), volume.affine, shape, target).any():
         raise Refused(
-            f"the series {name} and {first_name} show different places: no voxel of {name} lies in {first_name}"
+            f"the series {name} and {first_name} show different places: no voxel of {name} lies in {first_name}",
+            Reason.ALIGNMENT,
         )
     return linear(volume.voxels, volume.affine, shape, target)

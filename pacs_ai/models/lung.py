@@ -159,7 +159,7 @@ def _check_densities(voxels: Array) -> None:
         raise Refused(
             f"hardly a voxel has the density of {missing} in Hounsfield units: this series is no CT of a chest "
             "(a localizer, a derived image or another body part)",
-            Reason.RESOLUTION,
+            Reason.INTENSITY,
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.package import MODEL, read
 from pacs_ai.models.readings import brain_mr, conform, head_gate
 from pacs_ai.models.readings.brain_mr import BrainMr
@@ -112,13 +112,14 @@ def test_where_grey_is_brighter_than_white_it_is_no_t1(tmp_path):
     [
         ({"EchoTime": "98"}, "echo time is 98 ms"),
         ({"AcquisitionContrast": "FLUID_ATTENUATED"}, "FLUID_ATTENUATED"),
-        ({"SeriesDescription": "ax FLAIR"}, "FLAIR"),
+        ({"SeriesDescription": "Doe John ax FLAIR"}, "the description of the series says FLAIR: it is no T1"),
         ({"SeriesDescription": "3D TOF", "EchoTime": "4"}, "TOF"),
     ],
 )
 def test_other_contrasts_are_refused(header, words):
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(Refused, match=words) as raised:
         head_gate.check_header(header)
+    assert raised.value.reason is Reason.MODALITY
 
 
 @pytest.mark.parametrize("header", [{}, {"EchoTime": "2.5"}, {"SeriesDescription": "T1 FLAIR"}, {"EchoTime": "n/a"}])

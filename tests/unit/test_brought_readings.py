@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -65,12 +66,17 @@ def test_four_views_are_answered(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"mlo_left": None}, "the mediolateral oblique view of the left breast is missing"),
+        ({"mlo_left": None}, "missing-input: the mediolateral oblique view of the left breast is missing"),
         ({"cc_right": None, "cc_left": None}, "left breast and the craniocaudal view of the right breast are missing"),
-        ({"cc_left": mammogram("", "L")}, "states no View Position"),
-        ({"cc_left": mammogram("CC", "")}, "states no Image Laterality"),
-        ({"cc_left": mammogram("CC", "L", BreastImplantPresent="YES")}, "implant"),
+        ({"cc_left": mammogram("", "L")}, "view: .* states no View Position"),
+        ({"cc_left": mammogram("CC", "")}, "laterality: .* states no Image Laterality"),
+        ({"cc_left": mammogram("CC", "L", BreastImplantPresent="YES")}, "out-of-distribution: .* implant"),
         ({"cc_left": mammogram("CC", "R")}, "the craniocaudal view of the left breast is missing"),
+        ({"cc_left": mammogram("CC", "L", ViewModifierCodeSequence="Spot Compression")}, "1 images of special views"),
+        (
+            {"mlo_right": mammogram("MLO", "R", PresentationIntentType="FOR PROCESSING")},
+            "or for processing, do not count",
+        ),
     ],
 )
 def test_a_view_that_is_missing_or_unknown_is_named(change, reason):
@@ -80,8 +86,17 @@ def test_a_view_that_is_missing_or_unknown_is_named(change, reason):
             del given[name]
         else:
             given[name] = Frames((frame,), "MG")
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(Refused) as raised:
         views_of(given)
+    assert re.search(reason, f"{raised.value.reason}: {raised.value}")
+
+
+def test_special_views_and_raw_images_stand_in_for_no_standard_view():
+    given, spot = study(), mammogram("CC", "L", 5, ViewModifierCodeSequence="Spot Compression")
+    raw = mammogram("CC", "L", 6, PresentationIntentType="FOR PROCESSING")
+    (standard,) = given["cc_left"].images
+    given["cc_left"] = Frames((standard, spot, raw), "MG")
+    assert views_of(given)["cc_left"] is standard
 
 
 def test_a_breast_is_cut_out_turned_and_scaled():
@@ -189,6 +204,9 @@ def test_without_weights_it_says_what_to_do(kind, name, monkeypatch):
         kind(package(name)).prepare("cpu")
     with pytest.raises(PipelineFault, match="settings of"):
         kind(package(name, nonsense=1))
+    for seed in ("3", 1.5, True):
+        with pytest.raises(PipelineFault, match="whole number"):
+            kind(package(name, seed_weights=seed))
     with pytest.raises(PipelineFault, match="before it was prepared"):
         kind(package(name)).run({})
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.readings.answers import answers
-from pacs_ai.models.readings.seeded import said_of
+from pacs_ai.models.readings.seeded import said_of, seed_of
 from pacs_ai.pipeline import Card, Findings, Frame, Frames
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MOST_VIEWS = 20
 #: Rows and columns of what the network sees.
 SIDE = 320
-SETTINGS = {"seed_weights"}
 
 
 class BoneRadiograph:
@@ -34,10 +33,7 @@ class BoneRadiograph:
 
     def __init__(self, package: Package) -> None:
         self._package = package
-        settings = package.model.settings
-        if set(settings) - SETTINGS:
-            raise PipelineFault(f"settings of {package.model.name} may name {', '.join(SETTINGS)} only")
-        self._seed: int | None = settings.get("seed_weights")
+        self._seed = seed_of(package)
         self.card: Card = said_of(package.card, self._seed)
         if len(self.card.questions) != 1 or tuple(self.card.inputs) != ("image",):
             raise PipelineFault(f"model.toml of {self.card.name} must have one question and one input, image")
@@ -65,11 +61,17 @@ class BoneRadiograph:
             raise PipelineFault(f"{self.card.name} was run before it was prepared")
         import torch
 
+        from pacs_ai.models.readings.radiograph import is_raw
+
         frames: Frames = inputs["image"]
-        if not 1 <= len(frames.images) <= MOST_VIEWS:
-            raise Refused(f"there are {len(frames.images)} views: from 1 to {MOST_VIEWS} are read as one study")
+        views = [one for one in frames.images if not is_raw(one.header)]
+        if not views:
+            raise Refused("the detector's raw images alone are there, none for presentation", Reason.INTENSITY)
+        if len(views) > MOST_VIEWS:
+            words = f"there are {len(views)} views: from 1 to {MOST_VIEWS} are read as one study"
+            raise Refused(words, Reason.DIMENSIONS)
         with torch.no_grad():
-            chances = [float(torch.sigmoid(self._network(view(one).to(self._device)))) for one in frames.images]
+            chances = [float(torch.sigmoid(self._network(view(one).to(self._device)))) for one in views]
         return Findings(classifications=answers(self.card.questions, [float(np.mean(chances))]))
 
 
@@ -81,7 +83,7 @@ def view(frame: Frame) -> torch.Tensor:
 
     pixels = np.asarray(frame.pixels)
     if pixels.ndim != 2 or pixels.max() <= pixels.min():
-        raise Refused("a view is no radiograph: it is in colour, or of one grey value")
+        raise Refused("a view is no radiograph: it is in colour, or of one grey value", Reason.INTENSITY)
     grey = eight_bits(shrunk(pixels, SIDE), pixels)[None].expand(3, -1, -1)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return ((grey - mean[:, None, None]) / deviation[:, None, None])[None]

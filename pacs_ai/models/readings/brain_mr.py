@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.ndimage
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.readings import conform, head_gate
 from pacs_ai.pipeline import MILLILITRE, PERCENT, VOLUME, Code, Findings, Measurement, Segment, Volume
 
@@ -177,7 +177,8 @@ class BrainMr:
         values = voxels.astype(np.float32)
         low, high = np.quantile(voxels, settings.quantiles) if settings.quantiles else (values.min(), values.max())
         if high <= low:
-            raise Refused("nearly all voxels of the series have one value: there is no head to be seen")
+            words = "nearly all voxels of the series have one value: there is no head to be seen"
+            raise Refused(words, Reason.INTENSITY)
         scaled = (values - np.float32(low)) / np.float32(high - low)
         return np.clip(scaled, 0, 1) if settings.clipped else scaled
 
@@ -197,7 +198,8 @@ class BrainMr:
         """Refuse where there is no brain, or where the contrast is none of a T1-weighted image."""
         ml = float(np.count_nonzero(found)) / 1000.0
         if ml < LEAST_BRAIN_ML:
-            raise Refused(f"only {ml:.0f} mL of brain were found: this is no T1-weighted MR of a head")
+            words = f"only {ml:.0f} mL of brain were found: this is no T1-weighted MR of a head"
+            raise Refused(words, Reason.IMPLAUSIBLE_RESULT)
         if not self._settings.white:
             return
         values = {name: value for value, name in self._names.items()}
@@ -206,7 +208,8 @@ class BrainMr:
         if white < LEAST_CONTRAST * grey:
             raise Refused(
                 f"white matter is not brighter than grey matter ({white:.0f} to {grey:.0f} of 255): this series is not "
-                "T1-weighted, or the brain was not recognised"
+                "T1-weighted, or the brain was not recognised",
+                Reason.OUT_OF_DISTRIBUTION,
             )
 
 

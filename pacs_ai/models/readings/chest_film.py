@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pacs_ai.config import Section
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.readings.answers import answers
 from pacs_ai.pipeline import Classification, Code, Findings, Map
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from pacs_ai.models.package import Package
-    from pacs_ai.models.readings.film_gate import Look
+    from pacs_ai.models.readings.film_gate import Look, Objection
     from pacs_ai.pipeline import Array, Card, Frame, Frames
 
 PRIORITY = Code("260870009", "SCT", "Priority")
@@ -172,14 +172,15 @@ class ChestFilm:
             self.prepare(self._device)
         frames = inputs["image"]
         against = [objection(frame, self._look) for frame in frames.images]
-        frontal = [index for index, reason in enumerate(against) if not reason]
+        frontal = [index for index, reason in enumerate(against) if reason is None]
         if not frontal:
-            raise Refused(_refusal(against))
+            raise _refusal([reason for reason in against if reason is not None])
         seen = [self.look(frames.images[index]) for index in frontal]
         limit = self._settings.distance
         if limit and (farthest := max(one.distance for one in seen)) > limit:
             raise Refused(
-                f"the film is unlike those that the model was trained on (distance {farthest:.1f}, at most {limit:g})"
+                f"the film is unlike those that the model was trained on (distance {farthest:.1f}, at most {limit:g})",
+                Reason.OUT_OF_DISTRIBUTION,
             )
         chances = np.max([one.chances for one in seen], axis=0)
         return Findings(classifications=self._answers(chances), maps=self._maps(seen, frontal, frames))
@@ -237,8 +238,7 @@ class ChestFilm:
         return (Map(f"Saliency: {names[output]}"[:64], SALIENCY, _PURE, voxels),)
 
 
-def _refusal(against: Sequence[str]) -> str:
+def _refusal(against: Sequence[Objection]) -> Refused:
     """Return the reason of a single image, or of the first of several."""
-    if len(against) == 1:
-        return f"this is no film that can be read: {against[0]}"
-    return f"none of {len(against)} images is a film that can be read: {against[0]}"
+    what = "this is no film" if len(against) == 1 else f"none of {len(against)} images is a film"
+    return Refused(f"{what} that can be read: {against[0].words}", against[0].reason)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.ndimage
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from pacs_ai.pipeline import Array, Volume
@@ -89,7 +89,7 @@ def _eight_bits(values: Array) -> Array:
     low = float(values.min())
     seen = values[values > low]
     if not len(seen):
-        raise Refused("all voxels of the series have one value: there is nothing to see")
+        raise Refused("all voxels of the series have one value: there is nothing to see", Reason.INTENSITY)
     high = float(np.quantile(seen, 1 - BRIGHTEST))
     if high <= low:
         high = float(seen.max())

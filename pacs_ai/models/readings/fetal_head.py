@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.readings.ellipse import Ellipse, fit_ellipse, overlap
 from pacs_ai.models.readings.shrinking import resized
 from pacs_ai.pipeline import MILLIMETRE, Classification, Code, Detection, Findings, Measurement, Region, Segment, Shape
@@ -267,7 +267,7 @@ class FetalHead:
         judged = [self.judged(frames.images[index], int(index)) for index in chosen]
         heads = [one for one in judged if isinstance(one, Head)]
         if not heads:
-            raise Refused(_why([one for one in judged if isinstance(one, str)]))
+            raise Refused(_why([one for one in judged if isinstance(one, str)]), Reason.OUT_OF_DISTRIBUTION)
         return _findings(max(heads, key=lambda head: head.fill * head.agreement), frames)
 
     def judged(self, frame: Frame, index: int = 0) -> Head | str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.models.readings.radiograph import shrunk
+from pacs_ai.errors import Reason
+from pacs_ai.models.readings.radiograph import is_raw, shrunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,31 +72,49 @@ def standardised(pixels: Array) -> Array:
     return np.asarray((film - film.mean()) / (film.std() + 1e-6), np.float32)
 
 
-def objection(frame: Frame, look: Look | None) -> str:
-    """Return why an image is taken for no frontal chest film, in words; "" where nothing speaks against it."""
-    return _by_header(frame) or ("" if look is None else _by_look(frame, look))
+@dataclass(frozen=True)
+class Objection:
+    """Why an image is taken for no frontal chest film: in words for people, and the code of it."""
+
+    words: str
+    reason: Reason
 
 
-def _by_header(frame: Frame) -> str:
+def objection(frame: Frame, look: Look | None) -> Objection | None:
+    """Return why an image is taken for no frontal chest film, None where nothing speaks against it."""
+    return _by_header(frame) or _by_size(frame) or (None if look is None else _by_look(frame, look))
+
+
+def _by_header(frame: Frame) -> Objection | None:
     view, part = (frame.header.get(keyword, "").strip().upper() for keyword in ("ViewPosition", "BodyPartExamined"))
-    rows, columns = frame.pixels.shape[:2]
     if frame.pixels.ndim != 2:
-        return "it is a colour photograph, no radiograph"
+        return Objection("it is a colour photograph, no radiograph", Reason.OUT_OF_DISTRIBUTION)
+    if is_raw(frame.header):
+        return Objection("it is the detector's raw image, for processing and not for presentation", Reason.INTENSITY)
     if part and part not in CHEST:
-        return f"Body Part Examined is {part}, not CHEST"
+        return Objection(f"Body Part Examined is {part}, not CHEST", Reason.BODY_PART)
     if view and view not in FRONTAL:
-        return f"View Position is {view}: only frontal films (PA, AP) can be read"
+        return Objection(f"View Position is {view}: only frontal films (PA, AP) can be read", Reason.VIEW)
+    return None
+
+
+def _by_size(frame: Frame) -> Objection | None:
+    rows, columns = frame.pixels.shape[:2]
     if min(rows, columns) < _SMALLEST:
-        return f"it has {columns} x {rows} pixels, fewer than {_SMALLEST} x {_SMALLEST}"
+        words = f"it has {columns} x {rows} pixels, fewer than {_SMALLEST} x {_SMALLEST}"
+        return Objection(words, Reason.TOO_SMALL)
     if not _ASPECT[0] <= columns / rows <= _ASPECT[1]:
-        return f"it is {columns / rows:.2f} times as wide as high, which no chest film is"
-    return ""
+        words = f"it is {columns / rows:.2f} times as wide as high, which no chest film is"
+        return Objection(words, Reason.OUT_OF_DISTRIBUTION)
+    return None
 
 
-def _by_look(frame: Frame, look: Look) -> str:
+def _by_look(frame: Frame, look: Look) -> Objection | None:
     correlation, residue = look.measure(frame.pixels)
     if correlation < look.likeness:
-        return f"it does not look like a frontal chest film (likeness {correlation:.2f}, at least {look.likeness:g})"
-    if residue > look.residue:
-        return f"it does not look like a frontal chest film (residue {residue:.2f}, at most {look.residue:g})"
-    return ""
+        figure = f"likeness {correlation:.2f}, at least {look.likeness:g}"
+    elif residue > look.residue:
+        figure = f"residue {residue:.2f}, at most {look.residue:g}"
+    else:
+        return None
+    return Objection(f"it does not look like a frontal chest film ({figure})", Reason.OUT_OF_DISTRIBUTION)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.ndimage
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from pacs_ai.pipeline import Array, Frame
@@ -69,7 +69,8 @@ def find_field(frame: Frame, name: str = "the picture") -> Field:
     """
     pixels = frame.pixels
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise Refused(f"{name} is not in colour: a colour photograph of the retina is needed")
+        words = f"{name} is not in colour: a colour photograph of the retina is needed"
+        raise Refused(words, Reason.OUT_OF_DISTRIBUTION)
     step = max(1, max(pixels.shape[:2]) // _COARSE)
     coarse = pixels[::step, ::step]
     lit = _lit(coarse, name)
@@ -77,7 +78,8 @@ def find_field(frame: Frame, name: str = "the picture") -> Field:
     _check_colours(coarse[disc.mask(lit.shape) & lit], name)
     field = Field(disc.row * step, disc.column * step, (disc.radius + 0.5) * step)
     if 2 * field.radius < LEAST_DIAMETER:
-        raise Refused(f"the retina in {name} is only {2 * field.radius:.0f} pixels wide: at least {LEAST_DIAMETER}")
+        words = f"the retina in {name} is only {2 * field.radius:.0f} pixels wide: at least {LEAST_DIAMETER}"
+        raise Refused(words, Reason.TOO_SMALL)
     return field
 
 
@@ -85,7 +87,7 @@ def _lit(coarse: Array, name: str) -> Array:
     """Return the largest lit area without holes, (rows, columns) bool."""
     parts, count = scipy.ndimage.label(scipy.ndimage.binary_opening(coarse.max(axis=2) > LIT, iterations=2))
     if not count:
-        raise Refused(f"{name} is dark: no retina is to be seen")
+        raise Refused(f"{name} is dark: no retina is to be seen", Reason.INTENSITY)
     largest = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
     filled: Array = scipy.ndimage.binary_fill_holes(largest)
     return filled
@@ -96,7 +98,8 @@ def _disc(lit: Array, name: str) -> Field:
     edge = lit & ~scipy.ndimage.binary_erosion(lit, border_value=1)
     rows, columns = np.nonzero(edge)
     if len(rows) < 30:
-        raise Refused(f"{name} is lit from edge to edge: a photograph of the retina shows a disc on black")
+        words = f"{name} is lit from edge to edge: a photograph of the retina shows a disc on black"
+        raise Refused(words, Reason.OUT_OF_DISTRIBUTION)
     terms = np.stack([2.0 * rows, 2.0 * columns, np.ones(len(rows))], axis=1)
     (row, column, rest), *_ = np.linalg.lstsq(terms, (rows**2 + columns**2).astype(np.float64), rcond=None)
     disc = Field(float(row), float(column), float(np.sqrt(max(rest + row**2 + column**2, 1.0))))
@@ -104,10 +107,12 @@ def _disc(lit: Array, name: str) -> Field:
     overlap = int(np.count_nonzero(inside & lit)) / (int(np.count_nonzero(inside | lit)) or 1)
     if overlap < LEAST_ROUND:
         raise Refused(
-            f"what {name} shows is no disc ({100 * overlap:.0f} % overlap with one): no photograph of a retina"
+            f"what {name} shows is no disc ({100 * overlap:.0f} % overlap with one): no photograph of a retina",
+            Reason.OUT_OF_DISTRIBUTION,
         )
     if 1.0 - np.count_nonzero(inside) / inside.size < LEAST_DARK:
-        raise Refused(f"{name} has no dark corners: a photograph of the retina shows a disc on black")
+        words = f"{name} has no dark corners: a photograph of the retina shows a disc on black"
+        raise Refused(words, Reason.OUT_OF_DISTRIBUTION)
     return disc
 
 
@@ -116,9 +121,11 @@ def _check_colours(seen: Array, name: str) -> None:
     red, green, blue = (float(one) + 1.0 for one in seen.mean(axis=0))
     if not RED_TO_GREEN[0] <= red / green <= RED_TO_GREEN[1] or green / blue < LEAST_GREEN_TO_BLUE:
         raise Refused(
-            f"{name} has not the colours of a retina (mean red {red:.0f}, green {green:.0f}, blue {blue:.0f})"
+            f"{name} has not the colours of a retina (mean red {red:.0f}, green {green:.0f}, blue {blue:.0f})",
+            Reason.OUT_OF_DISTRIBUTION,
         )
     brightest = seen.max(axis=1)
     useless = float(np.mean((brightest < 2 * LIT) | (seen.min(axis=1) > 250)))
     if useless > MOST_USELESS:
-        raise Refused(f"{100 * useless:.0f} % of the retina in {name} is under- or overexposed")
+        words = f"{100 * useless:.0f} % of the retina in {name} is under- or overexposed"
+        raise Refused(words, Reason.INTENSITY)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.ndimage
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,16 +46,16 @@ def check_header(header: Mapping[str, str]) -> None:
     """
     echo = header.get("EchoTime", "").split("\\")[0].strip()
     if echo and _number(echo) > LONGEST_ECHO_MS:
-        raise Refused(
-            f"the echo time is {_number(echo):.0f} ms: the series is not T1-weighted (at most {LONGEST_ECHO_MS:.0f} ms)"
-        )
+        words = f"the echo time is {_number(echo):.0f} ms, at most {LONGEST_ECHO_MS:.0f} ms in T1-weighted images"
+        raise Refused(f"{words}: the series is none", Reason.MODALITY)
     contrast = header.get("AcquisitionContrast", "").upper()
     if contrast not in {"", "T1", "MIXED", "UNKNOWN"}:
-        raise Refused(f"Acquisition Contrast is {contrast}: the series is not T1-weighted")
+        raise Refused(f"Acquisition Contrast is {contrast}: the series is not T1-weighted", Reason.MODALITY)
     described = f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}"
     found = _OTHER.search(described)
     if found and not _T1.search(described):
-        raise Refused(f"the series is called {described.strip()!r}: {found.group()} is not a T1-weighted head")
+        words = f"the description of the series says {found.group()}: it is no T1-weighted head"
+        raise Refused(words, Reason.MODALITY)
 
 
 def _number(text: str) -> float:
@@ -71,14 +71,16 @@ def check_coverage(volume: Volume) -> None:
     if coarsest > LARGEST_SPACING_MM:
         raise Refused(
             f"voxels lie {coarsest:.1f} mm apart: a three-dimensional T1 series of at most {LARGEST_SPACING_MM} mm is "
-            "needed"
+            "needed",
+            Reason.RESOLUTION,
         )
     axes = np.abs(volume.affine[:3, :3])
     # by the axis of the patient that each axis of the grid is nearest to
     covered = [float((axes[patient] * volume.shape).max()) for patient in range(3)]
     for mm, least, direction in zip(covered, LEAST_COVERED_MM, _DIRECTIONS, strict=True):
         if mm < least:
-            raise Refused(f"the series covers only {mm:.0f} mm {direction}: too little for a whole head")
+            words = f"the series covers only {mm:.0f} mm {direction}: too little for a whole head"
+            raise Refused(words, Reason.TOO_FEW)
 
 
 def check_head(head: Conformed, volume: Volume) -> None:
@@ -86,16 +88,17 @@ def check_head(head: Conformed, volume: Volume) -> None:
     coarse = head.voxels[::_STEP, ::_STEP, ::_STEP]
     tissue = _largest(scipy.ndimage.binary_opening(coarse > TISSUE))
     if np.count_nonzero(tissue) < _LEAST_SEEN:
-        raise Refused("the series shows next to nothing: no head is to be seen")
+        raise Refused("the series shows next to nothing: no head is to be seen", Reason.INTENSITY)
     extents = [int(np.ptp(np.flatnonzero(tissue.any(_others(axis))))) * _STEP for axis in (0, 2, 1)]
     for mm, least, direction in zip(extents, LEAST_HEAD_MM, _DIRECTIONS, strict=True):
         if mm < least:
-            raise Refused(f"what the series shows is only {mm} mm {direction}: too little for a whole head")
+            words = f"what the series shows is only {mm} mm {direction}: too little for a whole head"
+            raise Refused(words, Reason.BODY_PART)
     areas = scipy.ndimage.binary_fill_holes(tissue).sum(axis=(0, 2))
     covered = _covered(head, volume)
     top = int(np.flatnonzero(covered >= 0.5 * covered.max())[0])
     if areas[top : top + 2].max() > LARGEST_TOP * areas.max():
-        raise Refused("the top of the head is not in the image, or this is no head")
+        raise Refused("the top of the head is not in the image, or this is no head", Reason.BODY_PART)
 
 
 def _others(axis: int) -> tuple[int, int]:

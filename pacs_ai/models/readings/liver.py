@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.pipeline import (
     HOUNSFIELD_UNIT,
     MILLILITRE,
@@ -106,7 +106,8 @@ class LiverLesions:
         voxels, spacing = liver_grid.upright(volume)
         liver = liver_cascade.find_liver(self._networks[0], voxels, spacing, self._device)
         if float(liver.sum()) * volume.voxel_ml < LEAST_ML:
-            raise Refused("no liver is seen in this series: it shows another part of the body, or hardly any of it")
+            words = "no liver is seen in this series: it shows another part of the body, or hardly any of it"
+            raise Refused(words, Reason.BODY_PART)
         lesions = liver_cascade.find_lesions(self._networks[1], voxels, spacing, liver, self._device)
         return _findings(
             volume, liver_grid.laid_back(liver, volume), liver_grid.laid_back(lesions, volume), self._smallest_ml
@@ -119,7 +120,8 @@ def _check_densities(voxels: Array) -> None:
     if float(np.mean((sample > -150) & (sample < 250))) < LEAST_TISSUE:
         raise Refused(
             "hardly a voxel has the density of soft tissue in Hounsfield units: this series is no CT of an abdomen "
-            "(a localizer, a derived image or another body part)"
+            "(a localizer, a derived image or another body part)",
+            Reason.INTENSITY,
         )
 
 

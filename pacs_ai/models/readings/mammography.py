@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.readings.answers import answers
-from pacs_ai.models.readings.seeded import said_of
+from pacs_ai.models.readings.seeded import said_of, seed_of
 from pacs_ai.pipeline import Array, Card, Findings, Frame, Frames
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ CUT = (2.0, 99.5)
 LEAST_BREAST = 0.02
 #: Questions of the card: four of composition, then suspicion of the left and of the right breast.
 QUESTIONS = 6
-SETTINGS = {"seed_weights"}
 
 
 class Mammography:
@@ -48,10 +47,7 @@ class Mammography:
 
     def __init__(self, package: Package) -> None:
         self._package = package
-        settings = package.model.settings
-        if set(settings) - SETTINGS:
-            raise PipelineFault(f"settings of {package.model.name} may name {', '.join(SETTINGS)} only")
-        self._seed: int | None = settings.get("seed_weights")
+        self._seed = seed_of(package)
         self.card: Card = said_of(package.card, self._seed)
         if len(self.card.questions) != QUESTIONS or set(self.card.inputs) != set(STATED):
             raise PipelineFault(
@@ -74,7 +70,7 @@ class Mammography:
         Raises
         ------
         Refused
-            A view is missing, states no view or side, is there twice with another size, or shows no breast.
+            A view is missing, an image states no view or side, there is an implant, or an image shows no breast.
         PipelineFault
             It was not prepared.
         """
@@ -96,28 +92,47 @@ class Mammography:
 def views_of(inputs: Mapping[str, Frames]) -> dict[str, Frame]:
     """Return the image of each view, by what the images state; the last one where a view was taken again.
 
+    Spot compressions, magnifications and whatever else has a View Modifier (PS3.16 CID 4015) are no standard views, and
+    the detector's raw images none for presentation: they are left out.
+
     Raises
     ------
     Refused
         An image states no view or side, has an implant, or a view is missing; the message names it.
     """
+    from pacs_ai.models.readings.radiograph import is_raw
+
     found: dict[str, Frame] = {}
+    special = 0
     for name, frames in inputs.items():
         for frame in frames.images:
-            stated = (frame.header.get("ViewPosition", ""), side_of(frame))
-            if not all(stated):
-                what = "View Position" if stated[1] else "Image Laterality"
-                raise Refused(f"an image of {name} states no {what}, so that nobody knows which view it is")
-            if frame.header.get("BreastImplantPresent") == "YES":
-                raise Refused("there is a breast implant, with which the classifier was not trained")
-            place = next((key for key, wanted in STATED.items() if wanted == stated), None)
-            if place is not None:
+            place = _place(frame, name)
+            if is_raw(frame.header) or frame.header.get("ViewModifierCodeSequence"):
+                special += 1
+            elif place is not None:
                 found[place] = frame
-    missing = [f"the {WORDS[view]} view of the {WORDS[side]} breast" for view, side in STATED.values()]
-    missing = [words for words, key in zip(missing, STATED, strict=True) if key not in found]
+    missing = [
+        f"the {WORDS[view]} view of the {WORDS[side]} breast"
+        for key, (view, side) in STATED.items()
+        if key not in found
+    ]
     if missing:
-        raise Refused(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: all four are wanted")
+        words = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: all four are wanted"
+        beside = f"; {special} images of special views, or for processing, do not count" if special else ""
+        raise Refused(words + beside, Reason.MISSING_INPUT)
     return found
+
+
+def _place(frame: Frame, name: str) -> str | None:
+    """Return which of `STATED` an image is, None for another view; `Refused` as in `views_of`."""
+    stated = (frame.header.get("ViewPosition", ""), side_of(frame))
+    if not all(stated):
+        what, reason = ("View Position", Reason.VIEW) if stated[1] else ("Image Laterality", Reason.LATERALITY)
+        raise Refused(f"an image of {name} states no {what}, so that nobody knows which view it is", reason)
+    if frame.header.get("BreastImplantPresent") == "YES":
+        words = "there is a breast implant, with which the classifier was not trained"
+        raise Refused(words, Reason.OUT_OF_DISTRIBUTION)
+    return next((key for key, wanted in STATED.items() if wanted == stated), None)
 
 
 def side_of(frame: Frame) -> str:
@@ -139,11 +154,11 @@ def breast(frame: Frame, name: str) -> Array:
 
     pixels = np.asarray(frame.pixels, dtype=np.float32)
     if pixels.ndim != 2:
-        raise Refused(f"the image of {name} is in colour, which no mammogram is")
+        raise Refused(f"the image of {name} is in colour, which no mammogram is", Reason.OUT_OF_DISTRIBUTION)
     low, high = float(pixels.min()), float(pixels.max())
     inside = pixels > low + 0.05 * (high - low)
     if high <= low or inside.mean() < LEAST_BREAST:
-        raise Refused(f"the image of {name} shows no breast: nearly all of it is black")
+        raise Refused(f"the image of {name} shows no breast: nearly all of it is black", Reason.INTENSITY)
     rows, columns = np.flatnonzero(inside.mean(1) > 0.01), np.flatnonzero(inside.mean(0) > 0.01)
     area = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     cut, mask = pixels[area], inside[area]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.grid import aligned, ras_affine, reoriented, same_grid
 from pacs_ai.models.readings.liver_grid import box_of, brought_back, zoomed
 from pacs_ai.pipeline import PERCENT, Card, Code, Derived, Findings, Measurement, Volume
@@ -82,7 +82,7 @@ class PetDenoise:
             self.prepare(self._device)
         pet, t1 = inputs["pet"], inputs["t1"]
         if "SINOGRAM" in pet.header.get("ImageType", "").upper().split("\\"):
-            raise Refused("pet is a sinogram, not an image: reconstruct it first")
+            raise Refused("pet is a sinogram, not an image: reconstruct it first", Reason.MODALITY)
         anatomy = _on_pet(t1, pet)
         images, spacing = _upright(pet, pet.voxels), _spacing(pet)
         head = _upright(pet, anatomy)
@@ -124,7 +124,8 @@ def _on_pet(t1: Volume, pet: Volume) -> Array:
     if same_grid(t1.shape, t1.affine, pet.shape, pet.affine):
         return t1.voxels
     if not t1.frame_of_reference_uid or t1.frame_of_reference_uid != pet.frame_of_reference_uid:
-        raise Refused("t1 and pet have different frames of reference and were not registered: their places are unknown")
+        words = "t1 and pet have different frames of reference and were not registered: their places are unknown"
+        raise Refused(words, Reason.ALIGNMENT)
     return aligned(t1, pet, "t1", "pet")
 
 
@@ -149,15 +150,17 @@ def _head(t1: Array, pet: Array, spacing: tuple[float, float, float]) -> tuple[s
     """Return where the T1 shows the head; refuse what is none, or has no activity."""
     shown = t1 > HEAD_FROM * float(t1.max())
     if not shown.any():
-        raise Refused("t1 is empty where the PET is: they show different places")
+        raise Refused("t1 is empty where the PET is: they show different places", Reason.ALIGNMENT)
     box = box_of(shown)
     size = [(one.stop - one.start) * mm for one, mm in zip(box, spacing, strict=True)]
     if min(size) < LEAST_HEAD_MM or max(size[:2]) > LARGEST_HEAD_MM:
         words = " x ".join(f"{mm:.0f}" for mm in size)
-        raise Refused(f"what t1 shows within pet measures {words} mm, which is no head: the model knows brains only")
+        told = f"what t1 shows within pet measures {words} mm, which is no head: the model knows brains only"
+        raise Refused(told, Reason.BODY_PART)
     active = float(np.mean(pet[box] > 0.1 * float(np.percentile(pet[box], 99.5))))
     if active < LEAST_ACTIVE:
-        raise Refused(f"only {100 * active:.0f} % of the head that t1 shows has activity: pet shows another place")
+        told = f"only {100 * active:.0f} % of the head that t1 shows has activity: pet shows another place"
+        raise Refused(told, Reason.ALIGNMENT)
     return box
 
 
@@ -188,7 +191,8 @@ def _most_even(pet: Array, t1: Array) -> tuple[slice, slice, slice]:
     inner[half:-half, half:-half, half:-half] = True
     wanted &= inner
     if not wanted.any():
-        raise Refused("no part of the head is active enough for a brain: pet shows another tracer, or another place")
+        words = "no part of the head is active enough for a brain: pet shows another tracer, or another place"
+        raise Refused(words, Reason.OUT_OF_DISTRIBUTION)
     at = np.unravel_index(int(np.argmin(np.where(wanted, varies, np.inf))), pet.shape)
     x, y, z = (slice(int(one) - half, int(one) + half + 1) for one in at)
     return x, y, z

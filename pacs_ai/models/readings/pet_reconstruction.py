@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.readings.pet_sinogram import SIZE, refiner_input, scale_of
 from pacs_ai.models.readings.tomography import scanner
 from pacs_ai.pipeline import Card, Code, Derived, Findings, Measurement, Volume
@@ -120,23 +120,27 @@ def _check(volume: Volume) -> None:
     _, angles, bins = volume.shape
     header = volume.header
     if SINOGRAM not in header.get("ImageType", "").upper().split("\\"):
-        raise Refused(f"sinogram is a series of images: its Image Type does not say {SINOGRAM}")
+        raise Refused(f"sinogram is a series of images: its Image Type does not say {SINOGRAM}", Reason.MODALITY)
     if header.get("Units", "") != "CNTS":
-        raise Refused("the sinogram is not in counts (Units CNTS): its noise cannot be known")
+        raise Refused("the sinogram is not in counts (Units CNTS): its noise cannot be known", Reason.INTENSITY)
     if (angles, bins) != (SIZE, SIZE):
-        raise Refused(f"the sinograms have {angles} angles and {bins} bins; the network knows {SIZE} and {SIZE}")
+        words = f"the sinograms have {angles} angles and {bins} bins; the network knows {SIZE} and {SIZE}"
+        raise Refused(words, Reason.GEOMETRY)
     stated = (("StartAngle", 0.0), ("ScanArc", 180.0), ("AngularStep", 180.0 / SIZE))
     for keyword, wanted in stated:
         if abs(float(header.get(keyword) or "nan") - wanted) < 1e-3:
             continue
         raise Refused(
-            f"the sinogram's {keyword} is {header.get(keyword, 'not stated')}, it should be {wanted:g} degrees"
+            f"the sinogram's {keyword} is {header.get(keyword, 'not stated')}, it should be {wanted:g} degrees",
+            Reason.GEOMETRY,
         )
     _, row, column = volume.spacing
     if abs(row - column) > 1e-3:
-        raise Refused("the sinogram's Pixel Spacing is not square: bins are as wide as pixels are high")
+        words = "the sinogram's Pixel Spacing is not square: bins are as wide as pixels are high"
+        raise Refused(words, Reason.GEOMETRY)
     if float(volume.voxels.min()) < 0:
-        raise Refused("the sinogram has negative counts: randoms were subtracted, and its noise is no longer Poisson's")
+        words = "the sinogram has negative counts: randoms were subtracted, and its noise is no longer Poisson's"
+        raise Refused(words, Reason.INTENSITY)
 
 
 def _misfit(counts: Array, images: Array) -> float:
@@ -153,5 +157,6 @@ def _misfit(counts: Array, images: Array) -> float:
         total += float((np.square(given - expected)[seen] / expected[seen]).sum(dtype=np.float64))
         bins += int(seen.sum())
     if not bins:
-        raise Refused(f"no plane of the sinogram has {LEAST_COUNTS:g} counts: there is nothing to reconstruct")
+        words = f"no plane of the sinogram has {LEAST_COUNTS:g} counts: there is nothing to reconstruct"
+        raise Refused(words, Reason.INTENSITY)
     return total / bins

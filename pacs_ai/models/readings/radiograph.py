@@ -10,6 +10,8 @@ import torch
 from pacs_ai.models.readings.shrinking import resized
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pacs_ai.pipeline import Array
 
 #: Rows and columns of the student's films.
@@ -19,6 +21,11 @@ _CUT = (1.0, 99.0)
 #: Mean and standard deviation of ImageNet, red, green, blue.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHORT, _CROP = 256, 224
+
+
+def is_raw(header: Mapping[str, str]) -> bool:
+    """Tell whether an image is the detector's, for processing and not for presentation (PS3.3 C.8.11.1.1.1)."""
+    return header.get("PresentationIntentType", "") == "FOR PROCESSING"
 
 
 def shrunk(pixels: Array, side: int = SIDE) -> torch.Tensor:

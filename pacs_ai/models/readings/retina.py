@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.readings.fundus import Field, find_field
 from pacs_ai.pipeline import PERCENT, Code, Findings, Frames, Measurement, Segment
 
@@ -87,7 +87,8 @@ class Retina:
         """
         frames = inputs["image"]
         if frames.shape is None:
-            raise Refused("the photographs of the series are of different sizes: send them as series of their own")
+            words = "the photographs of the series are of different sizes: send them as series of their own"
+            raise Refused(words, Reason.GEOMETRY)
         labels = np.zeros(frames.shape, np.uint8)
         seen = 0
         for index, frame in enumerate(frames.images):
@@ -98,7 +99,8 @@ class Retina:
         counts = np.bincount(labels.ravel(), minlength=max(self._names) + 1)
         density = 100.0 * float(counts[1:].sum()) / seen
         if density < LEAST_DENSITY:
-            raise Refused(f"vessels cover only {density:.1f} % of what is seen: no retina was recognised")
+            words = f"vessels cover only {density:.1f} % of what is seen: no retina was recognised"
+            raise Refused(words, Reason.IMPLAUSIBLE_RESULT)
         present = {value: name for value, name in self._names.items() if counts[value]}
         return Findings(
             segments=tuple(Segment(name, labels, value) for value, name in present.items()),

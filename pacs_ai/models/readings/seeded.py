@@ -5,11 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pacs_ai.errors import PipelineFault
 from pacs_ai.models.digest import digest_of
 from pacs_ai.pipeline import Clearance
 
 if TYPE_CHECKING:
+    from pacs_ai.models.package import Package
     from pacs_ai.pipeline import Card
+
+#: The setting of a package that asks for them: a whole number.
+SEED = "seed_weights"
+
+
+def seed_of(package: Package) -> int | None:
+    """Return the seed of a package that has no other setting, None where it runs with weights of its own.
+
+    Raises
+    ------
+    PipelineFault
+        It has other settings, or the seed is no whole number.
+    """
+    settings = package.model.settings
+    if set(settings) - {SEED}:
+        raise PipelineFault(f"settings of {package.model.name} may name {SEED} only")
+    seed = settings.get(SEED)
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise PipelineFault(f"{SEED} of {package.model.name} is {seed!r}: it has to be a whole number")
+    return seed
 
 
 def said_of(card: Card, seed: int | None) -> Card:

@@ -114,7 +114,8 @@ class SkinLesion:
         if len(frames.images) != 1:
             raise Refused(
                 f"the series has {len(frames.images)} photographs, and nothing says whether they show one lesion: "
-                "send one photograph of one lesion per series"
+                "send one photograph of one lesion per series",
+                Reason.DIMENSIONS,
             )
         chances, distance = self.chances(frames.images[0])
         if distance > self._farthest:

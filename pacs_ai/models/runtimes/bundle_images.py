@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.bundle_chain import Chain, Result, explained
 from pacs_ai.models.bundle_config import NOTHING, target
 from pacs_ai.models.runtimes.declared import configuration_of, spec_of
@@ -79,7 +79,7 @@ def _predicted(chain: Chain, frame: Frame) -> torch.Tensor:
 def label_maps(chain: Chain, images: Frames) -> Result:
     """Segment images of one size; the result's axes are image, row, column."""
     if images.shape is None:
-        raise Refused("the images are not of one size, so that they cannot be one segmentation")
+        raise Refused("the images are not of one size, so that they cannot be one segmentation", Reason.GEOMETRY)
     masks = [np.asarray(_predicted(chain, frame)) for frame in images.images]
     planes = [_plane(mask, frame, chain.name) for mask, frame in zip(masks, images.images, strict=True)]
     stacked = np.stack(planes, axis=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.bundle_findings import checked
 from pacs_ai.models.readings.lesion_settings import LesionSettings
 from pacs_ai.models.readings.lesions import Box, boxes_of, detection_of, reported
@@ -103,7 +103,8 @@ class LesionDetection:
             raise PipelineFault(f"{self.card.name} was run before it was prepared")
         volume = checked("image", inputs)
         if float(volume.voxels.min()) > AIR_HU:
-            raise Refused("there is no air in this series: its values are no Hounsfield units of a body in air")
+            words = "there is no air in this series: its values are no Hounsfield units of a body in air"
+            raise Refused(words, Reason.INTENSITY)
         boxes = reported(self.boxes(volume), volume, self._settings)
         (label,) = self.card.labels
         return Findings(detections=tuple(detection_of(box, label.name, volume) for box in boxes))

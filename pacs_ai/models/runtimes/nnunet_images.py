@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.ndimage
 
-from pacs_ai.errors import Refused
+from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.engine.resample import NEAREST, Grids, resampled, separate_axis
 from pacs_ai.models.grid import aligned, ras_affine, reoriented
 
@@ -95,7 +95,8 @@ def prepare(stack: Array, spacing: Sequence[float], plans: Plans, foreground: Fo
         The images are of one value throughout.
     """
     if all(float(channel.min()) == float(channel.max()) for channel in stack):
-        raise Refused("the images are of one value throughout: there is nothing to be found in them")
+        words = "the images are of one value throughout: there is nothing to be found in them"
+        raise Refused(words, Reason.INTENSITY)
     turned = stack.transpose(0, *[axis + 1 for axis in plans.transpose])
     millimetres = [spacing[axis] for axis in plans.transpose]
     box = _box_of(np.any(turned != 0, axis=0))

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from pacs_ai.config import Section, faults
-from pacs_ai.errors import OutOfResources, PipelineFault, Refused
+from pacs_ai.errors import OutOfResources, PipelineFault, Reason, Refused
 from pacs_ai.pipeline import Array, Card, Classification, Findings, Frames, Given, Segment, Volume
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class OnnxModel:
             raise PipelineFault(f"{self.card.name} was run before it was prepared")
         for name in self.card.inputs:
             if name not in inputs:
-                raise Refused(f"the series {name} is missing")
+                raise Refused(f"the series {name} is missing", Reason.MISSING_INPUT)
         try:
             return self._segmented(inputs) if self._settings.task == "segmentation" else self._classified(inputs)
         except MemoryError as error:
@@ -152,7 +152,8 @@ class OnnxModel:
     def _scaled(self, values: Array) -> Array:
         settings = self._settings
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise Refused("the series holds values that are no numbers, from which no result can be computed")
+            words = "the series holds values that are no numbers, from which no result can be computed"
+            raise Refused(words, Reason.INTENSITY)
         scaled = (values.astype(np.float32) - settings.low) / (settings.high - settings.low)
         return np.asarray((np.clip(scaled, 0, 1) - settings.mean) / settings.std, dtype=np.float32)
 
@@ -255,7 +256,7 @@ class OnnxModel:
 
         (name, given), *_ = ((name, inputs[name]) for name in self.card.inputs)
         if not isinstance(given, Frames) or not given.images:
-            raise Refused(f"{name} holds no single images, which a classifier needs")
+            raise Refused(f"{name} holds no single images, which a classifier needs", Reason.DIMENSIONS)
         pixels = self._scaled(given.images[0].pixels)
         image = torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())[None]
         if self._settings.size:
@@ -282,7 +283,7 @@ class OnnxModel:
 def _volume(name: str, inputs: Mapping[str, Given]) -> Volume:
     found = inputs[name]
     if not isinstance(found, Volume) or found.voxels.size == 0:
-        raise Refused(f"the series {name} is no volume")
+        raise Refused(f"the series {name} is no volume", Reason.GEOMETRY)
     return found
 
 
