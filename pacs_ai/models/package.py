@@ -24,9 +24,11 @@ from pacs_ai.models.anatomy import palette
 from pacs_ai.pipeline import Card, Clearance, Code, Expected, Input, Label, Performance, Pipeline, Question
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
+
+    from pacs_ai.pipeline import Array
 
 MODEL = "model.toml"
 #: The packages that come with the node.
@@ -244,20 +246,30 @@ class Package:
         return digest.verified_bytes(self.folder, name, self.model.files)
 
     def tensors(self, name: str = "weights.safetensors") -> dict[str, torch.Tensor]:
-        """Return the tensors of a safetensors file, on the CPU.
+        """Return the tensors of a safetensors file, on the CPU; errors as `arrays`."""
+        from safetensors.torch import load
+
+        return self._of_safetensors(name, load)
+
+    def arrays(self, name: str) -> dict[str, Array]:
+        """Return the arrays of a safetensors file.
 
         Raises
         ------
         PipelineFault
             The file is missing, differs from its digest, or is no safetensors file.
         """
+        from safetensors.numpy import load
+
+        return self._of_safetensors(name, load)
+
+    def _of_safetensors(self, name: str, load: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
         import safetensors
-        from safetensors.torch import load
 
         content = self.read(name)
         try:
             return load(content)
-        except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
             raise PipelineFault(f"{name} of {self.model.name} is no safetensors file: {error}") from error
 
     def build(self) -> Pipeline:

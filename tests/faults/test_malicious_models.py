@@ -311,8 +311,9 @@ SAFETENSORS = {
 @pytest.mark.parametrize("name", SAFETENSORS)
 def test_safetensors_are_within_their_bytes(name, tmp_path, canary):
     made = read(package(tmp_path / "evil", weights_dot_safetensors=SAFETENSORS[name]))
-    with pytest.raises(PipelineFault, match="is no safetensors file"):
-        made.tensors()
+    for read_it in (made.tensors, made.arrays):
+        with pytest.raises(PipelineFault, match="is no safetensors file"):
+            read_it("weights.safetensors")
 
 
 # -- model.toml (MOD-04)
@@ -635,6 +636,10 @@ BUNDLES = {
     "numpy": lambda _: inference(network_def={"_target_": "numpy.load", "file": "x.npy", "allow_pickle": True}),
     "torch": lambda _: inference(network_def={"_target_": "torch.load", "f": "x.pt", "weights_only": False}),
     "power": lambda _: inference(network_def="$9 ** 9 ** 9 ** 9"),
+    "billion laughs": lambda _: inference(
+        network_def="@x40", x0=["ha"], **{f"x{n + 1}": [f"%x{n}", f"%x{n}"] for n in range(40)}
+    ),
+    "arrays that are none": lambda _: inference(network_def="$torch.load('models/other.pt')"),
 }
 
 
@@ -646,6 +651,7 @@ def test_bundles_execute_nothing(name, tmp_path, canary):
         configs__metadata_dot_json=json.dumps(METADATA).encode(),
         configs__inference_dot_json=json.dumps(BUNDLES[name](canary)).encode(),
         models__model_dot_pt=torch_bytes({}),
+        models__other_dot_safetensors=SAFETENSORS["overlap"],
         scripts__evil_dot_py=f"open({str(canary)!r}, 'w')".encode(),
     )
     with pytest.raises(PacsAiError) as refusal:

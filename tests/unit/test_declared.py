@@ -106,6 +106,11 @@ MALICIOUS = [
     "[0] * 10 ** 9",
     "'%1000000000d' % 5",
     "list(range(10 ** 9))",
+    "max(range(10 ** 9))",
+    "0.5 in range(10 ** 9)",
+    "round(1, -10 ** 9)",
+    "'x' * 10000 + 'x'",
+    "str([0])",
     "(x := 5)",
     "yield 1",
     "await x",
@@ -171,6 +176,34 @@ def test_copies_and_circles():
     for copied in ({"a": "%a"}, {"a": "%other.json#a"}):
         with pytest.raises(PipelineFault, match="no circle"):
             Tree(copied)
+
+
+#: First item, and what makes a twice as large one of the one before: forty lines would fill any memory.
+DOUBLING = {
+    "sums of lists": ("$[0] * 1000", "$@{} + @{}"),
+    "sums of texts": ("$'x' * 1000", "$@{} + @{}"),
+    "products": ("$9 ** 64", "$@{} * @{}"),
+    "lists of lists": ([0], ["@{}", "@{}"]),
+    "tables of tables": ({"a": 0, "b": 0}, {"a": "@{}", "b": "@{}"}),
+    "phrases of lists": ([0], "$[@{}, @{}]"),
+    "copies": ([0] * 10, ["%{}", "%{}"]),
+}
+
+
+def doubled(item: Any, name: str) -> Any:
+    if isinstance(item, list):
+        return [doubled(one, name) for one in item]
+    if isinstance(item, dict):
+        return {key: doubled(one, name) for key, one in item.items()}
+    return item.format(name, name)
+
+
+@pytest.mark.parametrize("kind", DOUBLING)
+def test_nothing_doubles_with_each_line(kind):
+    first, next_one = DOUBLING[kind]
+    lines = {"item0": first, **{f"item{n + 1}": doubled(next_one, f"item{n}") for n in range(40)}}
+    with pytest.raises(PipelineFault, match=r"was not understood: .* most|add more than"):
+        Tree(lines).get_parsed_content("item40")
 
 
 @pytest.mark.parametrize(

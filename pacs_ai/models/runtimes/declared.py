@@ -11,7 +11,6 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.numpy import load as load_arrays
 
 from pacs_ai.errors import PipelineFault
 from pacs_ai.models.bundle_chain import Chain, explained
@@ -68,7 +67,7 @@ def configuration_of(package: Package, spec: BundleSpec, device: str) -> Configu
                 f"{PurePosixPath(path).name} of {spec.name} is no safetensors file: a person turns it into one, "
                 "off-line, with pacs-ai models convert, and names it in files of model.toml"
             )
-        return load_arrays(package.read(wanted))
+        return package.arrays(wanted)
 
     tree = Tree(parsed(package.read(name), name), arrays, trust(str(spec.folder)))
     return Configuration(spec, tree, device)

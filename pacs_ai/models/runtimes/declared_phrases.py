@@ -28,8 +28,10 @@ __all__ = ["REFERENCE", "NotDeclared", "Phrases"]
 REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 #: Longest phrase, in characters.
 LONGEST = 2000
-#: Most items that a repeated or listed sequence may have.
+#: Most items that a sequence may have, those of the sequences in it counted too, and characters of a text.
 MOST_ITEMS = 10_000
+#: Longest whole number, bits.
+MOST_BITS = 4096
 #: Largest base and exponent of a power.
 LARGEST_BASE = 1e9
 LARGEST_EXPONENT = 64
@@ -70,24 +72,61 @@ CONSTANTS: Mapping[str, Any] = {
 }
 
 
+def bounded(value: Any) -> Any:
+    """Return what was computed; `NotDeclared` where it is so large that a few more phrases would fill the memory."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise NotDeclared(f"a whole number has at most {MOST_BITS} bits")
+    if isinstance(value, str) and len(value) > MOST_ITEMS:
+        raise NotDeclared(f"a text has at most {MOST_ITEMS} characters")
+    if isinstance(value, list | tuple | dict):
+        left, waiting = MOST_ITEMS, [value]
+        while waiting:
+            one = waiting.pop()
+            left -= len(one)
+            if left < 0:
+                raise NotDeclared(f"a sequence has at most {MOST_ITEMS} items")
+            items = one.values() if isinstance(one, dict) else one
+            waiting += [item for item in items if isinstance(item, list | tuple | dict)]
+    return value
+
+
 def _counted(items: Any) -> list[Any]:
-    """Return the items as a list, unless there are too many."""
-    if not isinstance(items, list | tuple | range | dict) or len(items) > MOST_ITEMS:
-        raise NotDeclared(f"only sequences of at most {MOST_ITEMS} items are listed")
+    """Return the items as a list."""
+    if not isinstance(items, list | tuple | range | dict):
+        raise NotDeclared("only sequences are listed")
     return list(items)
+
+
+def _range(*ends: Any) -> range:
+    found = range(*ends)
+    if found[MOST_ITEMS:]:
+        raise NotDeclared(f"a range has at most {MOST_ITEMS} numbers")
+    return found
+
+
+def _round(number: Any, digits: Any = None) -> Any:
+    if digits is not None and abs(digits) > LARGEST_EXPONENT:
+        raise NotDeclared(f"numbers are rounded to at most {LARGEST_EXPONENT} digits")
+    return round(number, digits)
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, int | float | str | torch.device | None):
+        raise NotDeclared("only numbers and texts are written as texts")
+    return str(value)
 
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "int": int,
     "float": float,
     "bool": bool,
-    "str": str,
+    "str": _str,
     "len": len,
     "abs": abs,
     "min": min,
     "max": max,
-    "round": round,
-    "range": range,
+    "round": _round,
+    "range": _range,
     "list": lambda items=(): _counted(items),
     "tuple": lambda items=(): tuple(_counted(items)),
     "os.path.join": lambda *parts: str(PurePosixPath(*parts)),
@@ -167,7 +206,7 @@ class _Reading:
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
             raise NotDeclared(f"{type(node).__name__} is no part of the declared language")
-        return method(node)
+        return bounded(method(node))
 
     def _constant(self, node: ast.Constant) -> Any:
         if not isinstance(node.value, int | float | str | bool | None):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pacs_ai.errors import PipelineFault
-from pacs_ai.models.runtimes.declared_phrases import REFERENCE, NotDeclared, Phrases
+from pacs_ai.models.runtimes.declared_phrases import REFERENCE, NotDeclared, Phrases, bounded
 from pacs_ai.models.runtimes.declared_targets import make
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LONGEST = 1_000_000
 #: Deepest nesting of items.
 DEEPEST = 40
+#: Most items that copies (``%item``) may add: copies of copies double with each line.
+MOST_COPIED = 100_000
 SEPARATOR = "::"
 #: Keys of a table that say how its object is made, not what with.
 SPECIAL = {"_target_", "_disabled_", "_requires_", "_mode_", "_desc_"}
@@ -99,10 +101,14 @@ class Tree:
         self._under_way: list[tuple[str, ...]] = []
         self._trust = trust
         self._phrases = Phrases(self.get_parsed_content, arrays)
+        self._copied = 0
         self._content = self._with_copies(self._content)
 
     def _with_copies(self, item: Any, seen: tuple[str, ...] = ()) -> Any:
         """Put what ``%item`` names in its place, as written."""
+        self._copied += bool(seen)
+        if self._copied > MOST_COPIED:
+            raise self._refusal(f"%{seen[-1]}", f"copies add more than {MOST_COPIED} items")
         if isinstance(item, dict):
             return {key: self._with_copies(value, seen) for key, value in item.items()}
         if isinstance(item, list):
@@ -161,7 +167,9 @@ class Tree:
                 raise self._refusal(SEPARATOR.join(path), "it refers to itself")
             self._under_way.append(path)
             try:
-                self._built[path] = self._build(path)
+                self._built[path] = bounded(self._build(path))
+            except NotDeclared as error:
+                raise self._refusal(SEPARATOR.join(path), str(error)) from error
             finally:
                 self._under_way.pop()
         return self._built[path]
