@@ -165,6 +165,92 @@ def test_checkpoints_execute_nothing(name, tmp_path, canary):
     assert any(advice in str(refusal.value) for advice in ("get the", "save the weights alone", "state_dict"))
 
 
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_folds_of_an_nnunet_execute_nothing(name, tmp_path, canary):
+    fold = tmp_path / "fold_0" / "checkpoint_final.pth"
+    fold.parent.mkdir()
+    fold.write_bytes(CHECKPOINTS[name](canary))
+    with pytest.raises(PipelineFault, match="fold 0") as refusal:
+        convert.convert("nnunet", tmp_path)
+    assert "weights_only" not in str(refusal.value)  # torch's advice is to open it all the same
+
+
+FOLD = {"init_args": {"configuration": "2d"}, "network_weights": {"a": torch.ones(2)}}
+FOLDS = {
+    "names": FOLD | {"network_weights": {1: torch.ones(2)}},
+    "axes": FOLD | {"inference_allowed_mirroring_axes": ("x",)},
+    "more axes": FOLD | {"inference_allowed_mirroring_axes": [[0]]},
+    "no axes": FOLD | {"inference_allowed_mirroring_axes": 1},
+    "giant": FOLD | {"network_weights": {"a": torch.zeros(1).expand(2**36)}},
+    "no weights": FOLD | {"network_weights": {"a": "b"}},
+    "no configuration": FOLD | {"init_args": []},
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_folds_that_are_none_are_refused(name, tmp_path):
+    (tmp_path / "fold_0.pth").write_bytes(torch_bytes(FOLDS[name]))
+    with pytest.raises(PipelineFault):
+        convert.convert("nnunet", tmp_path)
+
+
+def compressed(kind: int) -> bytes:
+    """A .keras archive."""
+    stream, inner = io.BytesIO(), io.BytesIO()
+    with h5py.File(inner, "w") as file:
+        file["layer/kernel"] = np.ones((3, 4), "f4")
+    with zipfile.ZipFile(stream, "w", kind) as archive:
+        archive.writestr("model.weights.h5", inner.getvalue())
+    return stream.getvalue()
+
+
+def damaged(content: bytes, random: np.random.Generator) -> bytes:
+    """Some bytes changed, or the end cut off."""
+    if random.random() < 0.2:
+        return content[: random.integers(len(content))]
+    changed = bytearray(content)
+    for place in random.integers(len(content), size=random.choice([1, 2, 5, 20])):
+        changed[place] = random.integers(256)
+    return bytes(changed)
+
+
+DAMAGED = {
+    "torch": ("torch", "m.pt", lambda: torch_bytes({"weight": torch.ones(3, 4)})),
+    "torch of old": (
+        "torch", "m.pt", lambda: torch_bytes({"weight": torch.ones(3, 4)}, _use_new_zipfile_serialization=False)
+    ),
+    "nnunet": ("nnunet", "fold_0.pth", lambda: torch_bytes(FOLD)),
+    "nnunet of old": ("nnunet", "fold_0.pth", lambda: torch_bytes(FOLD, _use_new_zipfile_serialization=False)),
+    "keras": ("keras", "m.keras", lambda: compressed(zipfile.ZIP_DEFLATED)),
+    "keras by lzma": ("keras", "m.keras", lambda: compressed(zipfile.ZIP_LZMA)),
+    "keras by bzip2": ("keras", "m.keras", lambda: compressed(zipfile.ZIP_BZIP2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damage_is_told_in_a_sentence(kind, tmp_path):
+    """Whatever is wrong with a file: no error but the node's own."""
+    reader, name, make = DAMAGED[kind]
+    random, whole = np.random.default_rng(1), make()
+    refused = 0
+    for _ in range(150):
+        (tmp_path / name).write_bytes(damaged(whole, random))
+        try:
+            convert.convert(reader, tmp_path)
+        except PacsAiError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{"a": torch.zeros(2, dtype=torch.complex128)}, {"a": np.zeros(2, np.longdouble)}, {"\ud800": np.zeros(2)}, {}],
+)
+def test_what_safetensors_cannot_hold_is_told(arrays):
+    with pytest.raises(PipelineFault):
+        convert.safetensors(arrays)
+
+
 def test_the_small_checkpoint_of_a_giant_is_small(tmp_path):
     """1.6 kB that claim 2^36 elements: refused at once, and no memory was asked for."""
     (tmp_path / "m.pt").write_bytes(torch_bytes({"weight": torch.zeros(1).expand(2**36)}))
@@ -483,6 +569,15 @@ def long_header() -> bytes:
     return gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(4 << 20))
 
 
+def lzma_damaged() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("weights", os.urandom(1000))
+    content = bytearray(stream.getvalue())
+    content[60:90] = bytes(30)
+    return bytes(content)
+
+
 def many() -> bytes:
     """A zip whose table of contents, all that is read, names 10^5 files."""
     names = [f"f{number:05d}".encode() for number in range(100_000)]
@@ -499,6 +594,7 @@ ARCHIVES = {
     "bomb.whl": bomb,
     "many.whl": many,
     "cut.whl": lambda: zipped("weights")[:60],
+    "lzma.whl": lzma_damaged,
     "noise.whl": lambda: os.urandom(1000),
     "slip.tgz": lambda: tarball(name="package/../../evil.py"),
     "absolute.tgz": lambda: tarball(name="/etc/cron.d/evil"),

@@ -64,9 +64,10 @@ def safetensors(arrays: Mapping[str, Any]) -> bytes:
     Raises
     ------
     PipelineFault
-        There are none.
+        There are none, or such as a safetensors file cannot hold.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save
 
     if not arrays:
@@ -74,5 +75,12 @@ def safetensors(arrays: Mapping[str, Any]) -> bytes:
     tensors: dict[str, torch.Tensor] = {}
     for name in sorted(arrays):
         one = arrays[name]
-        tensors[name] = (one.detach() if isinstance(one, torch.Tensor) else torch.tensor(one)).clone().contiguous()
+        try:
+            tensors[name] = (one.detach() if isinstance(one, torch.Tensor) else torch.tensor(one)).clone().contiguous()
+            save({name: tensors[name].flatten()[:1]})
+        except (SafetensorError, TypeError, ValueError, KeyError) as error:
+            raise PipelineFault(
+                f"{name!a} is of type {one.dtype}, or has a name, that safetensors files do not know: have its author "
+                "save it as float32"
+            ) from error
     return save(tensors)

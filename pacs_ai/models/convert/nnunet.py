@@ -8,11 +8,11 @@ is told that numpy's scalars are plain values; nothing else is allowed. Names re
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import PipelineFault, UserError
+from pacs_ai.models.convert.formats import torch_state
 from pacs_ai.models.convert.formats.bounds import MANY, inside
 
 if TYPE_CHECKING:
@@ -90,8 +90,11 @@ def unpacked(tensors: Mapping[str, torch.Tensor]) -> Trained:
             fold, _, key = name.removeprefix("fold_").partition(".")
             folds.setdefault(fold, {})[key] = tensor
     axes, configuration = tensors.get(MIRROR_AXES), tensors.get(CONFIGURATION)
-    said = bytes(configuration.tolist()).decode() if configuration is not None else ""
-    return Trained(folds, said, tuple(axes.tolist()) if axes is not None else ())
+    try:
+        said = bytes(configuration.tolist()).decode() if configuration is not None else ""
+    except (TypeError, ValueError) as error:
+        raise PipelineFault(f"{CONFIGURATION} among the tensors is no text: convert the checkpoint anew") from error
+    return Trained(folds, said, _axes(None if axes is None else axes.tolist(), MIRROR_AXES))
 
 
 def trained(files: Iterable[tuple[str, bytes]]) -> Trained:
@@ -112,34 +115,34 @@ def trained(files: Iterable[tuple[str, bytes]]) -> Trained:
         if not isinstance(weights, dict) or not isinstance(named, str):
             raise PipelineFault(f"the checkpoint of fold {fold} has no network_weights and init_args, as nnU-Net's has")
         folds[fold] = _once(weights, fold)
-        configurations[named] = tuple(int(axis) for axis in found.get("inference_allowed_mirroring_axes") or ())
+        configurations[named] = _axes(found.get("inference_allowed_mirroring_axes"), f"the checkpoint of fold {fold}")
     if len(configurations) != 1:
         raise PipelineFault(f"the folds were trained in several configurations: {', '.join(configurations) or 'none'}")
     ((configuration, axes),) = configurations.items()
     return Trained(folds, configuration, axes)
 
 
+def _axes(stated: object, whose: str) -> tuple[int, ...]:
+    """Return the axes of space that may be mirrored; () where none is stated."""
+    if stated is None:
+        return ()
+    if not isinstance(stated, list | tuple) or any(axis not in range(3) for axis in stated):
+        raise PipelineFault(f"{whose} names axes to mirror that are none of space: get the file that nnU-Net wrote")
+    return tuple(int(axis) for axis in stated)
+
+
 def _loaded(content: bytes, fold: str) -> dict[str, Any]:
     """Return what a checkpoint holds; numpy's scalars are all that is allowed beside tensors and plain containers."""
     import numpy as np
-    import torch
 
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
     allowed: list[Any] = [
         np.dtype, *kinds, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"),
     ]  # fmt: skip
-    try:
-        with torch.serialization.safe_globals(allowed):
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise PipelineFault(
-            f"the checkpoint of fold {fold} cannot be opened without running code that lies in it, so it was not "
-            f"({first}): get the file that nnU-Net wrote"
-        ) from error
-    except (EOFError, IndexError, OSError, RecursionError, AssertionError, OverflowError, MemoryError) as error:
-        raise PipelineFault(f"the checkpoint of fold {fold} is damaged: get the original") from error
+    found = torch_state.opened(
+        io.BytesIO(content), f"the checkpoint of fold {fold}", allowed, "get the file that nnU-Net wrote"
+    )
     if not isinstance(found, dict):
         raise PipelineFault(f"the checkpoint of fold {fold} is none of nnU-Net's")
     return found
@@ -149,8 +152,10 @@ def _once(weights: Mapping[str, Any], fold: str) -> dict[str, torch.Tensor]:
     """Keep each tensor under its shortest name; refuse what is no plain tensor, or claims more than it stores."""
     import torch
 
-    if len(weights) > MANY:
-        raise PipelineFault(f"the checkpoint of fold {fold} holds more than {MANY} tensors: it is no network")
+    if len(weights) > MANY or not all(isinstance(name, str) for name in weights):
+        raise PipelineFault(
+            f"network_weights of fold {fold} are no table of at most {MANY} named tensors: no network's"
+        )
     kept: dict[tuple[int, int, torch.Size, tuple[int, ...]], str] = {}
     for name in sorted(weights, key=lambda one: (len(one), one)):
         tensor = weights[name]

@@ -6,6 +6,7 @@ model has, or contents that its bytes cannot stand for, is refused whole: it was
 
 from __future__ import annotations
 
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -14,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from pacs_ai.errors import PipelineFault
-from pacs_ai.models.convert.formats.bounds import LARGEST, memory
+from pacs_ai.models.convert.formats.bounds import DISK, LARGEST, memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,17 +51,17 @@ def extract(archive: Path, members: Mapping[str, str], to: Path) -> None:
         The archive is none, or holds what is told above.
     """
     try:
-        with memory(archive):
+        with memory(archive.name, archive.stat().st_size):
             if archive.name.endswith((".whl", ".zip")):
                 _from_zip(archive, members, to)
             else:
                 _from_tar(archive, members, to)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise _refused(archive, f"is damaged ({error})") from error
-    except (RuntimeError, RecursionError) as error:  # zipfile: encrypted
+    except RuntimeError as error:  # zipfile: encrypted, or compressed in a way that is not known
         raise _refused(archive, f"cannot be read ({error})") from error
     except OSError as error:
-        if error.errno is not None:  # a full disk is no fault of the archive
+        if error.errno in DISK:
             raise
         raise _refused(archive, f"is damaged ({error})") from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import resource
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from pacs_ai.errors import PipelineFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import IO
 
 #: Largest weight file that is read, bytes: the largest published network that this node could run, and room to spare.
 LARGEST = 8 << 30
@@ -20,6 +23,8 @@ ROOM = 2 << 30
 MANY = 100_000
 #: Most dimensions of one array.
 DIMENSIONS = 16
+#: What goes wrong with a disk, and is no fault of the file that is read or unpacked.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES}
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -45,6 +50,14 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def is_zip(file: Path | IO[bytes]) -> bool:
+    """Whether a file is read as a zip; also a damaged one, which is found to be so where it is opened."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return True
+
+
 def elements(shape: object, name: str) -> int:
     """Return how many elements an array of that shape has; PipelineFault where it is no shape.
 
@@ -67,9 +80,24 @@ def elements(shape: object, name: str) -> int:
     return count
 
 
+def too_much(name: str, size: int) -> PipelineFault:
+    """Return the refusal of a file of `size` bytes for which no memory would suffice."""
+    return PipelineFault(
+        f"{name} asks for far more memory than its {size} bytes can stand for: it is damaged or made to harm; "
+        "get the model's original"
+    )
+
+
 @contextmanager
-def memory(path: Path) -> Iterator[None]:
-    """Limit the address space while the file is read: what it makes a library ask for beyond that is refused.
+def memory(name: str, size: int) -> Iterator[None]:
+    """Limit the address space while a file is read: what it makes a library ask for beyond that is refused.
+
+    Parameters
+    ----------
+    name
+        Of the file, for the message.
+    size
+        Its bytes.
 
     Raises
     ------
@@ -78,15 +106,12 @@ def memory(path: Path) -> Iterator[None]:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    wanted = now + 4 * path.stat().st_size + ROOM
+    wanted = now + 4 * size + ROOM
     ends = [one for one in (soft, hard, wanted) if one != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min(ends), hard))
     try:
         yield
     except MemoryError as error:
-        raise PipelineFault(
-            f"{path.name} asks for far more memory than its {path.stat().st_size} bytes can stand for: "
-            "it is damaged or made to harm; get the model's original"
-        ) from error
+        raise too_much(name, size) from error
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

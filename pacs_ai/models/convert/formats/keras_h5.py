@@ -6,15 +6,17 @@ soft, external and virtual ones, and filters that HDF5 would load from a plug-in
 
 from __future__ import annotations
 
+import lzma
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pacs_ai.errors import PipelineFault
-from pacs_ai.models.convert.formats.bounds import LARGEST, MANY, inside, memory
+from pacs_ai.models.convert.formats.bounds import DISK, LARGEST, MANY, inside, is_zip, memory
 
 if TYPE_CHECKING:
     from pacs_ai.pipeline import Array
@@ -50,7 +52,7 @@ def read(folder: Path, name: str) -> dict[str, Array]:
         It is no HDF5 file, or one with links, foreign filters, or more elements than its bytes can stand for.
     """
     path = inside(folder, name)
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return _read(path)
     with tempfile.TemporaryDirectory() as room:
         return _read(_unpacked(path, Path(room) / _WEIGHTS))
@@ -66,7 +68,11 @@ def _unpacked(path: Path, to: Path) -> Path:
             with archive.open(member) as stream, to.open("wb") as out:
                 while chunk := stream.read(1 << 20):  # zipfile stops at the size that the entry states
                     out.write(chunk)
-    except (KeyError, zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError) as error:
+    except (KeyError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        raise PipelineFault(f"{path.name} is no Keras archive with {_WEIGHTS}: {error}") from error
+    except OSError as error:
+        if error.errno in DISK:
+            raise
         raise PipelineFault(f"{path.name} is no Keras archive with {_WEIGHTS}: {error}") from error
     return to
 
@@ -75,7 +81,7 @@ def _read(path: Path) -> dict[str, Array]:
     import h5py  # type: ignore[import-untyped]
 
     try:
-        with memory(path), h5py.File(path, "r") as file:
+        with memory(path.name, path.stat().st_size), h5py.File(path, "r") as file:
             root = file["model_weights"] if "model_weights" in file and _hard(file, "model_weights") else file
             return dict(sorted(_Walk(path).arrays(root).items()))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:

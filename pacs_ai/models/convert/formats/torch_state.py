@@ -6,23 +6,31 @@ refuses everything else, TorchScript too. There is no other way in: what it refu
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
+import struct
 import warnings
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pacs_ai.errors import PipelineFault
-from pacs_ai.models.convert.formats.bounds import MANY, inside, memory
+from pacs_ai.models.convert.formats.bounds import MANY, inside, is_zip, memory, too_much
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
 
 #: Where training frameworks keep the network's tensors, in the order in which they are looked for.
 KEYS = ("state_dict", "model_state_dict", "network_weights", "model_state", "model", "net", "weights")
+
+#: What to do where a checkpoint is more than weights.
+PLAIN = "have its author save the weights alone, torch.save(model.state_dict(), …), or as safetensors"
+#: What torch raises where it refuses to go on, and where bytes are not what they should be.
+REFUSES = (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, AttributeError)
+DAMAGED = (EOFError, LookupError, OSError, AssertionError, OverflowError, struct.error, zipfile.BadZipFile)
 
 
 def read(folder: Path, name: str, key: str | None = None, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -51,7 +59,8 @@ def read(folder: Path, name: str, key: str | None = None, prefix: str = "") -> d
         It needs code to be opened, holds no tensors there, or claims more elements than its bytes can stand for.
     """
     path = inside(folder, name)
-    loaded = _loaded(path)
+    with path.open("rb") as file:
+        loaded = opened(file, path.name)
     found = _chosen(loaded, key, path.name)
     if len(found) > MANY:
         raise PipelineFault(f"{path.name} holds more than {MANY} tensors: it is no network")
@@ -59,53 +68,72 @@ def read(folder: Path, name: str, key: str | None = None, prefix: str = "") -> d
     return {str(one).removeprefix(prefix): tensor.contiguous() for one, tensor in found.items()}
 
 
-def _loaded(path: Path) -> Any:
-    """Return what the checkpoint holds, after looking at its archive's table of contents."""
+def opened(file: IO[bytes], name: str, allowed: Sequence[Any] = (), advice: str = PLAIN) -> Any:
+    """Return what a checkpoint holds: tensors, plain containers and values, and nothing else.
+
+    Parameters
+    ----------
+    file
+        Its bytes, from the first on; one that can be sought in.
+    name
+        Of the file, for messages.
+    allowed
+        Classes and functions of which objects may be made beside those that torch allows itself.
+    advice
+        How to get one that can be opened.
+
+    Raises
+    ------
+    PipelineFault
+        It is damaged, claims more than its bytes, or needs code to be opened.
+    """
     import torch
 
-    if zipfile.is_zipfile(path):
-        _plain(path)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if is_zip(file):
+        _check_archive(file, name, size)
+    file.seek(0)
     try:
-        with memory(path), warnings.catch_warnings():
+        with memory(name, size), warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
             warnings.simplefilter("ignore", UserWarning)  # of protocols that are refused a moment later
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PipelineFault(_sentence(path, error)) from error
-    except (EOFError, IndexError, OSError, RecursionError, AssertionError, OverflowError) as error:
-        raise PipelineFault(f"{path.name} is no checkpoint of PyTorch, or is damaged: get the original") from error
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except REFUSES as error:
+        raise _refusal(name, size, error, advice) from error
+    except DAMAGED as error:
+        raise PipelineFault(f"{name} is no checkpoint of PyTorch, or is damaged: {advice}") from error
 
 
-def _sentence(path: Path, error: Exception) -> str:
-    first = " ".join(str(error).split())
-    if "can't allocate" in first or "alloc" in first.lower():
-        return (
-            f"{path.name} asks for far more memory than its {path.stat().st_size} bytes can stand for: "
-            "it is damaged or made to harm; get the model's original"
+def _refusal(name: str, size: int, error: Exception, advice: str) -> PipelineFault:
+    """Say it in words of our own: torch's advice is to open the file all the same."""
+    said = " ".join(str(error).split())
+    if "alloc" in said.lower():
+        return too_much(name, size)
+    named = re.search(r"(?:GLOBAL|global:?) ([A-Za-z_][\w.]{0,100})", said)
+    if named or "TorchScript" in said:
+        what = f" ({named[1]})" if named else ""
+        return PipelineFault(
+            f"{name} cannot be opened without running code that lies in it{what}, so it was not: {advice}"
         )
-    named = re.search(r"(?:GLOBAL|global:?) ([A-Za-z_][\w.]*)", first)  # torch's own advice is to open it all the same
-    return (
-        f"{path.name} cannot be opened without running code that lies in it{f' ({named[1]})' if named else ''}, so it "
-        "was not. "
-        "Have its author save the weights alone: torch.save(model.state_dict(), …), or as safetensors"
+    return PipelineFault(
+        f"{name} holds what is neither tensor nor plain value, or is damaged, and cannot be opened without running "
+        f"code that lies in it, so it was not: {advice}"
     )
 
 
-def _plain(path: Path) -> None:
+def _check_archive(file: IO[bytes], name: str, size: int) -> None:
     """Refuse an archive that is TorchScript, compressed, or longer unpacked than it is."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise PipelineFault(f"{path.name} is a damaged archive: {error}") from error
+        raise PipelineFault(f"{name} is a damaged archive: {error}") from error
     if any(member.filename.endswith("/constants.pkl") or "/code/" in member.filename for member in members):
-        raise PipelineFault(
-            f"{path.name} is TorchScript, which is a program: have its author save the weights alone, "
-            "torch.save(model.state_dict(), …)"
-        )
+        raise PipelineFault(f"{name} is TorchScript, which is a program: {PLAIN}")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise PipelineFault(f"{path.name} is a compressed archive, as PyTorch writes none: get the original")
-    if len(members) > MANY or sum(member.file_size for member in members) > path.stat().st_size:
-        raise PipelineFault(f"{path.name} claims more than its {path.stat().st_size} bytes: get the original")
+        raise PipelineFault(f"{name} is a compressed archive, as PyTorch writes none: get the original")
+    if len(members) > MANY or sum(member.file_size for member in members) > size:
+        raise PipelineFault(f"{name} claims more than its {size} bytes: get the original")
 
 
 def _chosen(loaded: Any, key: str | None, name: str) -> Mapping[Any, torch.Tensor]:
