@@ -80,7 +80,9 @@ def _kind(sop_class_uid: str) -> str:
     keyword = UID(sop_class_uid).keyword
     if keyword == "SegmentationStorage":
         return "SEG"
-    return "SR" if keyword.endswith("SRStorage") else "object"
+    if keyword.endswith("SRStorage"):
+        return "text-SR" if "Text" in keyword else "SR"
+    return "picture" if "SecondaryCapture" in keyword else "object"
 
 
 def _send_at_once(event: evt.Event) -> None:

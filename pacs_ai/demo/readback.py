@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MEASUREMENT_GROUP = "125007"
 _TRACKING_UID = "112040"
 _DERIVATION = "121401"
+#: Relationships of items that say who observed and how, not what was found.
+_CONTEXT = {"HAS OBS CONTEXT", "HAS CONCEPT MOD"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def read_values(path: Path, labels: dict[str, str]) -> tuple[Measurement, ...]:
 
 
 def read_text_report(path: Path) -> tuple[str, ...]:
-    """Return the lines of a Basic Text SR (PS3.3 A.35.1), in the order of its content tree."""
+    """Return what a Basic Text SR (PS3.3 A.35.1) reports, line by line, in the order of its content tree."""
     return tuple(line for text in _texts(dcmread(path)) for line in text.splitlines())
 
 
@@ -123,7 +125,8 @@ def _texts(item: Dataset) -> Iterator[str]:
     if item.get("TextValue"):
         yield str(item.TextValue)
     for child in item.get("ContentSequence", ()):
-        yield from _texts(child)
+        if child.get("RelationshipType") not in _CONTEXT:
+            yield from _texts(child)
 
 
 def _containers(item: Dataset) -> Iterator[Dataset]:

@@ -89,9 +89,10 @@ def find(name: str, models: Path) -> Reading:
     known = {entry.name: entry for entry in catalogue.entries(models)}
     entry = known.get(name)
     if entry is not None and entry.state is State.AVAILABLE:
+        brought = entry.advice.endswith("--from FOLDER")
+        offline = "" if brought else f"\n(where there is no internet: {entry.advice} --from FOLDER)"
         raise UserError(
-            f"the weights of {name} are not in {models}: {entry.advice}\n"
-            f"(where there is no internet: {entry.advice} --from FOLDER), or name another folder with --models"
+            f"the weights of {name} are not in {models}: {entry.advice}{offline}, or name another folder with --models"
         )
     registry = Registry(models=models)
     if name not in registry.names():

@@ -16,6 +16,7 @@ from pacs_ai.demo.node import DemoNode
 from pacs_ai.demo.pacs import AE_TITLE, DemoPacs
 from pacs_ai.demo.reading import DEFAULT, PROFILE, Reading
 from pacs_ai.demo.result import Outcome, examine
+from pacs_ai.encode.reports.wording import unit_sign
 from pacs_ai.errors import UserError
 from pacs_ai.models.registry import Registry
 from pacs_ai.profiles import DEFAULT_PROFILE
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pacs_ai.demo.board import Board
     from pacs_ai.demo.node import Snapshot
     from pacs_ai.demo.study import Study
-    from pacs_ai.pipeline import Measurement
+    from pacs_ai.pipeline import Card, Measurement
     from pacs_ai.store.views import ResultView
     from pacs_ai.testing import Phantom
 
@@ -172,7 +173,7 @@ def _tell(console: Console, seen: Snapshot, outcomes: Mapping[int, Outcome], sen
     console.print()
     for job in sorted(seen.jobs, key=lambda job: job.id):
         if job.id in outcomes:
-            _tell_outcome(console, outcomes[job.id])
+            _tell_outcome(console, outcomes[job.id], reading.card)
         else:
             console.print(f"[red]✘[/] job {job.id} is {job.state}: ", end="")
             console.print(job.reason, markup=False, highlight=False, soft_wrap=True)
@@ -190,15 +191,16 @@ def _tell(console: Console, seen: Snapshot, outcomes: Mapping[int, Outcome], sen
     return proved
 
 
-def _tell_outcome(console: Console, outcome: Outcome) -> None:
+def _tell_outcome(console: Console, outcome: Outcome, card: Card) -> None:
     if outcome.values:
+        recorded = any(wanted.given == "waveform" for wanted in card.inputs.values())
+        whole = "the whole recording" if recorded else "the whole image"
         table = Table(
             "Measured value", "of", "", "unit", title="Read from the SR in the demo PACS", title_justify="left"
         )
         table.columns[2].justify = "right"
         for one in outcome.values:
-            unit = {"[hnsf'U]": "HU", "ml": "mL"}.get(one.unit.value, one.unit.value)
-            table.add_row(_meaning(one), one.label or "the whole image", _amount(one.value), unit)
+            table.add_row(_meaning(one), one.label or whole, _amount(one.value), unit_sign(one.unit))
         console.print(table)
     for line in outcome.text:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

@@ -52,7 +52,7 @@ def test_newcomer_sees_the_whole_journey_and_its_proof(tmp_path):
     assert done.stdout.count("mL in the SR, truth") == 2
     assert done.stdout.count("the pipeline's, every one") == 2
     kept = sorted((tmp_path / "out" / "pacs").iterdir())
-    assert [path.name[:3] for path in kept] == ["SEG", "SR-", "SR-"], "the SR, and the same as text"
+    assert [path.name.split("-2.")[0] for path in kept] == ["SEG", "SR", "text-SR"], "the SR, and the same as text"
     for path in (*kept, tmp_path / "out" / "montage.png"):
         assert str(path) in done.stdout
     assert not (tmp_path / "out" / "node").exists()

@@ -71,6 +71,8 @@ def test_missing_weights_are_said_with_the_command(tmp_path):
     done = CliRunner().invoke(main, ["demo", "--reading", "skin-lesion", "--models", str(tmp_path)])
     assert done.exit_code == 2
     assert "pacs-ai models install skin-lesion" in done.output
+    with pytest.raises(UserError, match="mammography --from FOLDER, or name another folder"):
+        find("mammography", tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--reading"], ["--reading", "no-such-reading"]])
@@ -94,6 +96,9 @@ def test_an_answer_that_the_report_does_not_state_is_found():
     found = [{"concept": "Kind", "value": "Nevus", "probability": 0.9, "label": None}]
     assert [one.holds for one in proof.check_answers(found, ("Kind: Nevus (90 %)",))] == [True]
     assert [one.holds for one in proof.check_answers(found, ("Kind: other",))] == [False]
+    other = {**found[0], "concept": "Second lesion"}
+    checks = proof.check_answers([*found, other], ("Kind: Nevus (90 %)", "Second lesion: Melanoma (80 %)"))
+    assert [(one.holds, "Second lesion: Nevus" in one.words) for one in checks] == [(False, True)]
 
 
 def test_new_images_are_drawn_side_by_side(tmp_path):
