@@ -50,14 +50,21 @@ def free_port() -> int:
 
 
 def until(
-    condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS, what: str = "it", why: Callable[[], str] = str
+    condition: Callable[[], Any],
+    seconds: float = DEADLINE_SECONDS,
+    what: str = "it",
+    why: Callable[[], str] = str,
+    every: float = 0.01,
 ) -> Any:
-    """Return what `condition` returns as soon as that is true; AssertionError with `why()` after `seconds`."""
+    """Return what `condition` returns as soon as that is true; AssertionError with `why()` after `seconds`.
+
+    It is asked `every` so many seconds: what takes minutes is not slowed down by being asked.
+    """
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what} did not come within {seconds:g} s\n{why()}"
-        pause.wait(0.01)
+        pause.wait(every)
     return found
 
 

@@ -146,7 +146,11 @@ class ReadingBed:
         assert refused == [], f"{refused[0]}\n{self.node.log()}"
         self.node.acked |= {one.sop_instance_uid for one in outcomes}
         job = until(
-            lambda: self._ended(reading, before, sent), seconds, f"the end of {reading}", lambda: self._why(reading)
+            lambda: self._ended(reading, before, sent),
+            seconds,
+            f"the end of {reading}",
+            lambda: self._why(reading),
+            every=0.25,
         )
         until(lambda: self._delivered(job), 60.0, f"delivery of {reading}", lambda: self._why(reading))
         sent_uids = {one.sop_instance_uid for one in self.node.deliveries(job.id) if one.state is DeliveryState.SENT}
