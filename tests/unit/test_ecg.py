@@ -83,15 +83,29 @@ def test_what_cannot_be_measured_is_refused(change, reason):
     assert raised.value.reason is reason, str(raised.value)
 
 
-@pytest.mark.parametrize("rate", [40, 150, 190, 230])
-def test_a_rate_is_right_or_refused(rate):
-    try:
-        found = beats.measure(ecg(Heart(rate=rate, pr_ms=110, qrs_ms=75, qt_ms=min(380, 0.5 * 60_000 / rate + 90))))
-    except Refused:
-        measured = None
-    else:
-        measured = 60_000 / found.rr_ms.mean()
-    assert (measured is None and rate > 180) or measured == pytest.approx(rate, rel=0.03)
+def _at(rate):
+    return ecg(Heart(rate=rate, pr_ms=min(110, 18_000 / rate), qrs_ms=75, qt_ms=min(380, 37_000 / rate)))
+
+
+@pytest.mark.parametrize("rate", [28, 40, 150, 195, 220, 250])
+def test_a_rate_is_right_however_fast(rate):
+    assert 60_000 / beats.measure(_at(rate)).rr_ms.mean() == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(("rate", "reason"), [(20, Reason.TOO_FEW), (275, Reason.NOISE), (300, Reason.NOISE)])
+def test_a_rate_that_cannot_be_measured_is_refused(rate, reason):
+    with pytest.raises(Refused) as raised:
+        beats.measure(_at(rate))
+    assert raised.value.reason is reason
+
+
+def test_beats_that_were_miscounted_are_refused(monkeypatch):
+    """Half of the beats of a fast heart, whatever the detector is asked."""
+    peaks = beats._peaks
+    monkeypatch.setattr(beats, "_peaks", lambda leads, *apart: peaks(leads, *apart)[::2])
+    with pytest.raises(Refused, match="beats were found and") as raised:
+        beats.measure(_at(150))
+    assert raised.value.reason is Reason.NOISE
 
 
 def test_a_missing_library_is_named(monkeypatch):

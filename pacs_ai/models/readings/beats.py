@@ -32,8 +32,12 @@ FLAT_MV, NOISY = 0.1, 0.2
 AGREEING, FEWEST_BEATS = 0.5, 4
 #: Heart rates that are taken for one, per minute.
 RATES = (25.0, 260.0)
+#: Least time in s from beat to beat: what is tried first, which takes no T wave for a beat, and at fast rates then.
+USUAL, FASTEST = 0.3, 0.2
 #: Part of the velocity of the beats from which on a wave may be one.
 STEEP = 0.6
+#: What has less of it is no beat, but a wave of T: an ectopic beat, which is wider, has half of it or more.
+FLATTEST = 0.35
 #: A beat whose shape is less like the median beat's is left out of it (correlation).
 ALIKE = 0.85
 #: Part of the beats that must be alike; every second one is in a bigeminus.
@@ -98,13 +102,15 @@ def measure(given: Waveform) -> Beats:
         raise Refused(f"the recording is in {given.unit or 'no unit'}, not in volts", Reason.UNREADABLE)
     leads = _brought_to_rate(given)
     names, leads = _usable(given.channels, leads)
-    peaks = _peaks(leads)
-    peaks = _refined(leads, peaks)
-    _check_none_missed(leads, peaks)
+    peaks = _beats(leads, USUAL)
+    if _steep(leads, peaks) > len(peaks):
+        peaks = _beats(leads, FASTEST)
+        _check_none_missed(leads, peaks)
     rr = np.diff(peaks) * 1000.0 / FREQUENCY
     rate = 60_000.0 / float(np.mean(rr))
     if not RATES[0] <= rate <= RATES[1]:
-        raise Refused(f"the leads show {rate:.0f} beats a minute, which no heart does", Reason.NOISE)
+        words = f"the leads show {rate:.0f} beats a minute; {RATES[0]:g} to {RATES[1]:g} can be measured"
+        raise Refused(words, Reason.NOISE)
     beat, before, used = _median_beat(leads, peaks)
     waves = _Waves.of(beat, before)
     axis = _axis(names, beat, waves)
@@ -136,14 +142,33 @@ def _usable(names: Sequence[str], leads: Array) -> tuple[tuple[str, ...], Array]
     return tuple(name for name, one in zip(names, good, strict=True) if one), leads[good]
 
 
-def _peaks(leads: Array) -> npt.NDArray[np.int64]:
-    """Return the samples at which the beats are, as the lead with the evenest of the usual number of them sees them."""
+def _beats(leads: Array, apart: float) -> npt.NDArray[np.int64]:
+    """Return the samples at which the beats are; waves of T, which a detector finds in long pauses, are left out."""
+    peaks = _refined(leads, _peaks(leads, apart))
+    heights = _heights(_velocity(leads), peaks)
+    beats = peaks[heights >= FLATTEST * np.median(heights)]
+    if len(beats) < FEWEST_BEATS:
+        raise Refused(f"the recording holds {len(beats)} whole beats; {FEWEST_BEATS} are needed", Reason.TOO_FEW)
+    return beats
+
+
+def _heights(velocity: Array, peaks: npt.NDArray[np.int64]) -> Array:
+    """Return (beats,) the highest velocity within 50 ms of each."""
+    return np.array([velocity[max(0, at - 25) : at + 25].max() for at in peaks])
+
+
+def _peaks(leads: Array, apart: float) -> npt.NDArray[np.int64]:
+    """Return the samples at which the beats are, as the lead with the evenest of the usual number of them sees them.
+
+    No two of them are nearer to each other than `apart` seconds.
+    """
     neurokit = toolkit()
     found = []
     for lead in leads:
         clean = neurokit.ecg_clean(lead, sampling_rate=int(FREQUENCY), method="neurokit")
         try:
-            peaks = neurokit.ecg_findpeaks(clean, sampling_rate=int(FREQUENCY), method="neurokit")["ECG_R_Peaks"]
+            seen = neurokit.ecg_findpeaks(clean, sampling_rate=int(FREQUENCY), method="neurokit", mindelay=apart)
+            peaks = seen["ECG_R_Peaks"]
         except (ValueError, IndexError):  # it sees none
             peaks = []
         found.append(np.asarray(peaks, np.int64))
@@ -180,14 +205,20 @@ def _refined(leads: Array, peaks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
     return inside
 
 
-def _check_none_missed(leads: Array, peaks: npt.NDArray[np.int64]) -> None:
-    """Refuse where as steep waves as those of the beats lie between them: a detector halves a very fast rate."""
+def _steep(leads: Array, peaks: npt.NDArray[np.int64]) -> int:
+    """Return how many waves from the first beat to the last are as steep as the beats are."""
     velocity = signal.savgol_filter(_velocity(leads), 21, 1)
-    usual = float(np.median([velocity[max(0, at - 25) : at + 25].max() for at in peaks]))
+    usual = float(np.median(_heights(velocity, peaks)))
     among = velocity[max(0, peaks[0] - 40) : peaks[-1] + 40]
-    steep, _ = signal.find_peaks(among, height=STEEP * usual, distance=round(0.2 * FREQUENCY))
-    if len(steep) > len(peaks):
-        words = f"{len(peaks)} beats were found and {len(steep)} waves that are as steep"
+    steep, _ = signal.find_peaks(among, height=STEEP * usual, distance=round(FASTEST * FREQUENCY))
+    return len(steep)
+
+
+def _check_none_missed(leads: Array, peaks: npt.NDArray[np.int64]) -> None:
+    """Refuse where there are more waves as steep as the beats, or fewer: they were miscounted."""
+    steep = _steep(leads, peaks)
+    if steep != len(peaks):
+        words = f"{len(peaks)} beats were found and {steep} waves that are as steep"
         raise Refused(f"{words}: the rate is too fast or the recording too noisy to be measured", Reason.NOISE)
 
 
