@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 
@@ -11,6 +12,7 @@ import torch
 
 from pacs_ai.errors import PipelineFault, Refused
 from pacs_ai.models import package
+from pacs_ai.models.convert.formats import onnx_graph
 from pacs_ai.models.engine.windows import predict
 from pacs_ai.pipeline import Frame, Frames, Volume
 
@@ -69,19 +71,18 @@ def node(kind, inputs, output, **attributes):
     return onnx.helper.make_node(kind, inputs, [output], **attributes)
 
 
-def write_conv(folder, *, name="model.onnx", external=""):
-    """Write a 3-D convolution of three channels as ONNX; return the same in torch."""
-    torch.manual_seed(3)
-    network = torch.nn.Conv3d(1, 3, 3, padding=1)
-    weight = onnx.numpy_helper.from_array(network.weight.detach().numpy(), "w")
-    bias = onnx.numpy_helper.from_array(network.bias.detach().numpy(), "b")
-    value = onnx.helper.make_tensor_value_info
-    shape = ["n", 1, "z", "y", "x"]
+def write_conv(folder, *, name="model.onnx", external="", seed=3, space=("z", "y", "x"), kind=np.float32):
+    """Write a convolution of three channels, 3-D or 2-D by its axes of space, as ONNX; return the same in torch."""
+    torch.manual_seed(seed)
+    network = (torch.nn.Conv3d if len(space) == 3 else torch.nn.Conv2d)(1, 3, 3, padding=1)
+    weight = onnx.numpy_helper.from_array(network.weight.detach().numpy().astype(kind), "w")
+    bias = onnx.numpy_helper.from_array(network.bias.detach().numpy().astype(kind), "b")
+    value, number = onnx.helper.make_tensor_value_info, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     graph = onnx.helper.make_graph(
-        [node("Conv", ["x", "w", "b"], "y", pads=[1] * 6)],
+        [node("Conv", ["x", "w", "b"], "y", pads=[1] * 2 * len(space))],
         "net",
-        [value("x", onnx.TensorProto.FLOAT, shape)],
-        [value("y", onnx.TensorProto.FLOAT, ["n", 3, "z", "y", "x"])],
+        [value("x", number, ["n", 1, *space])],
+        [value("y", number, ["n", 3, *space])],
         [weight, bias],
     )
     save(folder, graph, name, external)
@@ -151,6 +152,117 @@ def test_other_voxels_than_those_received(tmp_path, volume):
     assert findings.segments[0].voxels.shape == volume.shape
 
 
+def test_plane_by_plane(tmp_path, volume):
+    network = write_conv(tmp_path, space=("y", "x"))
+    findings = prepared(tmp_path, SEGMENTATION + "size = [16, 16]\n").run({"image": volume})
+    image = torch.from_numpy(((volume.voxels + 1000) / 2000).astype(np.float32))[:, None]
+    with torch.no_grad():
+        planes = [predict(plane[None], network, (16, 16), 0.5, "gaussian")[0].numpy() for plane in image]
+    assert (findings.segments[0].voxels == np.stack([plane.argmax(0) for plane in planes])).mean() > 0.999
+
+
+def test_a_size_that_the_file_fixes_is_taken(tmp_path, volume):
+    network = write_conv(tmp_path, space=(8, 16, 16))
+    findings = prepared(tmp_path, SEGMENTATION).run({"image": volume})
+    assert (findings.segments[0].voxels == expected(volume, network, (8, 16, 16)).argmax(0)).mean() > 0.999
+    with pytest.raises(PipelineFault, match="leave it out"):
+        prepared(tmp_path, SEGMENTATION + "size = [8, 16, 20]\n")
+
+
+def test_half_precision(tmp_path, volume):
+    network = write_conv(tmp_path, kind=np.float16)
+    findings = prepared(tmp_path, SEGMENTATION).run({"image": volume})
+    assert (findings.segments[0].voxels == expected(volume, network).argmax(0)).mean() > 0.99
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # the exporter's, of torch itself
+def test_what_torch_exports_is_what_torch_computes(tmp_path, volume):
+    pytest.importorskip("onnxscript", reason="ONNXSCRIPT MISSING: pip install onnxscript, so no export was tested here")
+    torch.manual_seed(5)
+    network = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 6, 3, padding=1), torch.nn.InstanceNorm3d(6, affine=True), torch.nn.LeakyReLU(0.01),
+        torch.nn.MaxPool3d(2), torch.nn.Conv3d(6, 6, 1), torch.nn.Upsample(scale_factor=2), torch.nn.Conv3d(6, 3, 1),
+    ).eval()  # fmt: skip
+    free = {0: torch.export.Dim("n"), **{axis: 2 * torch.export.Dim(f"half{axis}", min=4) for axis in (2, 3, 4)}}
+    with contextlib.redirect_stdout(None):
+        made = torch.onnx.export(network, (torch.zeros(2, 1, 8, 16, 16),), dynamo=True, dynamic_shapes=(free,))
+    made.save(tmp_path / "model.onnx", external_data=True)
+    pipeline = prepared(tmp_path, SEGMENTATION + "size = [8, 16, 16]\n")
+    found = pipeline.run({"image": volume}).segments[0].voxels
+    assert (found == expected(volume, network, (8, 16, 16)).argmax(0)).mean() > 0.999
+
+
+@pytest.mark.parametrize("external", ["", "weights.bin"])
+def test_what_was_compared_is_what_is_loaded(tmp_path, volume, monkeypatch, external):
+    """A file that is swapped between the comparison of digests and the loading is not the one that runs."""
+    network, real = write_conv(tmp_path, external=external), onnx_graph.parsed
+
+    def swapped(content, name):
+        write_conv(tmp_path, seed=9, external=external)
+        return real(content, name)
+
+    pipeline = packed(tmp_path, SEGMENTATION).build()
+    monkeypatch.setattr(onnx_graph, "parsed", swapped)
+    if external:
+        with pytest.raises(PipelineFault, match="differs"):
+            pipeline.prepare("cpu")
+        return
+    pipeline.prepare("cpu")
+    found = pipeline.run({"image": volume}).segments[0].voxels
+    assert (found == expected(volume, network).argmax(0)).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("size = [4]\n", "2 or 3 numbers"),
+        ("size = [0, 4]\n", "from 1 on"),
+        ("spacing_mm = [1.0, 0.0, 1.0]\n", "spacing_mm.2: Input should be greater than 0"),
+        ("std = 0\n", "greater than 0"),
+        ('task = "detection"\n', "'segmentation' or 'classification'"),
+        ("colour = 1\n", "unknown key"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_loaded(tmp_path, more, words):
+    write_conv(tmp_path)
+    with pytest.raises(PipelineFault, match=words):
+        packed(tmp_path, SEGMENTATION + more).build()
+
+
+def test_a_range_of_no_width_and_inputs_of_another_kind_are_told(tmp_path):
+    write_conv(tmp_path)
+    with pytest.raises(PipelineFault, match="`low` must be less than `high`"):
+        packed(tmp_path, SEGMENTATION.replace("low = -1000.0", "low = 1000.0")).build()
+    frames = SEGMENTATION.replace('modality = ["CT"]', 'modality = ["DX"]\ngiven = "frames"')
+    with pytest.raises(PipelineFault, match='takes given = "volume"'):
+        packed(tmp_path, frames).build()
+
+
+def test_an_answer_of_another_size_is_told(tmp_path, volume):
+    value = onnx.helper.make_tensor_value_info
+    shape = ["n", 1, "z", "y", "x"]
+    graph = onnx.helper.make_graph(
+        [node("MaxPool", ["x"], "y", kernel_shape=[2, 2, 2], strides=[2, 2, 2])],
+        "net",
+        [value("x", onnx.TensorProto.FLOAT, shape)],
+        [value("y", onnx.TensorProto.FLOAT, ["n", 1, "a", "b", "c"])],
+    )
+    save(tmp_path, graph)
+    with pytest.raises(PipelineFault, match="the image's own size are wanted"):
+        prepared(tmp_path, SEGMENTATION).run({"image": volume})
+
+
+def test_a_graph_of_other_inputs_is_told(tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    both = [value(name, onnx.TensorProto.FLOAT, ["n", 1, 8, 8]) for name in ("x", "more")]
+    graph = onnx.helper.make_graph(
+        [node("Add", ["x", "more"], "y")], "net", both, [value("y", onnx.TensorProto.FLOAT, ["n", 1, 8, 8])]
+    )
+    save(tmp_path, graph)
+    with pytest.raises(PipelineFault, match=r"takes x tensor\(float\), more tensor\(float\)"):
+        prepared(tmp_path, SEGMENTATION)
+
+
 def write_classifier(folder):
     """Mean of the image -> two logits, 10 (mean - 0.5) and its opposite."""
     value, tensor = onnx.helper.make_tensor_value_info, onnx.numpy_helper.from_array
@@ -178,6 +290,9 @@ def test_classification(tmp_path):
     colour = Frames((Frame(np.full((40, 50, 3), 51, np.uint8), None),), "DX")
     (answer,) = pipeline.run({"image": colour}).classifications
     assert answer.value.meaning == "Absent"
+    both = Frames((*bright.images, *colour.images), "DX")
+    (answer,) = pipeline.run({"image": both}).classifications
+    assert answer.probability == pytest.approx(0.5, abs=1e-4)  # the mean of both images
     pipeline.release()
     with pytest.raises(PipelineFault, match="before it was prepared"):
         pipeline.run({"image": bright})

@@ -7,14 +7,14 @@ images are scaled and on which voxels, stands in ``model.toml`` under [settings]
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from pacs_ai.config import Section, faults
 from pacs_ai.errors import OutOfResources, PipelineFault, Reason, Refused
+from pacs_ai.models.runtimes.onnx_session import Session
 from pacs_ai.pipeline import Array, Card, Classification, Findings, Frames, Given, Segment, Volume
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pacs_ai.models.engine.resample import Grids
     from pacs_ai.models.package import Package
 
-_MISSING = "ONNX models need onnxruntime: pip install pacs_ai[onnx] (onnxruntime-gpu in its place for NVIDIA GPUs)"
+
+Millimetres = Annotated[float, Field(gt=0)]
 
 
 class Settings(Section):
@@ -37,10 +38,11 @@ class Settings(Section):
     task: Literal["segmentation", "classification"] = "segmentation"
     """What its output is: channels of the input's size, or one number for each question."""
     size: tuple[int, ...] = ()
-    """Segmentation: windows, in (slice, row, column); classification: (rows, columns) of the network's image."""
+    """Segmentation: windows, in (slice, row, column) or (row, column); classification: (rows, columns) of the network's
+    image. Empty: what the file fixes, else the whole image."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Of neighbouring windows, as a share."""
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Voxel size of the training images (slice, row, column); empty: as received."""
     low: float = 0.0
     """Modality value that becomes 0; values below are cut off."""
@@ -58,6 +60,15 @@ class Settings(Section):
     """Of a segmentation by sigmoid."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Of onnxruntime on a CPU; 0: as many as it likes."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Settings:
+        if self.low >= self.high:
+            raise ValueError("`low` must be less than `high`")
+        axes = (2,) if self.task == "classification" else (2, 3)
+        if self.size and (len(self.size) not in axes or min(self.size) < 1):
+            raise ValueError(f"`size` of a {self.task} has {' or '.join(str(one) for one in axes)} numbers from 1 on")
+        return self
 
 
 class OnnxModel:
@@ -81,7 +92,15 @@ class OnnxModel:
             self._settings = Settings.model_validate(package.model.settings)
         except ValidationError as error:
             raise PipelineFault(f"settings of {package.model.name}: {faults(error)}") from error
-        self._session: Any = None
+        self._session: Session | None = None
+        self._size: tuple[int, ...] = ()
+        given = {table.given for table in package.model.inputs.values()}
+        wanted = "volume" if self._settings.task == "segmentation" else "frames"
+        if given != {wanted}:
+            raise PipelineFault(
+                f"the inputs of {package.model.name} are given as {', '.join(sorted(given))}; a "
+                f'{self._settings.task} by ONNX takes given = "{wanted}"'
+            )
 
     def prepare(self, device: str) -> None:
         """Check every file's digest, then have onnxruntime load the graph.
@@ -92,36 +111,14 @@ class OnnxModel:
             onnxruntime is missing, a file differs, lies outside, or is no graph that onnxruntime knows.
         """
         self._package.verify()
-        name = self._settings.file
-        if name not in self._package.model.files:
-            raise PipelineFault(f"[files] of {self._package.model.name} does not name {name}")
-        self._check_weights_are_inside(name)
-        try:
-            import onnxruntime as ort  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise PipelineFault(_MISSING) from error
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._settings.threads
-        options.log_severity_level = 3
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.startswith("cuda") else []
-        providers = [one for one in wanted if one in ort.get_available_providers()] or ["CPUExecutionProvider"]
-        try:
-            self._session = ort.InferenceSession(str(self._package.folder / name), options, providers=providers)
-        except _onnx_faults() as error:
-            raise PipelineFault(f"onnxruntime does not load {name}: {str(error)[:300]}") from error
-
-    def _check_weights_are_inside(self, name: str) -> None:
-        from pacs_ai.models.convert.formats import onnx_graph
-
-        beside = PurePosixPath(name).parent
-        for external in onnx_graph.read(self._package.folder, name).external:
-            path = PurePosixPath(external)
-            inside = not path.is_absolute() and ".." not in path.parts and "\\" not in external
-            if not inside or (beside / path).as_posix() not in self._package.model.files:
-                raise PipelineFault(
-                    f"{name} takes weights from {external!r}, which is none of the package's files: nothing outside of "
-                    "the model's folder is read; put the file beside it and make model.toml anew"
-                )
+        self._session = Session(self._package, self._settings.file, device, self._settings.threads)
+        size, stated = self._session.size[:: -1 if self._settings.axes == "csr" else 1], self._settings.size
+        if stated and size and stated not in {size, (1, *size)}:
+            raise PipelineFault(
+                f"{self._settings.file} takes images of {list(size)}, [settings] of {self.card.name} states size = "
+                f"{list(stated)}: leave it out"
+            )
+        self._size = stated or size
 
     def release(self) -> None:
         """Give the session and its memory back; `prepare` loads it again."""
@@ -146,7 +143,11 @@ class OnnxModel:
                 raise Refused(f"the series {name} is missing", Reason.MISSING_INPUT)
         try:
             return self._segmented(inputs) if self._settings.task == "segmentation" else self._classified(inputs)
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            from pacs_ai.models.engine.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
             raise OutOfResources(f"not enough memory for {self.card.name}") from error
 
     def _scaled(self, values: Array) -> Array:
@@ -156,6 +157,12 @@ class OnnxModel:
             raise Refused(words, Reason.INTENSITY)
         scaled = (values.astype(np.float32) - settings.low) / (settings.high - settings.low)
         return np.asarray((np.clip(scaled, 0, 1) - settings.mean) / settings.std, dtype=np.float32)
+
+    @property
+    def _prepared(self) -> Session:
+        if self._session is None:
+            raise PipelineFault(f"{self.card.name} was run before it was prepared")
+        return self._session
 
     # -- segmentation
 
@@ -210,10 +217,8 @@ class OnnxModel:
         return [LabelMap(back, classes=channels)]
 
     def _window(self, size: Sequence[int]) -> tuple[int, int, int]:
-        stated = self._settings.size or tuple(size)
-        if len(stated) == 2:
-            return 1, stated[0], stated[1]
-        one, two, three = stated
+        stated = self._size or tuple(size)
+        one, two, three = stated if len(stated) == 3 else (1, *stated)
         return one, two, three
 
     def _network(self, windows: torch.Tensor) -> torch.Tensor:
@@ -222,24 +227,16 @@ class OnnxModel:
 
         reverse = self._settings.axes == "csr"
         turned = windows.transpose(2, -1) if reverse else windows
-        output = torch.from_numpy(self._ran(turned.contiguous().numpy()))
+        output = torch.from_numpy(self._prepared(turned.contiguous().numpy()))
         output = output.transpose(2, -1) if reverse and output.ndim == windows.ndim else output
+        if output.ndim != windows.ndim or (len(output), *output.shape[2:]) != (len(windows), *windows.shape[2:]):
+            raise PipelineFault(
+                f"{self._settings.file} answers images of {tuple(windows.shape)} by {tuple(output.shape)}: of a "
+                "segmentation, (windows, channels) and the image's own size are wanted"
+            )
         if self._settings.activation == "sigmoid":
             return output - float(np.log(self._settings.threshold / (1 - self._settings.threshold)))
         return output
-
-    def _ran(self, image: Array) -> Array:
-        """Return the first output of the graph as float32."""
-        first = self._session.get_inputs()[0]
-        try:
-            output = self._session.run(None, {first.name: image})[0]
-        except _onnx_faults() as error:
-            if "alloc" in str(error).lower():
-                raise MemoryError(str(error)) from error
-            raise PipelineFault(
-                f"{self._settings.file} takes {first.shape}, and refused {image.shape}: {str(error)[:200]}"
-            ) from error
-        return np.asarray(output, dtype=np.float32)
 
     def _segments(self, labels: Array | tuple[Array, ...]) -> tuple[Segment, ...]:
         coded = sorted(self._package.model.labels.items())
@@ -252,24 +249,30 @@ class OnnxModel:
     # -- classification
 
     def _classified(self, inputs: Mapping[str, Given]) -> Findings:
-        import torch
-
+        """Answer the questions by the mean probability over the images."""
         (name, given), *_ = ((name, inputs[name]) for name in self.card.inputs)
         if not isinstance(given, Frames) or not given.images:
             raise Refused(f"{name} holds no single images, which a classifier needs", Reason.DIMENSIONS)
-        pixels = self._scaled(given.images[0].pixels)
-        image = torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())[None]
-        if self._settings.size:
-            image = torch.nn.functional.interpolate(image, self._settings.size, mode="bilinear", antialias=True)
-        wanted = self._session.get_inputs()[0].shape
+        rows = [self._probabilities(frame.pixels) for frame in given.images]
+        return Findings(classifications=self._answers(np.mean(rows, axis=0).tolist()), grid=name)
+
+    def _probabilities(self, pixels: Array) -> Array:
+        """Return one probability for each question about one image."""
+        import torch
+
+        scaled = self._scaled(pixels)
+        image = torch.from_numpy(scaled[None] if scaled.ndim == 2 else scaled.transpose(2, 0, 1).copy())[None]
+        if self._size:
+            image = torch.nn.functional.interpolate(image, self._size, mode="bilinear", antialias=True)
+        wanted = self._prepared.shape
         if len(wanted) == 4 and wanted[1] == 3 and image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
-        output = torch.from_numpy(self._ran(image.contiguous().numpy())).reshape(-1)
+        output = torch.from_numpy(self._prepared(image.contiguous().numpy())).reshape(-1)
         if len(output) != len(self.card.questions):
             raise PipelineFault(f"the output has {len(output)} values, the card {len(self.card.questions)} questions")
         if self._settings.activation != "none":
             output = output.sigmoid() if self._settings.activation == "sigmoid" else output.softmax(0)
-        return Findings(classifications=self._answers(output.tolist()), grid=name)
+        return np.asarray(output.double().numpy())
 
     def _answers(self, probabilities: list[float]) -> tuple[Classification, ...]:
         answers = []
@@ -285,12 +288,3 @@ def _volume(name: str, inputs: Mapping[str, Given]) -> Volume:
     if not isinstance(found, Volume) or found.voxels.size == 0:
         raise Refused(f"the series {name} is no volume", Reason.GEOMETRY)
     return found
-
-
-def _onnx_faults() -> tuple[type[Exception], ...]:
-    """Return what onnxruntime raises: errors of its own, which have no base in common, and Python's."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]
-
-    found = [getattr(state, name) for name in dir(state)]
-    own = [one for one in found if isinstance(one, type) and issubclass(one, Exception)]
-    return (RuntimeError, ValueError, *own)

@@ -52,9 +52,13 @@ def read(folder: Path, name: str) -> Graph:
     PipelineFault
         It is none.
     """
-    path = inside(folder, name)
+    return parsed(inside(folder, name).read_bytes(), name)
+
+
+def parsed(content: bytes, name: str) -> Graph:
+    """As `read`, of the file's bytes."""
     try:
-        model = protobuf.fields(memoryview(path.read_bytes()))
+        model = protobuf.fields(memoryview(content))
         graph = protobuf.fields(memoryview(protobuf.message(model, 7)))
         named = {protobuf.text(protobuf.fields(memoryview(one), _RAW), 8, name) for one in protobuf.messages(graph, 5)}
         inputs = dict(_value(one, name) for one in protobuf.messages(graph, 11))
