@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,21 +160,72 @@ def test_names_of_mura_checkpoints_fit(tmp_path):
         mura.densenet169(tmp_path, {})
 
 
-def test_names_of_the_nodule_checkpoint_fit(tmp_path):
-    """Names and shapes of MONAI's RetinaNet on a ResNet-50 of two stages, which the checkpoint has."""
+class _LayerGetter(torch.nn.ModuleDict):
+    """What MONAI takes from torchvision, which is not installed: a trunk's children up to the last wanted."""
+
+    def __init__(self, trunk: torch.nn.Module, return_layers: dict[str, str]) -> None:
+        children = dict(trunk.named_children())
+        last = max(list(children).index(name) for name in return_layers)
+        super().__init__({name: children[name] for name in list(children)[: last + 1]})
+        self.return_layers = dict(return_layers)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, module in self.items():
+            image = module(image)
+            if name in self.return_layers:
+                found[self.return_layers[name]] = image
+        return found
+
+
+def monai_s_retinanet(settings, monkeypatch) -> torch.nn.Module:
+    """Build the published network of MONAI's own modules, whose names are those of the published checkpoint."""
+    from monai.apps.detection.networks.retinanet_network import RetinaNet
+    from monai.networks.blocks import backbone_fpn_utils
+    from monai.networks.nets import resnet
+
+    getter = SimpleNamespace(_utils=SimpleNamespace(IntermediateLayerGetter=_LayerGetter))
+    monkeypatch.setattr(backbone_fpn_utils, "torchvision_models", getter)
+    trunk = resnet.ResNet(
+        block=resnet.ResNetBottleneck,
+        layers=[3, 4, 6, 3],
+        block_inplanes=resnet.get_inplanes(),
+        n_input_channels=1,
+        conv1_t_size=[7, 7, 7],
+        conv1_t_stride=list(settings.first_stride),
+    )
+    extractor = backbone_fpn_utils._resnet_fpn_extractor(trunk, 3, returned_layers=list(settings.layers))
+    return RetinaNet(
+        spatial_dims=3,
+        num_classes=1,
+        num_anchors=len(settings.anchors),
+        feature_extractor=extractor,
+        size_divisible=settings.divisible,
+    ).eval()
+
+
+def test_a_checkpoint_of_monai_s_own_modules_fits_and_answers_alike(tmp_path, monkeypatch):
     from pacs_ai.models.networks import retinanet
     from pacs_ai.models.readings.lesion_settings import LesionSettings
 
-    with torch.device("meta"):
-        state = zeros(retinanet.network(LesionSettings()))
+    torch.manual_seed(1)
+    settings = LesionSettings()
+    theirs, ours = monai_s_retinanet(settings, monkeypatch), retinanet.network(settings).eval()
+    state = theirs.state_dict()
     assert len(state) == 190
-    assert state["feature_extractor.body.conv1.weight"].shape == (64, 1, 7, 7, 7)
-    assert state["classification_head.cls_logits.weight"].shape == (3, 256, 3, 3, 3)
     assert state["regression_head.bbox_reg.weight"].shape == (18, 256, 3, 3, 3)
     assert not any("layer3" in name for name in state)
     torch.save({"model": {f"network.{name}": tensor for name, tensor in state.items()}}, tmp_path / "model.pt")
     read_back = lung_nodules.retinanet(tmp_path, {})
-    assert {name: tensor.shape for name, tensor in read_back.items()} == {n: t.shape for n, t in state.items()}
+    assert list(read_back) == list(state)
+    ours.load_state_dict(read_back)
+    image = torch.rand(1, 1, 32, 32, 16)
+    with torch.inference_mode():
+        expected, found = theirs(image), ours(image)
+    assert found.keys() == expected.keys() == {"classification", "box_regression"}
+    for name, levels in expected.items():
+        assert [tuple(level.shape) for level in found[name]] == [tuple(level.shape) for level in levels]
+        assert all(torch.equal(one, other) for one, other in zip(found[name], levels, strict=True))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "model.pt")
     with pytest.raises(PipelineFault, match="no checkpoint of MONAI's"):
         lung_nodules.retinanet(tmp_path, {})
