@@ -111,7 +111,8 @@ def listing(models: Path) -> list[str]:
         title = entry.package.model.title if entry.package else entry.fault
         rows[name] = (str(entry.state), title)
     for name in registry.names():
-        rows.setdefault(name, ("comes with the node", registry.card(name).title))
+        state = State.BUILT_IN if registry.is_own(name) else State.INSTALLED
+        rows.setdefault(name, (str(state), registry.card(name).title))
     width = max(map(len, rows))
     lines = [f"  {name:<{width}}  {state:<19}  {_sample(name)}{title}" for name, (state, title) in sorted(rows.items())]
     return ["readings, and where their weights are (* a sample study is made for it):", *lines]

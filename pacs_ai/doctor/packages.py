@@ -24,7 +24,6 @@ def examine(config: Config) -> Iterator[Finding]:
     for entry, words in faults:
         if words:
             level = Level.FAULT if entry.name in used else Level.WARNING
-            advice = f"pacs-ai models install {entry.name} --force, or take {entry.folder} away"
-            yield Finding(level, AREA, entry.name, words, advice)
+            yield Finding(level, AREA, entry.name, words, f"{entry.repair}, or take {entry.folder} away")
     if not any(words for _, words in faults):
         yield Finding(Level.OK, AREA, "packages", f"{len(here)} installed, every file as its card names it")

@@ -58,11 +58,16 @@ class Entry:
     @property
     def advice(self) -> str:
         """The command that installs it, else ""."""
-        if self.package is None or self.state is not State.AVAILABLE:
-            return ""
-        table = self.package.model.install
-        fetched = table is not None and (table.pypi or table.npm or table.url)
-        return f"pacs-ai models install {self.name}{'' if fetched else ' --from FOLDER'}"
+        return self.package.command if self.package is not None and self.state is State.AVAILABLE else ""
+
+    @property
+    def repair(self) -> str:
+        """What brings its files back where they are not those of the card."""
+        if self.folder.parent == ZOO:
+            return "install pacs_ai again: its files were changed"
+        recipe = ZOO / self.name
+        brought = f"pacs-ai models install {self.name} --from FOLDER"
+        return f"{read(recipe).command if (recipe / MODEL).is_file() else brought} --force"
 
     def verified(self) -> str:
         """Compare every file that there is with its digest; "" where all are right, else what is wrong.

@@ -196,6 +196,13 @@ class Package:
         """Files of the table that are not there: the package is not installed yet."""
         return tuple(name for name in self.model.files if not (self.folder / name).is_file())
 
+    @property
+    def command(self) -> str:
+        """The command that installs its files: fetched, where the card says from where, else brought."""
+        table = self.model.install
+        fetched = table is not None and (table.pypi or table.npm or table.url)
+        return f"pacs-ai models install {self.folder.name}{'' if fetched else ' --from FOLDER'}"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over ``model.toml`` and the table of files: the digest of the model as a whole."""
@@ -280,10 +287,7 @@ class Package:
                 f"{self.model.name} wants the runtime {self.model.runtime!r}; known are {', '.join(sorted(RUNTIMES))}"
             )
         if self.missing:
-            raise PipelineFault(
-                f"{', '.join(self.missing)} of {self.model.name} is not here: "
-                f"run pacs-ai models install {self.model.name}"
-            )
+            raise PipelineFault(f"{', '.join(self.missing)} of {self.model.name} is not here: run {self.command}")
         module, _, name = where.partition(":")
         pipeline: Pipeline = getattr(importlib.import_module(module), name)(self)
         return pipeline
@@ -322,7 +326,8 @@ def read(folder: Path) -> Package:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise PipelineFault(f"{path} is no valid TOML: {error}") from error
     except ValidationError as error:
-        raise PipelineFault(f"{path} has {error.error_count()} fault(s):\n{faults(error)}") from error
+        left = "\nlines that begin with #? are still to be filled in" if b"\n#? " in content else ""
+        raise PipelineFault(f"{path} has {error.error_count()} fault(s):\n{faults(error)}{left}") from error
     return Package(folder, model, hashlib.sha256(content).hexdigest())
 
 

@@ -217,8 +217,16 @@ class Registry:
             return self._uninstalled[name]
         if name not in self._sources:
             known = ", ".join(sorted(self._sources)) or "none"
-            raise UserError(f"there is no pipeline {name}: installed or configured are {known}")
+            raise UserError(
+                f"there is no pipeline {name}: installed or configured are {known}; pacs-ai models list shows what can "
+                "be installed"
+            )
         return self._sources[name]
+
+    def is_own(self, name: str) -> bool:
+        """Whether the pipeline is a plugin that comes with the node; `UserError` where there is none of that name."""
+        plugins = self._source(name).plugins
+        return bool(plugins) and all(plugin.value.startswith("pacs_ai.") for plugin in plugins)
 
     def card(self, name: str) -> Card:
         """Return the card; executes no bundle, and of the built-in pipelines imports no torch.

@@ -184,7 +184,7 @@ def test_weights_of_one_s_own_are_pinned_by_installing(tmp_path, models, keras_f
 def test_what_is_missing_is_named(tmp_path, models, keras_file):
     recipe(models / "toy", keras_file)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"toy/toy\.h5 of toy was not found"):
+    with pytest.raises(UserError, match=r"does not hold what toy is made of: toy\.zip, or toy/toy\.h5"):
         installing.install("toy", models, silent, brought=tmp_path / "empty")
     (tmp_path / "a").mkdir()
     shutil.copy(keras_file, tmp_path / "a" / "toy.h5")
@@ -430,7 +430,8 @@ def run(tmp_path):
 
 def test_the_life_of_a_package(tmp_path, models, keras_file, run):
     recipe(models / "toy", keras_file)
-    assert "pacs-ai models install toy --from FOLDER" in run("list")
+    assert "weights are yours: pacs-ai models install NAME --from FOLDER" in run("list")
+    assert "digest = " not in run("show", "toy"), "what is brought changes it"
     assert "toy 1 is installed" in run("install", "toy", "--from", str(tmp_path))
     assert "installed already" in run("install", "toy")
     assert next(row for row in json.loads(run("list", "--json")) if row["name"] == "toy")["state"] == "installed"
@@ -442,11 +443,40 @@ def test_the_life_of_a_package(tmp_path, models, keras_file, run):
     )
     assert "toy" in run("verify", "toy")
     (models / "toy" / "weights.safetensors").write_bytes(b"other")
-    assert "differs" in run("verify", code=1)
+    assert "→ pacs-ai models install toy --from FOLDER --force" in run("verify", code=1)
     assert "there is no package" in run("verify", "nobody", code=2)
     (models / "toy" / "model.toml").write_text("broken")
     assert "toy is broken" in run("list")
     assert "no valid TOML" in run("show", "toy", code=1)
+    assert "--force replaces the folder" in run("install", "skin-lesion", "--from", str(broken(models)), code=2)
+
+
+def broken(models):
+    """Put a damaged card in the place of a model that comes with the node, and return an empty folder."""
+    (models / "skin-lesion").mkdir()
+    (models / "skin-lesion" / "model.toml").write_text("x = [")
+    (models / "empty").mkdir()
+    return models / "empty"
+
+
+def test_what_was_brought_and_does_not_fit_is_said_with_what_would(models, run):
+    models.mkdir(exist_ok=True)
+    shown = run("install", "ct-liver-lesions", "--from", str(models), code=2)
+    assert "pyliverlesionseg-0.3-py3-none-any.whl" in shown
+    assert "weights.safetensors" in shown
+    assert "pacs-ai models new writes it" in run("install", "my-own", "--from", str(models), code=2)
+
+
+def test_the_data_folder_that_an_installation_makes_is_closed_to_others(tmp_path, keras_file):
+    brought = recipe(tmp_path / "brought", keras_file)
+    shutil.copy(keras_file, brought)
+    store = tmp_path / "Daten für alle"
+    place = tmp_path / "node.toml"
+    place.write_text(f'[store]\nfolder = "{store}"\n')
+    command = ["--config", str(place), "models", "install", "toy", "--from", str(brought)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert store.stat().st_mode & 0o777 == 0o700
+    assert read(store / "models" / "toy").missing == ()
 
 
 def test_convert_writes_the_same_bytes_again(tmp_path, keras_file, run):

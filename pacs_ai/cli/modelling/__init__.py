@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,11 @@ def list_packages(session: Session, *, as_json: bool) -> None:
     if as_json:
         words.print_json(rows)
         return
-    drawn = words.table("name", "title", "runtime", "state", "licence", "clearance")
+    drawn = words.table(*pages.COLUMNS)
+    drawn.columns[0].no_wrap = True
     words.console().print(words.rows(drawn, (row.cells for row in rows)))
+    for advice in pages.advice(rows):
+        click.echo(advice)
     for row in rows:
         if row.fault:
             click.echo(f"\n{row.name} is broken: {row.fault}")
@@ -89,6 +93,8 @@ def install(session: Session, names: tuple[str, ...], brought: Path | None, *, f
     from pacs_ai.cli import progress
     from pacs_ai.models import install as installing
 
+    if session.config.models.folder is None:  # within the data folder, which is for nobody else's eyes
+        session.config.store.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in names:
         with progress.transfer() as told:
             package, done = installing.install(name, session.config.models_folder, told, brought=brought, force=force)
@@ -129,7 +135,7 @@ def verify(session: Session, names: tuple[str, ...], *, as_json: bool) -> None:
 
 def _told(entry: Entry, fault: str) -> str:
     """Return what is wrong, and what to do."""
-    return f"{fault}\n→ pacs-ai models install {entry.name} --force" if fault and entry.package else fault
+    return f"{fault}\n→ {entry.repair}" if fault else ""
 
 
 def _pin(entry: Entry, wanted: str) -> str:
@@ -213,4 +219,4 @@ def new(folder: Path | None, search: str | None, *, only_print: bool, force: boo
     click.echo(f"{place} is written: open it, and fill in what is marked with ?")
     for remark in remarks:
         click.echo(f"- {remark}")
-    click.echo(f"Then: pacs-ai models install NAME --from {place.parent}")
+    click.echo(f"Then: pacs-ai models install NAME --from {shlex.quote(str(place.parent))}")

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 #: What a plugin is called where packages have their runtime.
 PYTHON = "python"
+#: Of the list, and the longest licence in it: `show` has the whole of it.
+COLUMNS = ("name", "title", "state", "licence")
+_LICENCE = 28
+_FROM = "--from FOLDER"
+#: How a package stands whose weights everybody brings of his own.
+_YOURS = "weights are yours"
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,9 @@ class Row:
     @property
     def cells(self) -> tuple[str, ...]:
         """The columns."""
-        return (self.name, self.title, self.runtime, self.install or self.state, self.licence, self.clearance)
+        state = _YOURS if self.install.endswith(_FROM) else self.state
+        short = self.licence if len(self.licence) <= _LICENCE else f"{self.licence[: _LICENCE - 1].rstrip()}…"
+        return (self.name, self.title, state, short)
 
 
 def listing(config: Config) -> list[Row]:
@@ -48,6 +56,17 @@ def listing(config: Config) -> list[Row]:
     registry, known = Registry.of(config), {row.name for row in found}
     found += [_other(registry, name) for name in {*registry.names(), *registry.broken} - known]
     return sorted(found, key=lambda row: row.name)
+
+
+def advice(rows: Iterable[Row]) -> list[str]:
+    """Return how those that are not installed come here."""
+    commands = [row.install for row in rows if row.install]
+    lines = []
+    if any(not one.endswith(_FROM) for one in commands):
+        lines.append("not installed: pacs-ai models install NAME")
+    if any(one.endswith(_FROM) for one in commands):
+        lines.append(f"weights are yours: pacs-ai models install NAME {_FROM}")
+    return ["", *lines] if lines else []
 
 
 def _row(entry: Entry) -> Row:
@@ -64,7 +83,13 @@ def _other(registry: Registry, name: str) -> Row:
         card = registry.card(name)
     except PacsAiError as error:
         return Row(name, "-", "-", "-", State.BROKEN, "-", "-", fault=str(error))
-    return Row(name, card.title, card.version, PYTHON, State.INSTALLED, card.licence or "-", card.clearance.value)
+    state = _state(registry, name)
+    return Row(name, card.title, card.version, PYTHON, state, card.licence or "-", card.clearance.value)
+
+
+def _state(registry: Registry, name: str) -> State:
+    """Return how a pipeline stands that is no package: of the node, or somebody's plugin."""
+    return State.BUILT_IN if registry.is_own(name) else State.INSTALLED
 
 
 @dataclass(frozen=True)
@@ -101,7 +126,7 @@ def of(config: Config, name: str) -> Page:
             package.model.settings,
         )  # fmt: skip
     card = _card(registry.card(name))
-    return Page(name, State.INSTALLED, PYTHON, "", "", registry.model_digest(name), card, {})
+    return Page(name, _state(registry, name), PYTHON, "", "", registry.model_digest(name), card, {})
 
 
 def _card(card: Card) -> dict[str, Any]:
@@ -148,7 +173,7 @@ def show(page: Page, out: Console) -> None:
     out.print(words.rows(drawn, ((name, value) for name, value in facts if value)))
     _tables(card, out)
     out.print(f"\ndigest {page.digest}", markup=False)
-    if page.runtime != PYTHON:
+    if page.runtime != PYTHON and not page.install:  # what is brought changes the digest
         out.print("To pin this very model, and no other of its name:", markup=False)
         out.print(f'\n  [[pipeline]]\n  name = "{page.name}"\n  digest = "{page.digest}"', markup=False)
 

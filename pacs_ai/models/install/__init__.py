@@ -50,7 +50,8 @@ def recipe(name: str, models: Path, brought: Path | None = None) -> Package:
     for root in (ZOO, models):
         if (root / name / MODEL).is_file():
             return read(root / name)
-    raise UserError(f"there is no package {name}: pacs-ai models list shows them")
+    own = f"; for a model of your own, {brought} needs a {MODEL}: pacs-ai models new writes it" if brought else ""
+    raise UserError(f"there is no package {name}: pacs-ai models list shows them{own}")
 
 
 def install(
@@ -104,7 +105,10 @@ def _there(wanted: Package, folder: Path) -> Package | None:
         return wanted
     if not (folder / MODEL).is_file():
         return None
-    installed = read(folder)
+    try:
+        installed = read(folder)
+    except PipelineFault as error:
+        raise UserError(f"{error}\n--force replaces the folder") from error
     if hashlib.sha256(_card(wanted, installed.model.files)).hexdigest() != installed.sha256:
         raise UserError(
             f"{folder} holds another {MODEL} than the recipe of {wanted.model.name} {wanted.model.version}: "
@@ -147,7 +151,7 @@ def _staged(wanted: Package, room: Path, brought: Path | None, progress: Progres
     left = [name for name in wanted.model.files if not (staged / name).is_file()]
     if left:
         _gather(wanted, left, members, brought, room, progress)
-        _make(wanted, left, members, staged)
+        _make(wanted, left, members, staged, brought)
     made = {name: sha256(staged / name) for name in wanted.model.files}
     _place(_card(wanted, made), staged / MODEL)
     shutil.rmtree(members)
@@ -280,11 +284,11 @@ def _found(files: list[Path], folder: Path, name: str, digest: str | None = None
     return named[0] if named else None
 
 
-def _make(wanted: Package, left: list[str], members: Path, staged: Path) -> None:
+def _make(wanted: Package, left: list[str], members: Path, staged: Path, brought: Path | None) -> None:
     """Turn the members into the package's missing files, and compare those with their digests."""
     table = wanted.model.install
     if any(not (members / name).is_file() for name in left):
-        _members_there(wanted, members)
+        _members_there(wanted, members, brought)
         if table is None or not table.convert:
             raise PipelineFault(f"the recipe of {wanted.model.name} does not make {', '.join(left)}: it is broken")
         made = [name for name in left if name.endswith(".safetensors") and not (members / name).is_file()]
@@ -302,11 +306,16 @@ def _make(wanted: Package, left: list[str], members: Path, staged: Path) -> None
         _place(content, staged / name)
 
 
-def _members_there(wanted: Package, members: Path) -> None:
+def _members_there(wanted: Package, members: Path, brought: Path | None) -> None:
     table = wanted.model.install
     lost = [path for path, name in (table.members if table else {}).items() if not (members / name).is_file()]
-    if lost:
-        raise UserError(f"{', '.join(lost[:4])} of {wanted.model.name} was not found in what was fetched or brought")
+    if not lost:
+        return
+    if brought is None:
+        raise PipelineFault(f"the archive of {wanted.model.name} lacks {', '.join(lost[:4])}: nothing was installed")
+    archive = [name for name in (table.sha256 if table else ()) if archives.is_archive(name)]
+    fitting = [*archive, ", ".join(lost[:4]), *(name for name in wanted.missing if name.endswith(".safetensors"))]
+    raise UserError(f"{brought} does not hold what {wanted.model.name} is made of: {', or '.join(fitting)}")
 
 
 def _put(staged: Path, to: Path, room: Path) -> None:
