@@ -56,7 +56,8 @@ def build(plans: Plans) -> torch.nn.Module:
         from dynamic_network_architectures.architectures import unet  # type: ignore[import-untyped]
     except ImportError as error:
         raise PipelineFault(
-            "networks of nnU-Net need the package dynamic-network-architectures: pip install pacs_ai[nnunet]"
+            "networks of nnU-Net need a library of theirs, and not what that asks for: pip install --no-deps "
+            '"dynamic-network-architectures>=0.4.1,<0.5"'
         ) from error
     arguments = {
         key: _argument(key, value) for key, value in plans.network["arch_kwargs"].items() if key != "deep_supervision"
