@@ -236,7 +236,7 @@ def rescale(stored: Array, frame: Frame, out: Array) -> None:
     if out.dtype != np.int16:
         out[...] = np.multiply(stored, frame.slope, dtype=np.float64) + frame.intercept
     elif frame.slope == 1:
-        np.add(stored, np.int16(frame.intercept), out=out, dtype=np.int16, casting="unsafe")
+        np.add(stored, np.array(int(frame.intercept)).astype(np.int16), out=out, dtype=np.int16, casting="unsafe")
     else:
         out[...] = stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
 

@@ -417,6 +417,15 @@ def test_values_beyond_int16_turn_the_whole_volume_to_float32_exactly(tmp_path):
     assert (voxels[0, 0, 3], voxels[2, 0, 0]) == (3 - 1024, -32768 - 1024)
 
 
+def test_an_intercept_beyond_int16_is_added_exactly(tmp_path):
+    datasets = [slice_(k, PixelRepresentation=0, RescaleIntercept=-40000) for k in range(3)]
+    for k, ds in enumerate(datasets):
+        put_pixels(ds, np.full(ROWS * COLUMNS, 40000 + k))
+    voxels = load_volume(write(tmp_path, datasets)).volume.voxels
+    assert voxels.dtype == np.int16
+    assert voxels[:, 0, 0].tolist() == [0, 1, 2]
+
+
 def test_signed_and_unsigned_slices_mix(tmp_path):
     signed, unsigned = slice_(0), slice_(1, PixelRepresentation=0)
     put_pixels(signed, np.full(ROWS * COLUMNS, -5))
