@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.valuerep import DT, TM
+from pydicom.valuerep import DA, DT, TM
 
 from pacs_ai.dicom.geometry import check_alike, coincident, read_numbers, stack
 from pacs_ai.dicom.reading import READING_FAULTS, read_items, read_text, read_value
@@ -48,6 +48,8 @@ OFFSETS: Mapping[str, float] = {
 }
 #: Points in time, of the phase or of its frames.
 MOMENTS = ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime", "ContentTime")
+#: The day that a time of the day belongs to: a series may go on over midnight.
+DAYS = {"AcquisitionTime": "AcquisitionDate", "ContentTime": "ContentDate"}
 _EPOCH = datetime(2000, 1, 1)  # noqa: DTZ001 - only differences are taken
 #: Lengths of one phase in ms, where nothing tells its time.
 STEPS = {"TemporalResolution": "the temporal resolution", "RepetitionTime": "the repetition time"}
@@ -216,19 +218,25 @@ def _offset(one: Slice) -> float | None:
 def _moment(one: Slice) -> float | None:
     """Return when a frame was acquired, in seconds after some moment."""
     for keyword in MOMENTS:
-        text = next(filter(None, (read_text(place, keyword) for place in _places(one))), "")
+        text = _text(one, keyword)
         if text:
-            return _seconds(text, keyword)
+            return _seconds(text, keyword, _text(one, DAYS[keyword]) if keyword in DAYS else "")
     return None
 
 
-def _seconds(text: str, keyword: str) -> float:
+def _text(one: Slice, keyword: str) -> str:
+    return next(filter(None, (read_text(place, keyword) for place in _places(one))), "")
+
+
+def _seconds(text: str, keyword: str, day: str) -> float:
+    """Return seconds since 2000; those of a time without its day are counted from midnight."""
     try:
         if keyword.endswith("DateTime"):
             moment: datetime = DT(text)
             return float((moment.replace(tzinfo=None) - _EPOCH).total_seconds())
         time = TM(text)
-        return time.hour * 3600 + time.minute * 60 + time.second + time.microsecond / 1e6
+        days = (DA(day) - _EPOCH.date()).days if day else 0
+        return days * 86_400 + time.hour * 3600 + time.minute * 60 + time.second + time.microsecond / 1e6
     except (*READING_FAULTS, AttributeError) as fault:
         raise Refused(f"{keyword} cannot be read", Reason.UNREADABLE) from fault
 

@@ -45,6 +45,21 @@ def test_phases_are_found_by_number_or_by_time(tmp_path, how):
     )
 
 
+def test_a_series_that_goes_on_over_midnight_keeps_its_order(tmp_path):
+    def over_midnight(datasets):
+        for ds in datasets:
+            seconds = 86_400 - 7 + (ds.TemporalPositionIdentifier - 1) * BOLUS.step_s
+            del ds.TemporalPositionIdentifier
+            day, rest = divmod(seconds, 86_400)
+            ds.AcquisitionDate = f"2020022{8 + int(day)}"
+            ds.AcquisitionTime = f"{int(rest // 3600):02d}{int(rest % 3600 // 60):02d}{rest % 60:09.6f}"
+
+    found = load(write_perfusion(tmp_path, BOLUS), over_midnight)
+    assert found.series.times_s == pytest.approx(np.arange(BOLUS.times) * BOLUS.step_s, abs=0.01)
+    curve = found.series.voxels[:, 1, BOLUS.rows // 2, BOLUS.columns // 4]
+    assert found.series.times_s[int(curve.argmax())] == pytest.approx(BOLUS.early_s, abs=BOLUS.step_s)
+
+
 def test_the_first_time_is_drawn_on_and_all_are_cited(tmp_path):
     found = load(write_perfusion(tmp_path, BOLUS))
     assert len(found.evidence.slices) == BOLUS.slices
