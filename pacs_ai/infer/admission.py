@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 USUAL_HU = (-1024, 3071)
 #: Part of the voxels that must lie within `Input.intensity`.
 WITHIN = 0.9
+#: What stands in Contrast/Bolus Agent where none was given.
+NO_AGENT = {"", "-", "N", "NO", "NONE", "WITHOUT", "NATIVE", "NATIV", "NO CONTRAST", "WITHOUT CONTRAST"}
 #: Words of Series Description and Protocol Name -> the contrast phase that they tell.
 PHASES: Mapping[str, str] = {
-    "native": "native", "without contrast": "native", "arterial": "arterial", "arteriell": "arterial",
+    "native": "native", "nativ": "native", "without contrast": "native", "non contrast": "native",
+    "arterial": "arterial", "arteriell": "arterial", "arterielle": "arterial",
     "portal": "portal", "portovenous": "portal", "venous": "venous", "delayed": "delayed", "late": "delayed",
     "equilibrium": "delayed", "nephrographic": "nephrographic", "excretory": "excretory", "urographic": "excretory",
 }  # fmt: skip
@@ -79,13 +82,13 @@ def _check_header(name: str, header: Mapping[str, str], wanted: Input, card: Car
 
 
 def _check_contrast(name: str, header: Mapping[str, str], wanted: Input, card: Card) -> None:
-    given = bool(header.get("ContrastBolusAgent"))
+    given = header.get("ContrastBolusAgent", "").strip().upper() not in NO_AGENT
     if wanted.contrast == "without" and given:
         raise Refused(f"{name} was taken with contrast medium; {card.title} takes images without", Reason.CONTRAST)
     if wanted.contrast == "with" and not given:
         raise Refused(f"{name} does not say that contrast medium was given; {card.title} needs it", Reason.CONTRAST)
     told = f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}".lower()
-    phases = {phase for word, phase in PHASES.items() if re.search(rf"\b{word}", told)}
+    phases = {phase for word, phase in PHASES.items() if re.search(rf"\b{word}\b", told)}
     if wanted.phase and phases and not phases & set(wanted.phase):
         shown = " and ".join(sorted(phases))
         raise Refused(

@@ -8,12 +8,21 @@ import numpy as np
 
 from pacs_ai.encode.ground import shown_as
 from pacs_ai.errors import PipelineFault, Reason, Refused
-from pacs_ai.pipeline import MILLILITRE, VOLUME, Volume
+from pacs_ai.pipeline import MILLILITRE, VOLUME, Measurement, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pacs_ai.pipeline import Card, Classification, Code, Expected, Findings, Given, Question
+
+
+#: UCUM units that may stand for one another -> how much of the first of their kind each is.
+SCALES: Mapping[str, tuple[str, float]] = {
+    "ml": ("volume", 1.0), "mL": ("volume", 1.0), "cm3": ("volume", 1.0), "mm3": ("volume", 1e-3),
+    "l": ("volume", 1e3), "L": ("volume", 1e3),
+    "mm": ("length", 1.0), "cm": ("length", 10.0), "m": ("length", 1e3),
+    "mm2": ("area", 1.0), "cm2": ("area", 100.0), "ms": ("time", 1.0), "s": ("time", 1e3),
+}  # fmt: skip
 
 
 def remarks_on(card: Card, inputs: Mapping[str, Given], findings: Findings) -> tuple[str, ...]:
@@ -27,7 +36,8 @@ def remarks_on(card: Card, inputs: Mapping[str, Given], findings: Findings) -> t
     Refused
         Where a value lies outside of a range that refuses, or a segment of a volume is all of it.
     PipelineFault
-        Where an answer is given that the card does not have, or may not be given.
+        Where an answer is given that the card does not have, or may not be given, or a value in a unit that cannot be
+        compared with its range's.
     """
     _check_answers(card, findings)
     _check_whole(inputs, findings)
@@ -53,17 +63,32 @@ def _remark(expected: Expected, value: float) -> str:
 
 
 def _values(expected: Expected, inputs: Mapping[str, Given], findings: Findings) -> Iterator[float]:
-    stated = [one.value for one in findings.measurements if one.label == expected.label and _is(one.concept, expected)]
+    stated = [one for one in findings.measurements if one.label == expected.label and _is(one.concept, expected)]
     stated += [
-        one.value
+        one
         for detection in findings.detections
         if detection.label == expected.label
         for one in detection.measurements
         if _is(one.concept, expected)
     ]
-    yield from stated
+    yield from (_in_unit(one, expected) for one in stated)
     if not stated and _is(VOLUME, expected) and _same(expected.unit, MILLILITRE):
         yield from _volumes(expected, inputs, findings)
+
+
+def _in_unit(stated: Measurement, expected: Expected) -> float:
+    """Return a value in the unit of its range."""
+    if _same(stated.unit, expected.unit):
+        return stated.value
+    kind, scale = SCALES.get(stated.unit.value, ("", 1.0))
+    wanted, divisor = SCALES.get(expected.unit.value, ("none", 1.0))
+    if kind != wanted:
+        of = f" of {expected.label}" if expected.label else ""
+        raise PipelineFault(
+            f"the pipeline states {expected.concept.meaning}{of} in {stated.unit.value}, its card expects it in "
+            f"{expected.unit.value}"
+        )
+    return stated.value * scale / divisor
 
 
 def _volumes(expected: Expected, inputs: Mapping[str, Given], findings: Findings) -> Iterator[float]:

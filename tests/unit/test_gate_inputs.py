@@ -16,6 +16,7 @@ from pacs_ai.infer.volume import load_volume
 from pacs_ai.pipeline import (
     ANATOMICAL_STRUCTURE,
     MILLILITRE,
+    PERCENT,
     VOLUME,
     Card,
     Classification,
@@ -98,6 +99,15 @@ def test_what_it_was_made_for_is_taken():
     told = admit("image", volume(PatientAge=""), wanted, CARD)
     assert told == ("image does not tell the patient's age, for which Gate has limits",)
     assert admit("image", volume(BodyPartExamined="", SeriesDescription=""), wanted, CARD) == ()
+    assert admit("image", volume(ContrastBolusAgent="None "), wanted, CARD) == ()
+    assert refusal(volume(ContrastBolusAgent="NONE"), contrast="with").reason is Reason.CONTRAST
+
+
+def test_a_contrast_phase_is_told_by_whole_words():
+    """Lateral is not late."""
+    for told, phase in (("Thorax lateral", "arterial"), ("Abdomen arterielle Phase", "arterial"), ("nativ", "native")):
+        assert admit("image", volume(SeriesDescription=told), Input(("CT",), phase=(phase,)), CARD) == ()
+    assert refusal(volume(SeriesDescription="late phase"), phase=("arterial",)).reason is Reason.CONTRAST
 
 
 @pytest.mark.parametrize(
@@ -234,6 +244,15 @@ def test_a_stated_value_is_held_against_its_range():
     stated = (Measurement(VOLUME, 3.0, MILLILITRE, "Liver"),)
     (remark,) = found(measurements=stated)
     assert remark.startswith("Volume of Liver is 3 ")
+
+
+def test_a_stated_value_is_held_against_its_range_whatever_its_unit():
+    cubic = Code("mm3", "UCUM", "mm3")
+    assert found(measurements=(Measurement(VOLUME, 8.0, cubic, "Liver"),)) == ()
+    (remark,) = found(measurements=(Measurement(VOLUME, 3000.0, cubic, "Liver"),))
+    assert remark.startswith("Volume of Liver is 3 ml, outside")
+    with pytest.raises(PipelineFault, match=r"Volume of Liver in %, its card expects it in ml"):
+        found(measurements=(Measurement(VOLUME, 8.0, PERCENT, "Liver"),))
 
 
 @pytest.mark.parametrize("voxels", [MASK[:2], MASK.astype(np.float32), MASK.astype(np.int16)])
