@@ -69,6 +69,30 @@ def test_the_abdomen_ends_some_way_above_the_lower_end_of_the_lungs():
     assert z.stop - z.start <= 408 / 5
 
 
+def body_with_hips(arms=False):
+    """Voxels (x, y, z) of 4 mm: hips up to slice 45, a waist, ribs from slice 60 on, lungs from slice 80 on."""
+    voxels = np.full((110, 60, 100), -1000, np.int16)
+    voxels[15:95, 10:50] = 40
+    for side in (slice(25, 38), slice(72, 85)):
+        voxels[side, 30:34, :45] = 500
+        voxels[side, 30:32, 60:] = 500
+        voxels[side, 14:28, 80:] = -850
+    if arms:
+        voxels[16:19, 28:36] = voxels[91:94, 28:36] = 500
+    return voxels
+
+
+def test_the_abdomen_begins_some_way_below_the_hips():
+    _, _, z = grid.abdomen(body_with_hips(), (4.0, 4.0, 4.0))
+    assert z.start == 44 - 50 // 4
+
+
+def test_nothing_is_cut_below_where_there_is_no_waist():
+    assert grid.abdomen(body_with_hips(arms=True), (4.0, 4.0, 4.0))[2].start == 0
+    assert grid.abdomen(body_with_hips()[..., 46:], (4.0, 4.0, 4.0))[2].start == 0
+    assert grid.abdomen(body_with_hips()[..., :46], (4.0, 4.0, 4.0))[2].start == 0
+
+
 def test_tiles_cover_all_and_the_last_ends_at_the_end():
     assert list(cascade._starts(30, 42)) == [0]
     assert list(cascade._starts(100, 42)) == [0, 42, 58]

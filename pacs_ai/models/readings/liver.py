@@ -50,9 +50,10 @@ LEAST_TISSUE = 0.03
 class LiverLesions:
     """Outlines the liver, then the lesions in it, by pyliverlesionseg's cascade.
 
-    Preprocessing, windows and thresholds are the authors'; three steps differ. Their search for the hips is left out,
-    because no more than 408 mm below the lungs is looked at anyway. Outlines are brought back to the CT at the
-    probability of a half, where theirs grow by up to a voxel of 3 mm. Lesions smaller than `smallest_ml` are left out.
+    Preprocessing, windows and thresholds are the authors'; three steps differ. Hips are looked for below the waist
+    (`liver_grid.abdomen`), where theirs are the maximum of all bone, which a metal hip leads astray. Outlines are
+    brought back to the CT at the probability of a half, where theirs grow by up to a voxel of 3 mm. Lesions smaller than
+    `smallest_ml` are left out.
 
     Parameters
     ----------

@@ -25,6 +25,15 @@ ABOVE_DOME_MM = 70.0
 _COARSE_MM = 3.0
 #: A slice shows lung where so much of its body, and half as much as the slice with most, is lung.
 _SOME_LUNG = 0.05
+#: Denser than this is bone, in HU. Hips are bone on either side, this far from the middle of the body in mm.
+BONE_HU, _ASIDE_MM = 250.0, (50.0, 170.0)
+#: Of such bone the waist shows less, and the hips show more on both sides, in mm2; for so many mm of the body's length.
+_WAIST_MM2, _HIP_MM2 = 100.0, 150.0
+_WAIST_MM, _HIP_MM = 12.0, 21.0
+#: The waist begins at most this far above.
+_NEAR_MM = 24.0
+#: How far below the upper edge of the hips is looked.
+BELOW_CREST_MM = 50.0
 
 
 def upright(volume: Volume) -> tuple[Array, tuple[float, float, float]]:
@@ -53,9 +62,10 @@ def box_of(mask: Array, margin: Sequence[int] = (0, 0, 0)) -> Box:
 
 
 def abdomen(voxels: Array, spacing: tuple[float, float, float]) -> Box:
-    """Return where the abdomen is: the body across, and along it what lies below the dome of the liver.
+    """Return where the abdomen is: the body across, and along it what lies between the dome of the liver and the hips.
 
-    As the authors cut, without their search for the hips: what is left is at most `LARGEST_MM`, taken from above.
+    As the authors cut, but for the way in which hips are found: what is left is at most `LARGEST_MM`, taken from above.
+    Without that cut the network, which normalises over all that it sees, takes kidney and colon for liver.
     """
     steps = tuple(max(1, round(_COARSE_MM / mm)) for mm in spacing)
     coarse = voxels[:: steps[0], :: steps[1], :: steps[2]]
@@ -64,8 +74,10 @@ def abdomen(voxels: Array, spacing: tuple[float, float, float]) -> Box:
         return slice(0, voxels.shape[0]), slice(0, voxels.shape[1]), slice(0, voxels.shape[2])
     body = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     across = box_of(body, (1, 1, 0))
-    top = _top(coarse, body, spacing[2] * steps[2])
-    ends = (slice(across[0].start, across[0].stop), slice(across[1].start, across[1].stop), slice(0, top))
+    lung = _lung_end(coarse, body)
+    top = min(int(coarse.shape[2]), int(lung + np.ceil(ABOVE_DOME_MM / (spacing[2] * steps[2]))) + 1)
+    low = _bottom(coarse, body, tuple(mm * step for mm, step in zip(spacing, steps, strict=True)), lung)
+    ends = (slice(across[0].start, across[0].stop), slice(across[1].start, across[1].stop), slice(low, top))
     found = [
         slice(one.start * n, min(one.stop * n, size)) for one, n, size in zip(ends, steps, voxels.shape, strict=True)
     ]
@@ -80,14 +92,32 @@ def _cut(one: slice, longest: int) -> slice:
     return slice(one.start + over // 2, one.stop - (over - over // 2))
 
 
-def _top(coarse: Array, body: Array, step_mm: float) -> int:
-    """Return the slice above which nothing is looked at: some way above the lower end of the lungs."""
+def _lung_end(coarse: Array, body: Array) -> int:
+    """Return the lowest slice that shows lung; the number of slices where none does."""
     filled = np.stack([ndimage.binary_fill_holes(body[..., k]) for k in range(body.shape[2])], axis=2)
     air = (filled & (coarse < LUNG_HU)).sum((0, 1)) / np.maximum(filled.sum((0, 1)), 1)
     lung = np.flatnonzero(air > max(_SOME_LUNG, 0.5 * float(air.max())))
-    if not lung.size:
-        return int(coarse.shape[2])
-    return min(int(coarse.shape[2]), int(lung[0] + np.ceil(ABOVE_DOME_MM / step_mm)) + 1)
+    return int(lung[0]) if lung.size else int(coarse.shape[2])
+
+
+def _bottom(coarse: Array, body: Array, spacing: Sequence[float], lung: int) -> int:
+    """Return the slice below which nothing is looked at: some way below the crests of the hips; 0 where none are seen.
+
+    The crests are where, below the lung's end, bone begins on both sides under a waist that has none: arms beside the
+    body hide the waist, and nothing is cut.
+    """
+    wide = np.flatnonzero(body.any((1, 2)))
+    aside = (np.arange(body.shape[0]) - (wide[0] + wide[-1]) / 2) * spacing[0]
+    bone = (coarse > BONE_HU) & ndimage.binary_dilation(body)
+    first, last = _ASIDE_MM
+    areas = [bone[(side > first) & (side < last)].sum((0, 1)) * spacing[0] * spacing[1] for side in (aside, -aside)]
+    waist = ndimage.binary_opening(np.maximum(*areas) < _WAIST_MM2, np.ones(int(np.ceil(_WAIST_MM / spacing[2]))))
+    hips = np.minimum(*areas) > _HIP_MM2
+    long, near = int(np.ceil(_HIP_MM / spacing[2])), int(np.ceil(_NEAR_MM / spacing[2]))
+    for crest in range(lung - 1, long - 2, -1):
+        if hips[crest - long + 1 : crest + 1].all() and waist[crest + 1 : crest + 1 + near].any():
+            return max(0, crest - int(BELOW_CREST_MM / spacing[2]))
+    return 0
 
 
 def zoomed(voxels: Array, factors: Sequence[float]) -> Array:
