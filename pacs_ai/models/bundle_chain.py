@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
+from monai.inferers import SlidingWindowInferer
 
 from pacs_ai.errors import OutOfResources, PipelineFault
 from pacs_ai.models.bundle_config import without_known_warnings
+from pacs_ai.models.engine import processor
 from pacs_ai.models.grid import aligned, nearest, ras_affine, reoriented, same_grid
 
 if TYPE_CHECKING:
@@ -122,6 +124,13 @@ class Parts:
     channels: int
 
 
+def _ready(parts: Parts, device: torch.device) -> Any:
+    """Return the network, compiled for the processor where it will see windows of one size, many times over."""
+    if device.type != "cpu" or not isinstance(parts.inferer, SlidingWindowInferer):
+        return parts.network
+    return processor.compiled(parts.network) if isinstance(parts.network, torch.nn.Module) else parts.network
+
+
 class Chain:
     """A bundle's parts, run one after another.
 
@@ -140,6 +149,7 @@ class Chain:
         self.name = spec.name or spec.folder.name
         self.parts = parts
         self.device = device
+        self._network = _ready(parts, device)
 
     def run(self, volumes: Mapping[str, Volume]) -> Result:
         """Run the bundle on volumes, in the order of its channels; the first one's grid is the result's.
@@ -176,7 +186,7 @@ class Chain:
             self._check_memory(image.shape[2:], outer)
             cuda = parts.mixed_precision and self.device.type == "cuda"
             with torch.autocast("cuda") if cuda else nullcontext():
-                prediction = parts.inferer(image, parts.network)
+                prediction = parts.inferer(image, self._network)
             self._check_numbers(prediction)
             [entry] = decollate_batch({**batch, "image": image, "pred": prediction})
             del batch, image, prediction

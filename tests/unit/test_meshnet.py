@@ -34,13 +34,13 @@ def test_subgrids_are_the_plain_convolutions(layout, block, monkeypatch):
     with torch.inference_mode():
         plain = network(image[None, None])[0]
     assert torch.allclose(network.logits(image), plain, atol=1e-4)
-    assert (network.label(image) == plain.argmax(0)).float().mean() > 0.9999
-    assert network.label(image).dtype == torch.uint8
+    assert (network.label_by_subgrids(image) == plain.argmax(0)).float().mean() > 0.9999
+    assert network.label_by_subgrids(image).dtype == torch.uint8
 
 
 def test_a_size_between_multiples_of_the_dilation_is_no_input():
     with pytest.raises(ValueError, match="no multiple of 8"):
-        seeded(LAYOUTS[0]).label(torch.zeros(16, 20, 16))
+        seeded(LAYOUTS[0]).label_by_subgrids(torch.zeros(16, 20, 16))
 
 
 def test_weights_of_another_net_are_refused():
@@ -107,10 +107,10 @@ def test_a_running_net_holds_one_array_of_activations():
 
     with pytest.MonkeyPatch.context() as patch, Watch():
         patch.setattr(meshnet, "BLOCK_VOXELS", 2000)
-        network.label(image)
+        network.label_by_subgrids(image)
     assert len(set(made)) == 1
 
 
 def test_labels_do_not_hang_on_threads():
     network, image = seeded(LAYOUTS[0]), torch.from_numpy(np.random.default_rng(0).random((16, 16, 16), np.float32))
-    assert torch.equal(network.label(image), network.label(image.clone()))
+    assert torch.equal(network.label_by_subgrids(image), network.label_by_subgrids(image.clone()))

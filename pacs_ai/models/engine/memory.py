@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GIB = 1024.0**3
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")
 _CGROUP = Path("/sys/fs/cgroup")
 #: Share of the free memory that one job may plan with.
 SHARE = 0.8

@@ -130,7 +130,7 @@ def _check(output: object, part: torch.Tensor) -> None:
 def _on_cpu(network: Network) -> torch.nn.Module:
     """Return the network, without what compiling made of it, on the CPU."""
     assert isinstance(network, torch.nn.Module)
-    plain = getattr(network, "_orig_mod", network)
+    plain = getattr(network, "_orig_mod", network)  # where torch.compile made it
     assert isinstance(plain, torch.nn.Module)
     return plain.to(_CPU)
 

@@ -4,16 +4,18 @@ After Fedorov et al., "End-to-end learning of brain tissue segmentation from imp
 (doi:10.1109/IJCNN.2017.7966333), whose convolutions have dilations up to 16, so that a voxel sees its surroundings
 without any pooling.
 
-CPU libraries compute dilated 3-D convolutions by a slow path. A convolution with dilation d never mixes two voxels
-whose indices differ by anything but a multiple of d, so that it is d x d x d ordinary convolutions, each on every
-d-th voxel of each axis. `MeshNet.label` computes them so: each sub-grid is copied out, convolved, and written back to
-where it came from, since no other sub-grid reads it. One array of activations is all the memory there is, and the
-channels lie last and are filled up to a multiple of eight, for which the libraries have their fast path.
+PyTorch computes dilated 3-D convolutions by a slow path. Where OpenVINO is installed, `MeshNet.label` has it compute
+the whole network. Elsewhere it goes by sub-grids: a convolution with dilation d never mixes two voxels whose indices
+differ by anything but a multiple of d, so that it is d x d x d ordinary convolutions, each on every d-th voxel of each
+axis. Each sub-grid is copied out, convolved, and written back to where it came from, since no other sub-grid reads it.
+One array of activations is all the memory that this needs, and the channels lie last and are filled up to a multiple
+of eight, for which the libraries have their fast path.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,14 +24,20 @@ from torch import nn
 from torch.nn import functional
 
 from pacs_ai.errors import PipelineFault
+from pacs_ai.models.engine import memory, processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from pacs_ai.models.engine.processor import Program
 
 #: Channels are filled up to a multiple of this (one AVX register of float32).
 LANES = 8
 #: Voxels that are convolved at once: enough for the threads, little beside the whole.
 BLOCK_VOXELS = 500_000
+#: Arrays of all activations that the compiled network holds at most at a time.
+_ARRAYS = 3
+_CPU = torch.device("cpu")
 #: Of instance normalisation (PyTorch's default).
 EPSILON = 1e-5
 
@@ -151,9 +159,8 @@ class MeshNet(nn.Module):
         logits: torch.Tensor = self.last(values)
         return logits
 
-    @torch.inference_mode()
     def label(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the label of each voxel, by sub-grids.
+        """Return the label of each voxel, compiled for the processor or by sub-grids.
 
         Parameters
         ----------
@@ -165,6 +172,30 @@ class MeshNet(nn.Module):
         torch.Tensor
             (depth, height, width) uint8.
         """
+        program = self._program(tuple(image.shape)) if image.device.type == "cpu" else None
+        return self.label_by_subgrids(image) if program is None else program(image[None, None])[0]
+
+    def _program(self, shape: tuple[int, ...]) -> Program | None:
+        """Return what labels a volume on the processor; None where PyTorch is to do it.
+
+        It is made for each volume and dropped after it: that takes half a second, and its activations are large.
+        """
+        free = memory.free_bytes(_CPU)
+        width = -(-self.layout.channels // LANES) * LANES
+        if not processor.is_installed() or (free and memory.SHARE * free < _ARRAYS * 4.0 * width * math.prod(shape)):
+            return None
+        edge = 2 * max(self.layout.dilations)
+        try:
+            graph = processor.Graph(_Labels(self), processor.noise((1, 1, edge, edge, edge)))
+            graph.checked()
+            return graph.compiled((1, 1, *shape))
+        except processor.NotCompiled as reason:
+            processor.tell(reason)
+            return None
+
+    @torch.inference_mode()
+    def label_by_subgrids(self, image: torch.Tensor) -> torch.Tensor:
+        """Return what `label` does, by PyTorch, in the least memory."""
         return torch.cat([part.argmax(-1).to(torch.uint8) for part in self._logits(image)])
 
     @torch.inference_mode()
@@ -193,6 +224,17 @@ class MeshNet(nn.Module):
         weight = functional.pad(convolution.weight, (0, 0, 0, 0, 0, 0, 0, fed, 0, more))
         bias = None if self.layout.normalised else functional.pad(cast("torch.Tensor", convolution.bias), (0, more))
         return weight.contiguous(memory_format=torch.channels_last_3d), bias
+
+
+class _Labels(nn.Module):
+    """The network with its last step, from logits to labels: (1, 1, *shape) to (1, *shape) uint8."""
+
+    def __init__(self, network: MeshNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.network(image).argmax(1).to(torch.uint8)  # type: ignore[no-any-return]
 
 
 class _Activations:

@@ -180,7 +180,7 @@ class NnUnet:
         """Return the label map of volumes in the order of the channels, with the seconds of each step."""
         import torch
 
-        from pacs_ai.models.engine import memory
+        from pacs_ai.models.engine import memory, processor
         from pacs_ai.models.runtimes import nnunet_images as images
 
         if self._runner is None or self._plans is None:
@@ -205,6 +205,7 @@ class NnUnet:
             "model": after - between - exporting,
             "export": exporting + time.perf_counter() - after,
         }
+        processor.release(self._runner.networks)
         memory.release(self._runner.device)
         return Prediction(np.ascontiguousarray(labels), seconds, tuple(self._runner.told))
 
@@ -264,12 +265,14 @@ class NnUnet:
         return folds
 
     def _network(self, plans: Plans, tensors: Mapping[str, torch.Tensor], device: torch.device) -> torch.nn.Module:
-        from pacs_ai.models.engine import precision
+        from pacs_ai.models.engine import precision, processor
         from pacs_ai.models.runtimes import nnunet_network
 
         network = nnunet_network.build(plans)
         nnunet_network.load(network, tensors)
         network = precision.arranged(network, device)
+        if device.type == "cpu":
+            return network if self._settings.precision == "bf16" else processor.compiled(network)
         return precision.compiled(network, device) if self._settings.compile else network
 
     def _check(self, plans: Plans) -> None:
