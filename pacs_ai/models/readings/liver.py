@@ -52,8 +52,8 @@ class LiverLesions:
 
     Preprocessing, windows and thresholds are the authors'; three steps differ. Hips are looked for below the waist
     (`liver_grid.abdomen`), where theirs are the maximum of all bone, which a metal hip leads astray. Outlines are
-    brought back to the CT at the probability of a half, where theirs grow by up to a voxel of 3 mm. Lesions smaller than
-    `smallest_ml` are left out.
+    brought back to the CT at the probability of a half, where theirs grow by up to a voxel of 3 mm. Lesions smaller
+    than `smallest_ml` are left out.
 
     Parameters
     ----------
