@@ -290,6 +290,17 @@ def test_device_that_is_not_here_is_a_fault(make_config):
     assert "cuda:99 is not here" in found[1].words
 
 
+@pytest.mark.parametrize(("there", "words"), [(True, "OpenVINO compiles"), (False, 'pip install "pacs_ai[cpu]"')])
+def test_a_processor_is_told_what_compiles_for_it(make_config, monkeypatch, there, words):
+    found = machine.importlib.util.find_spec
+    monkeypatch.setattr(
+        machine.importlib.util, "find_spec", lambda name: there or None if name == "openvino" else found(name)
+    )
+    [finding] = machine.examine_device(make_config(infer={"devices": ["cpu"]}))
+    assert finding.level is Level.OK
+    assert words in finding.words
+
+
 # -- the network
 
 
