@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from click.testing import CliRunner
 from nnunet_folder import LABELS, REGIONS, architecture, plans, seeded, with_model_toml, write
 
+from pacs_ai.cli import main
 from pacs_ai.errors import PipelineFault, Refused, UserError
 from pacs_ai.models import convert
+from pacs_ai.models.package import read
+from pacs_ai.models.registry import Registry
 from pacs_ai.models.runtimes import nnunet_network, nnunet_plans
 from pacs_ai.models.runtimes.nnunet import NnUnet
 from pacs_ai.pipeline import Volume
@@ -150,7 +154,7 @@ def test_converted_weights_give_the_same_bytes(tmp_path):
     assert np.array_equal(converted.predict({"image": volume}).labels, direct)
 
 
-def test_findings_are_coded_and_the_crop_changes_nothing_inside(tmp_path):
+def test_findings_are_coded_and_the_same_again(tmp_path):
     volume = phantom()
     pipeline = prepared(write(tmp_path / "a"))
     findings = pipeline.run({"image": volume})
@@ -161,6 +165,57 @@ def test_findings_are_coded_and_the_crop_changes_nothing_inside(tmp_path):
     pipeline.release()
     with pytest.raises(PipelineFault, match="before it was prepared"):
         pipeline.run({"image": volume})
+
+
+def test_a_folder_as_nnunet_leaves_it_becomes_a_model_that_runs(tmp_path):
+    """`models new`, what is left to be chosen, `models install`, and the labels are those of the folder."""
+    volume, folder = phantom(), tmp_path / "Dataset007_Seeded" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    direct = prepared(write(folder, folds=(0, 1))).predict({"image": volume}).labels
+    card = folder / "model.toml"
+    card.unlink()
+    place = tmp_path / "node.toml"
+    place.write_text(f'[store]\nfolder = "{tmp_path}"\n')
+
+    def run(*words):
+        result = CliRunner().invoke(main, ["--config", str(place), "models", *map(str, words)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "not stated in the folder, and to be filled in: version" in run("new", folder.parent)
+    with pytest.raises(PipelineFault, match="version: Field required"):
+        read(folder)
+    card.write_text(card.read_text().replace("#? ", ""))  # every example of a value is one that a card may have
+    assert "is installed" in run("install", "organs", "--from", folder)
+    assert '"organs"' in run("list", "--json")
+    made = Registry(models=tmp_path / "models").create("organs")
+    made.prepare("cpu")
+    findings = made.run({"image": volume})
+    present = [(name, number) for name, number in LABELS.items() if number and (direct == number).any()]
+    assert [(one.label, one.number) for one in findings.segments] == present != []
+    assert np.array_equal(findings.segments[0].voxels, direct)
+    assert [label.type.value for label in made.card.labels] == ["10200004", "78961009"]
+
+
+def test_only_what_lies_near_the_foreground_is_computed(tmp_path):
+    """Inside of the box the labels are those of the whole image, outside there are none."""
+    voxels = np.full((18, 32, 44), -500, np.int16)
+    voxels[2:16, 4:28, 6:40] = 100
+    voxels[7:9, 12:20, 15:30] = 300
+    volume = Volume(voxels, np.diag([5.0, 6.0, 5.5, 1.0]), "CT")
+    found = {}
+    for settings in ("", "foreground_above = 200.0\nforeground_margin_mm = 12.0"):
+        pipeline = prepared(write(tmp_path, content=plans(spacing=list(volume.spacing)), settings=settings))
+        pipeline._runner.networks = [BrightIsLiver()]
+        found[settings] = pipeline.predict({"image": volume}).labels
+    whole, cropped = found.values()
+    assert np.array_equal(whole == 1, voxels > 0)
+    box = (slice(5, 11), slice(10, 22), slice(13, 32))  # two voxels, of 5, 6 and 5.5 mm, around what lies above 200
+    inside = np.zeros_like(whole)
+    inside[box] = whole[box]
+    assert np.array_equal(cropped, inside)
+    assert (whole != inside).any()
+    flat = Volume(np.minimum(voxels, 150), volume.affine, "CT")
+    assert np.array_equal(pipeline.predict({"image": flat}).labels == 1, voxels > 0), "without any, all is computed"
 
 
 @pytest.mark.parametrize(
