@@ -356,6 +356,8 @@ class Infer(Section):
     """One worker process per device: `auto`, `cpu`, `cuda:0`. `auto` takes every NVIDIA GPU, else the CPU."""
     idle_unload_seconds: Seconds = 3600.0
     """A worker's child process without work for so long is ended, and its memory freed."""
+    jobs_per_process: Annotated[int, Field(ge=1)] = 1000
+    """A worker's child process is replaced after so many jobs: what a model's libraries leak cannot add up."""
 
 
 class Deliver(Section):

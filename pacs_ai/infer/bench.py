@@ -42,6 +42,7 @@ class Bench:
         theirs.close()
         self.ready: Ready | None = None
         self.last_used = time.monotonic()
+        self.orders = 0
         self._doing: StepName | None = None
 
     @property
@@ -69,8 +70,9 @@ class Bench:
         return message
 
     def send(self, order: Order) -> None:
-        """Give the child an order."""
+        """Give the child an order, and count it in `orders`."""
         self.last_used = time.monotonic()
+        self.orders += 1
         self._doing = None
         try:
             self._pipe.send(order)

@@ -97,7 +97,15 @@ class Worker:
             _log.info("job %d was cancelled, superseded or taken over while it ran", held.job_id)
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
+        self._renew()
         return True
+
+    def _renew(self) -> None:
+        """Replace a child that has done its share of jobs; the new one loads its models until the next job comes."""
+        bench = self._bench
+        if bench is not None and bench.orders >= self._config.infer.jobs_per_process and not self._stop.is_set():
+            _log.info("%d jobs by one process: replaced by a fresh one", bench.orders)
+            self._replace()
 
     def _unload_if_idle(self) -> None:
         bench = self._bench
