@@ -179,7 +179,7 @@ def _write(order: _Order, card: Card, analysis: Analysis, timings: dict[str, flo
         encoded.write(order.out / name)
         files.append({"kind": encoded.kind, "file": name, "sop_instance_uid": encoded.sop_instance_uid})
     inputs, findings = analysis.material.inputs, analysis.findings
-    montage(inputs[findings.grid], findings, card, order.out / MONTAGE)
+    montage(inputs[findings.grid], findings, card, order.out / MONTAGE, remarks=analysis.material.notes)
     report = {
         "job_key": order.job_key,
         "created_at": order.created_at.isoformat(),

@@ -62,6 +62,15 @@ def test_nothing_found_is_a_picture_too(tmp_path):
     assert picture(tmp_path / "m.png").width > 1500
 
 
+def test_what_a_reader_must_know_stands_below_the_legend():
+    tiles, lines = Image.new("RGB", (1000, 10)), [Line(None, "Whole image", (("Volume", "472 mL"),))]
+    plain = np.asarray(sheet(tiles, lines, CARD))
+    warned = np.asarray(sheet(tiles, lines, CARD, ["Volume is 472 mL, outside the expected range of 800 to 1700 mL"]))
+    below = warned[plain.shape[0] - 24 :].astype(int)
+    assert ((below[..., 0] > 200) & (below[..., 2] < 120)).any(), "in the colour of the warning"
+    assert (warned[: plain.shape[0] - 24] == plain[:-24]).all()
+
+
 def test_one_slice_and_a_hundred_labels_are_drawn(tmp_path):
     labels = tuple(
         type(CARD.labels[0])(f"Part {n}", CARD.labels[0].category, CARD.labels[0].type) for n in range(1, 105)

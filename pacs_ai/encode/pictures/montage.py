@@ -71,20 +71,29 @@ class Field:
     columns: slice
 
 
-def montage(given: Given, findings: Findings, card: Card, path: Path, slices: int = 16) -> None:
+def montage(
+    given: Given, findings: Findings, card: Card, path: Path, slices: int = 16, remarks: Sequence[str] = ()
+) -> None:
     """Write a PNG of `page`.
 
     Parameters
     ----------
-    given, findings, card, slices
+    given, findings, card, slices, remarks
         As of `page`.
     path
         Where the PNG is written; OSError where that fails.
     """
-    page(given, findings, card, slices=slices).save(path, "PNG", optimize=False)
+    page(given, findings, card, slices=slices, remarks=remarks).save(path, "PNG", optimize=False)
 
 
-def page(given: Given, findings: Findings, card: Card, counts: Counts | None = None, slices: int = 16) -> Image.Image:
+def page(
+    given: Given,
+    findings: Findings,
+    card: Card,
+    counts: Counts | None = None,
+    slices: int = 16,
+    remarks: Sequence[str] = (),
+) -> Image.Image:
     """Return an RGB picture of what was found, 1602 pixels wide, with a legend and "AI, not verified".
 
     Of a volume: axial slices, patient's right on the left and front up, through the extent of the findings; slices of
@@ -103,10 +112,12 @@ def page(given: Given, findings: Findings, card: Card, counts: Counts | None = N
         Voxels of each segment in each slice, (segments, slices); None counts them.
     slices
         At most so many are shown.
+    remarks
+        What a reader must know of this result: a value out of its range, images that were brought onto another grid.
     """
     counts = count_voxels(findings.segments) if counts is None else counts
     cells = cells_of(given, findings, card, counts, slices)
-    return sheet(tiled(cells), legend(findings, card, shown_as(given), counts), card)
+    return sheet(tiled(cells), legend(findings, card, shown_as(given), counts), card, remarks)
 
 
 def cells_of(given: Given, findings: Findings, card: Card, counts: Counts, slices: int) -> list[Image.Image]:

@@ -38,7 +38,7 @@ def encode_secondary_capture(case: Case, encoding: Encoding, _cited: Encoded | N
 
     The page carries nobody's name, so Burned In Annotation is NO (PS3.3 C.7.6.1: text that identifies the patient).
     """
-    sheet = np.asarray(page(case.given, case.findings, case.card, case.counts, SLICES))
+    sheet = np.asarray(page(case.given, case.findings, case.card, case.counts, SLICES, case.remarks))
     result = colour_image(case, encoding, sheet.shape[:2], 1)
     result.PatientOrientation = None  # type 2C: a page of several slices has none
     if not isinstance(case.given, Waveform):

@@ -41,7 +41,7 @@ def tiled(cells: Sequence[Image.Image]) -> Image.Image:
     return tiles
 
 
-def sheet(tiles: Image.Image, lines: Sequence[Line], card: Card) -> Image.Image:
+def sheet(tiles: Image.Image, lines: Sequence[Line], card: Card, remarks: Sequence[str] = ()) -> Image.Image:
     """Return the page, RGB, `WIDTH` pixels wide.
 
     Parameters
@@ -52,6 +52,8 @@ def sheet(tiles: Image.Image, lines: Sequence[Line], card: Card) -> Image.Image:
         Of the legend; at most `LEGEND_LINES` are written.
     card
         Title, maker, clearance.
+    remarks
+        Sentences that stand below the legend, in the colour of the warning.
     """
     more = len(lines) - LEGEND_LINES
     lines = lines if more <= 0 else [*lines[:LEGEND_LINES], Line(None, f"and {more} more")]
@@ -59,10 +61,16 @@ def sheet(tiles: Image.Image, lines: Sequence[Line], card: Card) -> Image.Image:
     values = [_rows(line, WIDTH - MARGIN - indent) for line in lines]
     top = MARGIN + 74
     bottom = top + tiles.height + MARGIN + GAP
-    page = Image.new("RGB", (WIDTH, bottom + ROW * sum(map(len, values)) + MARGIN), PAPER)
+    below = bottom + ROW * sum(map(len, values))
+    warnings = [row for remark in remarks for row in _wrapped(remark, INNER_WIDTH)]
+    warnings = warnings if len(warnings) <= MOST_ROWS else [*warnings[:MOST_ROWS], "..."]
+    page = Image.new("RGB", (WIDTH, below + ROW * len(warnings) + MARGIN), PAPER)
     _banner(page, card)
     page.paste(tiles, (MARGIN, top))
     _write_legend(page, list(zip(lines, values, strict=True)), indent, bottom)
+    draw = ImageDraw.Draw(page)
+    for number, row in enumerate(warnings):
+        draw.text((MARGIN, below + ROW * number + 8), row, AMBER, picture.font(LETTERS), anchor="lm")
     return page
 
 
@@ -99,6 +107,18 @@ def _write_legend(page: Image.Image, lines: Sequence[tuple[Line, list[str]]], in
         for row in rows:
             draw.text((indent, middle), row, PALE, picture.font(LETTERS), anchor="lm")
             middle += ROW
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    """Return a sentence in rows that fit."""
+    rows = [""]
+    for word in picture.readable(text).split():
+        longer = f"{rows[-1]} {word}".strip()
+        if rows[-1] and picture.text_width(longer, LETTERS) > room:
+            rows.append(word)
+        else:
+            rows[-1] = longer
+    return rows
 
 
 def _rows(line: Line, room: int) -> list[str]:
