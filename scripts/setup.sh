@@ -30,7 +30,7 @@ fi
 if "$venv/bin/python" -c 'import torch' >/dev/null 2>&1; then
     echo "Setting up: bringing what is in $venv up to date."
 else
-    echo "Setting up: downloading about 400 MB (600 MB for the tests), of it torch for CPU 190 MB; 2.3 GB on the disk."
+    echo "Setting up: downloading about 450 MB (600 MB for the tests), of it torch for CPU 190 MB; 2.3 GB on the disk."
     if [ "$(uname -sm)" = "Linux x86_64" ] && [ -z "$options" ] && ! ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
         echo "  This machine shows no NVIDIA GPU, and PyPI's torch for Linux brings about 3 GB of CUDA libraries."
         echo "  To leave them out, stop (Ctrl-C) and name the CPU wheel index of pytorch.org's install page:"

@@ -154,7 +154,6 @@ def test_a_monai_bundle_becomes_a_package(newcomer, shared_bundles):
     newcomer.run("bundle-convert")
     newcomer.run("bundle-new")
     newcomer.fill_in(folder / MODEL, "bundle.toml")
-    (newcomer.folder / "pacs-ai-data" / "models").mkdir(parents=True, exist_ok=True)
     shown = newcomer.run("bundle-install")
     assert "Spleen" in shown
 
