@@ -1,4 +1,4 @@
-"""Images that a reading made anew, side by side: the middle slice of each series that the demo PACS got."""
+"""Images that a reading made anew beside those that it got: the middle slice of each series."""
 
 from __future__ import annotations
 
@@ -20,21 +20,29 @@ _BRIGHTEST = 99.7
 _BLACK, _WHITE = (16, 18, 22), (235, 235, 235)
 
 
-def draw(paths: Sequence[Path], picture: Path) -> None:
-    """Write a picture of the series, in the order of their numbers, each under its description.
+def draw(paths: Sequence[Path], picture: Path, received: Sequence[Path] = ()) -> None:
+    """Write a picture of what was received and of the series that were made, each under its description.
 
     Parameters
     ----------
     paths
-        Derived images of one or several series, of volumes.
+        Derived images of one or several series, of volumes; in the order of their numbers.
     picture
         Where it is written, as PNG.
+    received
+        Images of the study that was sent; the series of the same modality as the derived ones is drawn first.
     """
     series: dict[tuple[int, str, str], list[Path]] = {}
+    modalities = set()
     for path in paths:
         ds = dcmread(path, stop_before_pixels=True)
+        modalities.add(ds.Modality)
         key = (int(ds.SeriesNumber), str(ds.SeriesDescription), str(ds.SeriesInstanceUID))
         series.setdefault(key, []).append(path)
+    for path in received:
+        ds = dcmread(path, stop_before_pixels=True)
+        if ds.get("Modality") in modalities:
+            series.setdefault((-1, "As received", str(ds.SeriesInstanceUID)), []).append(path)
     page = Image.new("RGB", (_SIDE * len(series), _SIDE + _HEAD), _BLACK)
     pen = ImageDraw.Draw(page)
     for column, ((_, description, _), files) in enumerate(sorted(series.items())):

@@ -127,7 +127,7 @@ def _any(
     made = [path for kind, path in paths if kind == "derived-images"]
     page = by_kind.get("secondary-capture")
     if made:
-        derived.draw(made, picture)
+        derived.draw(made, picture, [instance.path for instance in sent.instances])
     elif page is not None:
         _drawn(dcmread(page)).save(picture)
     drawn = picture if made or page else None

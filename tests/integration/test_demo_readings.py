@@ -111,6 +111,11 @@ def test_new_images_are_drawn_side_by_side(tmp_path):
         left, right = (np.asarray(picture)[40:, side : side + 480] for side in (0, 480))
     assert left.std() > 10
     assert right.std() > 10
+    received = write_phantom(tmp_path / "received", Phantom(6, 32, 32, seed=2))
+    derived.draw(paths, tmp_path / "drawn.png", received)
+    with Image.open(tmp_path / "drawn.png") as picture:
+        assert picture.size == (1440, 520)
+        assert np.asarray(picture)[40:, :480].std() > 10
 
 
 @pytest.mark.nightly  # the tutorial's test shows one more reading in the demo each time
