@@ -67,11 +67,13 @@ fmt: .venv/.installed-dev  ## format the sources
 nightly: .venv/.installed-dev  ## run the long tests as well
 	$(PYTEST) -m "" --timeout=3600 $(TESTS)
 
-bench: .venv/.installed-dev  ## measure receiving, encoding, delivering, and the whole journey
+bench: .venv/.installed-dev  ## measure receiving, encoding, delivering, inference, and the whole journey
 	$(BIN)/python scripts/bench.py receive
 	$(BIN)/python scripts/bench.py journey
 	$(BIN)/python scripts/bench_encode.py compare
 	$(BIN)/python scripts/bench_deliver.py
+	$(BIN)/python scripts/bench.py infer windows
+	$(BIN)/python scripts/bench.py infer meshnet
 
 docs: .venv/.installed-dev  ## write the reference pages, and hold all pages against the code
 	$(BIN)/python scripts/make_docs.py

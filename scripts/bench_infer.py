@@ -2,15 +2,19 @@
 
     scripts/bench.py infer windows
     scripts/bench.py infer nnunet --python /path/to/venv/bin/python [--classes 104] [--slices 40]
+    scripts/bench.py infer nnunet --features 32 64 128 256 --slices 40
     scripts/bench.py infer nnunet --classes 104 --slices 400
+    scripts/bench.py infer meshnet --size 176 224 192
 
 `windows` runs one 3-D U-Net of real size over one image with the same window, overlap, weights and batch, by MONAI's
-``sliding_window_inference`` and by this node, in turns; no crop. Where the processor multiplies bfloat16 in hardware,
-or there is an NVIDIA GPU, mixed precision is measured as well.
+``sliding_window_inference`` and by this node, in turns; no crop. Where OpenVINO is installed, the network compiled for
+the processor is measured as well; where the processor multiplies bfloat16 in hardware, or there is an NVIDIA GPU,
+mixed precision is. `meshnet` labels one volume as the layers are written down, by sub-grids, and compiled.
 
 `nnunet` writes a series of 512 x 512 slices of 0.7 mm as DICOM and a results folder with seeded weights on voxels of
-1.5 mm, and a small network, since what is compared is everything around it. Its classes are bands of intensity, which
-break up in the noise: a hard case for bringing labels back, where organs would be an easy one. (Neighbouring bands
+1.5 mm, and a small network unless `--features` names another, since what is compared is everything around it. Its
+classes are bands of intensity, which break up in the noise: a hard case for bringing labels back, where organs would be
+an easy one. (Neighbouring bands
 differ by less than half precision resolves, in which nnU-Net sums: this is no place to compare labels;
 scripts/nnunet_agreement.py is.) Time runs from the DICOM files to the label map on the series' grid: reading,
 preparing, the model, bringing the labels back; the model is loaded before. nnU-Net's own predictor is handed the array
@@ -22,6 +26,7 @@ processor time, which other work on the machine hardly changes.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -38,11 +43,12 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 OWN = Path(__file__).with_name("nnunet_own.py")
 STEPS = ("load", "preprocess", "model", "export")
 ROUNDS = 3
+SMALL = [4, 4]
 
 
 # -- windows, beside MONAI's
@@ -83,7 +89,7 @@ def windows(size: int, roi: int, rounds: int) -> None:
     import torch
     from monai.inferers import sliding_window_inference
 
-    from pacs_ai.models.engine import precision
+    from pacs_ai.models.engine import precision, processor
     from pacs_ai.models.engine.windows import predict
 
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -100,6 +106,10 @@ def windows(size: int, roi: int, rounds: int) -> None:
         "MONAI, 1 window at a time": lambda: monai(1),
         "pacs_ai, float32": lambda: predict(image, plain, roi, 0.5, "gaussian"),
     }
+    if where.type == "cpu" and processor.is_installed():
+        ready = processor.compiled(copy.deepcopy(plain))
+        ways["pacs_ai, compiled for the processor"] = lambda: predict(image, ready, roi, 0.5, "gaussian")
+        ready(torch.zeros((1, 1, roi, roi, roi)))
     if where.type == "cuda" or precision.cpu_has_bf16():
         faster = precision.compiled(plain, where)
         ways["pacs_ai, mixed"] = lambda: predict(image, plain, roi, 0.5, "gaussian", precision="bf16")
@@ -120,24 +130,29 @@ def windows(size: int, roi: int, rounds: int) -> None:
         same = float((outputs[name].argmax(1) == expected.argmax(1)).float().mean())
         table.add_row(name, f"{wall:.2f}", f"{used:.2f}", f"{apart:.1e}", f"{100 * same:.4f} %")
     Console(width=120).print(table)
-    if len(ways) == 3:
+    if "pacs_ai, mixed" not in ways:
         print("no mixed precision: this processor has no bfloat16 in hardware, and there is no NVIDIA GPU")
 
 
 # -- nnU-Net, beside its own
 
 
-def write_results_folder(folder: Path, classes: int) -> Path:
+def write_results_folder(folder: Path, classes: int, features: list[int]) -> Path:
     """Write a results folder with one fold of seeded weights."""
     import torch
+
+    stages = len(features)
+    convolutions = 1 if features == SMALL else 2
 
     resampling = {"is_seg": False, "order_z": 0, "force_separate_z": None}
     name = "resample_data_or_seg_to_shape"
     arguments = {
-        "n_stages": 2, "features_per_stage": [4, 4], "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3] * 3] * 2, "strides": [[1] * 3, [2] * 3], "n_conv_per_stage": [1, 1],
-        "n_conv_per_stage_decoder": [1], "conv_bias": True, "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "nonlin": "torch.nn.LeakyReLU",
+        "n_stages": stages, "features_per_stage": features, "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3] * 3] * stages, "strides": [[1] * 3, *[[2] * 3] * (stages - 1)],
+        "n_conv_per_stage": [convolutions] * stages,
+        "n_conv_per_stage_decoder": [convolutions] * (stages - 1), "conv_bias": True,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True}, "dropout_op": None, "dropout_op_kwargs": None,
     }  # fmt: skip
     configuration = {
@@ -167,14 +182,14 @@ def write_results_folder(folder: Path, classes: int) -> Path:
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 1}
     (folder / "dataset.json").write_text(json.dumps(dataset))
     content = {
-        "network_weights": network(classes, [4, 4], 1).state_dict(), "trainer_name": "nnUNetTrainer",
+        "network_weights": network(classes, features, convolutions).state_dict(), "trainer_name": "nnUNetTrainer",
         "init_args": {"configuration": "3d_fullres"}, "inference_allowed_mirroring_axes": (0, 1, 2),
     }  # fmt: skip
     torch.save(content, folder / "fold_0" / "checkpoint_final.pth")
     return folder
 
 
-def nnunet(python: str, classes: int, slices: int) -> None:
+def nnunet(python: str, classes: int, slices: int, features: list[int]) -> None:
     """Predict one series by nnU-Net and by this node, each in a process of its own."""
     from nnunet_agreement import as_package
 
@@ -182,7 +197,7 @@ def nnunet(python: str, classes: int, slices: int) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        dicom, folder = root / "dicom", write_results_folder(root / "results", classes)
+        dicom, folder = root / "dicom", write_results_folder(root / "results", classes, features)
         write_phantom(dicom, Phantom(slices, spacing=(1.0, 0.7, 0.7)))
         as_package(folder, {}, root / "package")
         sides = {"nnU-Net": [python, str(OWN), "predict", str(folder)]} if python else {}
@@ -196,7 +211,7 @@ def nnunet(python: str, classes: int, slices: int) -> None:
                 print(f"{name} ended with {done.returncode}: {done.stderr[-500:]}")
                 continue
             told[name], found[name] = json.loads(done.stdout.splitlines()[-1]), np.load(out)
-        show(told, f"{classes} classes, 512 x 512 x {slices}")
+        show(told, f"{classes} classes, {features} features, 512 x 512 x {slices}")
         for name, labels in found.items():
             print(f"{name}: {len(np.unique(labels[:: max(1, slices // 8)]))} different labels in every eighth part")
         if len(found) == 2:
@@ -236,6 +251,42 @@ def child(package: Path, dicom: Path, out: Path) -> None:
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak}))
 
 
+# -- MeshNet, as it is written down, by sub-grids, and compiled
+
+MESHNET_WAYS = ("plain", "sub-grids", "compiled")
+
+
+def meshnet(size: Sequence[int], ways: Sequence[str]) -> None:
+    """Label one volume by a network like brain-tissue's, seeded weights, in each way; compiling is in the time."""
+    import torch
+
+    from pacs_ai.models.networks.meshnet import Layout, MeshNet
+
+    layout = Layout(20, 3, (1, 2, 4, 8, 16, 8, 4, 2, 1), "elu")
+    torch.manual_seed(0)
+    network = MeshNet(layout).eval()
+    image = torch.rand(*size)
+
+    @torch.inference_mode()
+    def plain() -> Any:
+        return network(image[None, None])[0].argmax(0).to(torch.uint8)
+
+    calls = {
+        "plain": plain,
+        "sub-grids": lambda: network.label_by_subgrids(image),
+        "compiled": lambda: network.label(image),
+    }
+    table = Table(title=f"MeshNet, 9 layers of 20 channels, {' x '.join(map(str, size))} voxels")
+    for heading in ("way", "wall s", "processor s", "same labels"):
+        table.add_column(heading)
+    first = None
+    for way in ways:
+        labels, wall, used = timed(calls[way])
+        first = labels if first is None else first
+        table.add_row(way, f"{wall:.1f}", f"{used:.1f}", f"{100 * float((labels == first).float().mean()):.4f} %")
+    Console(width=120).print(table)
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
@@ -247,6 +298,10 @@ def main(arguments: list[str]) -> None:
     other.add_argument("--python", default="", help="interpreter with nnunetv2; empty: this node alone")
     other.add_argument("--classes", type=int, default=2)
     other.add_argument("--slices", type=int, default=100)
+    other.add_argument("--features", type=int, nargs="+", default=SMALL, help="of each stage of the network")
+    head = commands.add_parser("meshnet")
+    head.add_argument("--size", type=int, nargs=3, default=(128, 128, 128))
+    head.add_argument("--ways", nargs="+", default=MESHNET_WAYS, choices=MESHNET_WAYS)
     last = commands.add_parser("child")
     for name in ("package", "dicom", "out"):
         last.add_argument(name, type=Path)
@@ -254,7 +309,9 @@ def main(arguments: list[str]) -> None:
     if chosen.what == "windows":
         windows(chosen.size, chosen.roi, chosen.rounds)
     elif chosen.what == "nnunet":
-        nnunet(chosen.python, chosen.classes, chosen.slices)
+        nnunet(chosen.python, chosen.classes, chosen.slices, chosen.features)
+    elif chosen.what == "meshnet":
+        meshnet(chosen.size, chosen.ways)
     else:
         child(chosen.package, chosen.dicom, chosen.out)
 
