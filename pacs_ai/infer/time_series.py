@@ -235,7 +235,7 @@ def _seconds(text: str, keyword: str, day: str) -> float:
             moment: datetime = DT(text)
             return float((moment.replace(tzinfo=None) - _EPOCH).total_seconds())
         time = TM(text)
-        days = (DA(day) - _EPOCH.date()).days if day else 0
+        days = DA(day).toordinal() - _EPOCH.toordinal() if day else 0
         return days * 86_400 + time.hour * 3600 + time.minute * 60 + time.second + time.microsecond / 1e6
     except (*READING_FAULTS, AttributeError) as fault:
         raise Refused(f"{keyword} cannot be read", Reason.UNREADABLE) from fault
