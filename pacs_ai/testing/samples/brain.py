@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from pacs_ai.testing.photographs import Case
+from pacs_ai.testing.samples.solids import places
 from pacs_ai.testing.slices import write_slices
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ _FOLD_MM, _GREY_MM, _SEED = 5.5, 2.8, 3
 
 def head() -> tuple[Array, Array]:
     """Return the head, (118, 140, 112) float32, from feet to head, and its tissue (`AIR` to `MUSCLE`), uint8."""
-    z, y, x = ((np.arange(size) - (size - 1) / 2) * mm for size, mm in zip(SHAPE, SPACING, strict=True))
-    grid = list(np.meshgrid(z, y, x, indexing="ij"))
+    grid = places(SHAPE, SPACING)
     dice = np.random.default_rng(_SEED)
     tissue = _surroundings(grid)
     _cerebrum(tissue, grid, dice)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from pacs_ai.testing.photographs import Case
+from pacs_ai.testing.samples.solids import ellipsoid, places
 from pacs_ai.testing.slices import write_slices
 
 if TYPE_CHECKING:
@@ -28,13 +30,7 @@ _NOISE_HU = 12.0
 
 def abdomen() -> Array:
     """Return the abdomen, (slices, rows, columns) int16 HU, from feet to head, with lesions at `LESIONS`."""
-    z, y, x = ((np.arange(size) - (size - 1) / 2) * mm for size, mm in zip(SHAPE, SPACING, strict=True))
-    grid = np.meshgrid(z, y, x, indexing="ij")
-
-    def inside(centre: tuple[float, float, float], half: tuple[float, float, float]) -> Array:
-        squares = (((axis - at) / size) ** 2 for axis, at, size in zip(grid, centre, half, strict=True))
-        return np.asarray(sum(squares) < 1)
-
+    inside = partial(ellipsoid, places(SHAPE, SPACING))
     voxels = np.full(SHAPE, _AIR, np.float32)
     voxels[inside((0, 0, 0), (1e4, 125, 175))] = _FAT
     voxels[inside((0, 0, 0), (1e4, 108, 158))] = _MUSCLE

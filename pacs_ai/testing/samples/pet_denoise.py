@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from pacs_ai.testing.photographs import Case
+from pacs_ai.testing.samples.solids import places
 from pacs_ai.testing.slices import write_slices
 
 if TYPE_CHECKING:
@@ -23,12 +24,9 @@ _NOISE = 0.25
 
 def head() -> tuple[Array, Array, Array]:
     """Return T1, noisy PET and the PET without noise, each (slices, rows, columns) from feet to head."""
-    grid = np.meshgrid(
-        *((np.arange(size) - (size - 1) / 2) * mm for size, mm in zip(SHAPE, SPACING, strict=True)), indexing="ij"
-    )
+    z, y, x = places(SHAPE, SPACING)
 
     def shell(scale: float, ripple: float = 0.0) -> Array:
-        z, y, x = grid
         waves = 1 + ripple * np.sin(x / 5) * np.sin(y / 6) * np.sin(z / 5)
         return np.asarray((z / 50) ** 2 + (y / 75) ** 2 + (x / 62) ** 2 < (scale * waves) ** 2)
 
