@@ -13,6 +13,7 @@ from pacs_ai.infer.admission import admit
 from pacs_ai.infer.contract import accept, check
 from pacs_ai.infer.plausible import remarks_on
 from pacs_ai.infer.volume import load_volume
+from pacs_ai.models.package import ZOO, read
 from pacs_ai.pipeline import (
     ANATOMICAL_STRUCTURE,
     MILLILITRE,
@@ -150,6 +151,19 @@ def test_waveforms_and_series_over_time_are_judged():
     assert refusal(timed, min_times=3).reason is Reason.TOO_FEW
     assert refusal(timed, min_seconds=30).reason is Reason.TOO_FEW
     assert refusal(replace(timed, voxels=timed.voxels * 0)).reason is Reason.INTENSITY
+
+
+def test_the_cards_of_the_zoo_gate_what_their_words_exclude():
+    """What a card says that it was not made for is refused, where the header tells it."""
+    cards = {path.name: read(path).card for path in sorted(ZOO.iterdir()) if (path / "model.toml").is_file()}
+    assert len(cards) > 15
+    for name, card in cards.items():
+        wanted = next(iter(card.inputs.values()))
+        words = " ".join(card.intended_use.split())
+        if "of an adult" in words:
+            assert wanted.min_age_years == 18, name
+        if "contrast agent and small children are outside" in words:
+            assert wanted.contrast == "without", name
 
 
 SMALL = Phantom(slices=8, rows=16, columns=16)
