@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ class State(StrEnum):
 
     BUILT_IN = "comes with the node"
     INSTALLED = "installed"
+    OUTDATED = "outdated"
     AVAILABLE = "not installed"
     BROKEN = "broken"
 
@@ -53,12 +55,27 @@ class Entry:
             return State.BROKEN
         if self.package.missing:
             return State.AVAILABLE
-        return State.BUILT_IN if self.folder.parent == ZOO else State.INSTALLED
+        if self.folder.parent == ZOO:
+            return State.BUILT_IN
+        return State.INSTALLED if self.current else State.OUTDATED
+
+    @property
+    def current(self) -> bool:
+        """Whether the card is the one that comes with the node, where one of this name does."""
+        if self.package is None or not (ZOO / self.name / MODEL).is_file():
+            return True
+        recipe = read(ZOO / self.name)
+        return hashlib.sha256(recipe.card_with(self.package.model.files)).hexdigest() == self.package.sha256
 
     @property
     def advice(self) -> str:
         """The command that installs it, else ""."""
         return self.package.command if self.package is not None and self.state is State.AVAILABLE else ""
+
+    @property
+    def update(self) -> str:
+        """The command that puts the node's own card in the place of an older one, else ""; its weights are kept."""
+        return f"pacs-ai models install {self.name} --force" if self.state is State.OUTDATED else ""
 
     @property
     def repair(self) -> str:

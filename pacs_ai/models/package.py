@@ -203,6 +203,20 @@ class Package:
         fetched = table is not None and (table.pypi or table.npm or table.url)
         return f"pacs-ai models install {self.folder.name}{'' if fetched else ' --from FOLDER'}"
 
+    def card_with(self, made: Mapping[str, str]) -> bytes:
+        """Return the content of ``model.toml``; of weights that everybody brings of his own with their digest, too.
+
+        Parameters
+        ----------
+        made
+            File -> SHA-256 (hex) of those that are there.
+        """
+        content = (self.folder / MODEL).read_bytes()
+        for name, digest in self.model.files.items():
+            if not digest and made.get(name):
+                content = content.replace(f'"{name}" = ""'.encode(), f'"{name}" = "{made[name]}"'.encode(), 1)
+        return content
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over ``model.toml`` and the table of files: the digest of the model as a whole."""

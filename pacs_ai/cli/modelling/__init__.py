@@ -80,7 +80,9 @@ def show(session: Session, name: str, *, as_json: bool) -> None:
 @click.option(
     "--from", "brought", type=_FOLDER, help="Folder with the archive, its files, or a whole model; nothing is fetched."
 )
-@click.option("--force", is_flag=True, help="Also where it is installed already: fetch, convert and replace it.")
+@click.option(
+    "--force", is_flag=True, help="Also where it is installed already: replace it. Weights that are right are kept."
+)
 @pass_session
 def install(session: Session, names: tuple[str, ...], brought: Path | None, *, force: bool) -> None:
     """Fetch a model's weights, check them, convert them.
@@ -126,11 +128,16 @@ def verify(session: Session, names: tuple[str, ...], *, as_json: bool) -> None:
         words.print_json([{"name": one.name, "state": one.state, "fault": fault} for one, fault in found])
     else:
         rows = (
-            (one.name, _told(one, fault) or ("ok" if not one.advice else f"ok, {one.state}: {one.advice}"))
+            (one.name, _told(one, fault) or ": ".join(part for part in (_sound(one), one.advice or one.update) if part))
             for one, fault in found
         )
         words.console().print(words.rows(words.table("name", "files"), rows))
     click.get_current_context().exit(TROUBLE if any(fault for _, fault in found) else 0)
+
+
+def _sound(entry: Entry) -> str:
+    """Return that all is right, and the state where something could be done."""
+    return f"ok, {entry.state}" if entry.advice or entry.update else "ok"
 
 
 def _told(entry: Entry, fault: str) -> str:

