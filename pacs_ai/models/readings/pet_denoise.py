@@ -8,6 +8,7 @@ import numpy as np
 
 from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.grid import aligned, ras_affine, reoriented, same_grid
+from pacs_ai.models.readings import head_gate
 from pacs_ai.models.readings.liver_grid import box_of, brought_back, zoomed
 from pacs_ai.pipeline import PERCENT, Card, Code, Derived, Findings, Measurement, Volume
 
@@ -76,13 +77,14 @@ class PetDenoise:
         Raises
         ------
         Refused
-            Where the PET is a sinogram, or the T1 shows no head that lies in the PET.
+            Where the PET is a sinogram, the MR says that it is no T1, or shows no head that lies in the PET.
         """
-        if self._network is None:
-            self.prepare(self._device)
         pet, t1 = inputs["pet"], inputs["t1"]
         if "SINOGRAM" in pet.header.get("ImageType", "").upper().split("\\"):
             raise Refused("pet is a sinogram, not an image: reconstruct it first", Reason.MODALITY)
+        head_gate.check_header(t1.header)
+        if self._network is None:
+            self.prepare(self._device)
         anatomy = _on_pet(t1, pet)
         images, spacing = _upright(pet, pet.voxels), _spacing(pet)
         head = _upright(pet, anatomy)
