@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from keeping_peer import KeepingPeer
-from reading_bed import PROFILE, ReadingBed, ae_title, install, routes
-from running_node import RunningNode, peer_table
-
-from pacs_ai.models.registry import Registry
+from reading_bed import install, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from reading_bed import Journey
+    from reading_bed import Journey, ReadingBed
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "models"
 
@@ -27,24 +23,8 @@ def reading_bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("readings")
     models = request.config.cache.mkdir("models")  # kept from one run to the next
     reasons = install(wanted, PUBLISHED, models)
-    available = tuple(name for name in wanted if name not in reasons)
-    peer = KeepingPeer(folder / "pacs")
-    peer.folder.mkdir()
-    peer.start()
-    node = RunningNode(
-        folder / "node",
-        peer=[peer_table("pacs", peer.ae_title, peer.port, profile=PROFILE["name"])],
-        profile=[PROFILE],
-        route=routes(available, Registry(models=models), "pacs"),
-        models={"folder": models},
-        receive={"ae_titles": [RunningNode.ae_title, *(ae_title(name) for name in available)]},
-    )
-    try:
-        yield ReadingBed(node.start(), peer, available, reasons)
-        node.account()
-    finally:
-        node.close()
-        peer.stop()
+    with running(folder, [name for name in wanted if name not in reasons], models, reasons) as bed:
+        yield bed
 
 
 @pytest.fixture

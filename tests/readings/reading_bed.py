@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydicom
 import pytest
-from running_node import RunningNode, until
+from keeping_peer import KeepingPeer
+from running_node import RunningNode, peer_table, until
 
 from pacs_ai.deliver import scu
 from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.errors import PipelineFault, Unavailable, UserError
 from pacs_ai.models import install as packages
 from pacs_ai.models.package import MODEL, ZOO, read
+from pacs_ai.models.registry import Registry
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.testing.samples import CONDITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from keeping_peer import KeepingPeer
     from pydicom import Dataset
 
-    from pacs_ai.models.registry import Registry
     from pacs_ai.store.views import JobView, ResultView
 
 #: Longest time without an end that a reading is given, on a busy machine.
@@ -176,6 +177,43 @@ class ReadingBed:
 
     def _why(self, reading: str) -> str:
         return f"{reading}\n{self.node.summary()}\n{self.node.log()}"
+
+
+@contextmanager
+def running(
+    folder: Path, readings: Iterable[str], models: Path, reasons: Mapping[str, str] | None = None
+) -> Iterator[ReadingBed]:
+    """Start a small PACS and a node with a route for each reading; at the end nothing may be unaccounted for.
+
+    Parameters
+    ----------
+    folder
+        For what the PACS gets, and for the node.
+    readings
+        Those that are installed.
+    models
+        Folder of installed packages.
+    reasons
+        Reading -> why it cannot be had here.
+    """
+    available = tuple(readings)
+    peer = KeepingPeer(folder / "pacs")
+    peer.folder.mkdir()
+    peer.start()
+    node = RunningNode(
+        folder / "node",
+        peer=[peer_table("pacs", peer.ae_title, peer.port, profile=PROFILE["name"])],
+        profile=[PROFILE],
+        route=routes(available, Registry(models=models), "pacs"),
+        models={"folder": models},
+        receive={"ae_titles": [RunningNode.ae_title, *(ae_title(name) for name in available)]},
+    )
+    try:
+        yield ReadingBed(node.start(), peer, available, reasons or {})
+        node.account()
+    finally:
+        node.close()
+        peer.stop()
 
 
 def _listed(files: Path | Iterable[Path]) -> list[Path]:

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
-from keeping_peer import KeepingPeer
-from reading_bed import PROFILE, ReadingBed, ae_title, routes
-from running_node import RunningNode, peer_table
+from reading_bed import running
 
 from pacs_ai.models.package import ZOO
-from pacs_ai.models.registry import Registry
 from pacs_ai.states import JobState
 from pacs_ai.testing import samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from reading_bed import ReadingBed
 
 LESIONS = """
 seed_weights = 3
@@ -47,23 +46,8 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadingBed]:
     models = folder / "models"
     for name, settings in SEEDED.items():
         seeded(name, settings, models)
-    peer = KeepingPeer(folder / "pacs")
-    peer.folder.mkdir()
-    peer.start()
-    node = RunningNode(
-        folder / "node",
-        peer=[peer_table("pacs", peer.ae_title, peer.port, profile=PROFILE["name"])],
-        profile=[PROFILE],
-        route=routes(SEEDED, Registry(models=models), "pacs"),
-        models={"folder": models},
-        receive={"ae_titles": [RunningNode.ae_title, *(ae_title(name) for name in SEEDED)]},
-    )
-    try:
-        yield ReadingBed(node.start(), peer, tuple(SEEDED), {})
-        node.account()
-    finally:
-        node.close()
-        peer.stop()
+    with running(folder, SEEDED, models) as started:
+        yield started
 
 
 def sample(reading: str, folder: Path) -> Path:
