@@ -272,7 +272,7 @@ def _cell(
     picture.draw_detections(cell, drawn, 2, 15)
     _, down, right = (direction_letters(way)[:1] for way in view.directions(volume))
     mark_directions(cell, right, down, 17)
-    place = f"z = {_height(volume, view, index):.0f} mm" if down in "AP" else f"slice {index + 1}"
+    place = f"z = {round(_height(volume, view, index))} mm" if down in "AP" else f"slice {index + 1}"
     picture.write(cell, (8, cell.height - 8), place, 17, anchor="ls")
     return cell
 
