@@ -28,6 +28,7 @@ from pacs_ai.encode.reports.groups import absent_labels
 from pacs_ai.encode.reports.outline import MAX_POINTS, MIN_POINTS, mark, outline
 from pacs_ai.encode.results import encode
 from pacs_ai.pipeline import (
+    ANATOMICAL_STRUCTURE,
     HOUNSFIELD_UNIT,
     LEFT,
     MORPHOLOGIC_ABNORMALITY,
@@ -43,6 +44,7 @@ from pacs_ai.pipeline import (
 )
 from pacs_ai.testing import LABELS, phantom_truth
 
+LIVER = Code("10200004", "SCT", "Liver")
 INDEX = Code("C2348143", "UMLS", "Emphysema index")
 
 
@@ -343,6 +345,27 @@ def test_a_positive_answer_about_the_whole_image_is_not_called_absent():
     found = Findings(classifications=(Classification(label.type, Code("52101004", "SCT", "Present"), 0.9),))
     names = absent_labels(found, np.zeros((0, 0), np.int64), CARD)
     assert label.name not in [one.name for one in names]
+
+
+LESIONS = tuple(
+    Label(f"Liver lesion {number}", MORPHOLOGIC_ABNORMALITY, Code("52988006", "SCT", "Lesion"), LIVER)
+    for number in range(1, 5)
+)
+
+
+@pytest.mark.parametrize(("found", "words", "codes"), [(0, "Liver, Liver lesion", 2), (2, "Liver", 1)])
+def test_beside_a_lesion_that_was_found_lesions_are_not_called_absent(found, words, codes):
+    card = replace(CARD, labels=(Label("Liver", ANATOMICAL_STRUCTURE, LIVER), *LESIONS))
+    numbers_of = np.zeros((12, 30, 41), np.uint8)
+    numbers_of[5, 3:9, 3:9], numbers_of[5, 15:22, 15:22] = 1, 2
+    segments = tuple(Segment(f"Liver lesion {number}", numbers_of, number) for number in range(1, found + 1))
+    ds = report(Findings(segments), card=card)
+    absent = [
+        item for item in tree(ds) if item.ValueType == "CODE" and item.ConceptCodeSequence[0].CodeMeaning == "Absent"
+    ]
+    assert len(absent) == codes
+    assert [item.ConceptNameCodeSequence[0].CodeValue for item in absent][-1] == ("10200004" if found else "52988006")
+    assert named(ds, "Finding")[-1 if found else 0].TextValue.endswith(f"Looked for and absent: {words}.")
 
 
 def test_what_lies_on_no_grid_belongs_to_the_study_and_not_to_a_prior():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from highdicom.sr import CodedConcept
 
 from pacs_ai.encode.provenance import LONG_STRING, clean, concept
+from pacs_ai.encode.reports.absence import absent_kinds, absent_names
 from pacs_ai.encode.reports.content import code, container, dcm, root, sct, text, with_children
 from pacs_ai.encode.reports.document import COMMENT, algorithm_items, document, language, observer, procedure, statement
 from pacs_ai.encode.reports.group_items import FINDING, Cited, evaluation_item, group_item, modifiers, segment_number
@@ -85,24 +86,25 @@ def _qualitative_evaluations(case: Case, groups: Sequence[Group], absent: Sequen
     """Return answers about the whole image and what was not found, in words and codes (PS3.16 TID 1500 rows 12-14)."""
     answers = evaluations_of(case, groups)
     labels = {label.name: label for label in case.card.labels}
-    items = [text(FINDING, summary(case.inputs, case.evidence, absent, found=bool(groups or answers)))]
+    names = absent_names(absent, case.card.labels)
+    items = [text(FINDING, summary(case.inputs, case.evidence, names, found=bool(groups or answers)))]
     items += [evaluation_item(one, None if one.label is None else labels[one.label]) for one in answers]
-    items += [_absence(label, shared) for label, shared in _with_names(absent, case.card.labels)]
+    kinds = absent_kinds(absent, case.card.labels)
+    items += [_absence(label, shared) for label, shared in _with_names(kinds, case.card.labels)]
     return container(QUALITATIVE_EVALUATIONS, items)
 
 
 def summary(
-    inputs: Mapping[str, Given], evidence: Mapping[str, Evidence], absent: Sequence[Label], *, found: bool
+    inputs: Mapping[str, Given], evidence: Mapping[str, Evidence], absent: Sequence[str], *, found: bool
 ) -> str:
-    """Return in words how much was looked at and what was not found."""
+    """Return in words how much was looked at and the names of what was not found."""
     counted: Counter[str] = Counter()
     for name, one in evidence.items():
         given = inputs[name]
         times = len(given.voxels) if isinstance(given, TimeSeries) else 1
         counted["recording" if isinstance(given, Waveform) else "image"] += len(one.slices) * times
     analysed = " and ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counted.items())
-    names = ", ".join(clean(label.name, LONG_STRING) for label in absent)
-    named = f" Looked for and absent: {names}." if absent else ""
+    named = f" Looked for and absent: {', '.join(absent)}." if absent else ""
     return f"{'' if found else 'Nothing found. '}{analysed} analysed.{named}"
 
 

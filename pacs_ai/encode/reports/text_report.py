@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from highdicom.sr import CodedConcept
 
+from pacs_ai.encode.reports.absence import absent_names
 from pacs_ai.encode.reports.basic_text import basic_text
 from pacs_ai.encode.reports.content import Relation, container, image, text, with_children
 from pacs_ai.encode.reports.document import COMMENT, statement
@@ -50,8 +51,8 @@ def _lines(case: Case) -> Iterator[Dataset]:
     for one in answers:
         yield text(FINDING, _answer(one))
     yield text(FINDING, summary(case.inputs, case.evidence, (), found=bool(groups or answers)))
-    names = [label.name for label in absent_labels(case.findings, case.counts, case.card)]
-    for line in joined(ABSENT, names, ", "):
+    absent = absent_labels(case.findings, case.counts, case.card)
+    for line in joined(ABSENT, absent_names(absent, case.card.labels), ", "):
         yield text(FINDING, line)
     for remark in case.remarks:
         yield text(COMMENT, remark)
