@@ -189,7 +189,7 @@ def write_results_folder(folder: Path, classes: int, features: list[int]) -> Pat
     return folder
 
 
-def nnunet(python: str, classes: int, slices: int, features: list[int]) -> None:
+def nnunet(python: str, classes: int, slices: int, features: list[int], foreground: float | None) -> None:
     """Predict one series by nnU-Net and by this node, each in a process of its own."""
     from nnunet_agreement import as_package
 
@@ -202,6 +202,9 @@ def nnunet(python: str, classes: int, slices: int, features: list[int]) -> None:
         as_package(folder, {}, root / "package")
         sides = {"nnU-Net": [python, str(OWN), "predict", str(folder)]} if python else {}
         sides["pacs_ai"] = [sys.executable, __file__, "child", str(root / "package")]
+        if foreground is not None:
+            as_package(folder, {"foreground_above": foreground}, root / "cropped")
+            sides["pacs_ai, cropped"] = [sys.executable, __file__, "child", str(root / "cropped")]
         told, found = {}, {}
         for name, command in sides.items():
             out = root / f"{name}.npy"
@@ -214,9 +217,9 @@ def nnunet(python: str, classes: int, slices: int, features: list[int]) -> None:
         show(told, f"{classes} classes, {features} features, 512 x 512 x {slices}")
         for name, labels in found.items():
             print(f"{name}: {len(np.unique(labels[:: max(1, slices // 8)]))} different labels in every eighth part")
-        if len(found) == 2:
-            one, other = found.values()
-            print(f"same label in {100 * float((one == other).mean()):.4f} % of voxels")
+        first = next(iter(found.values()), None)
+        for name, labels in list(found.items())[1:]:
+            print(f"{name}: same label as the first in {100 * float((labels == first).mean()):.4f} % of voxels")
 
 
 def show(told: dict[str, Any], title: str) -> None:
@@ -299,6 +302,7 @@ def main(arguments: list[str]) -> None:
     other.add_argument("--classes", type=int, default=2)
     other.add_argument("--slices", type=int, default=100)
     other.add_argument("--features", type=int, nargs="+", default=SMALL, help="of each stage of the network")
+    other.add_argument("--foreground", type=float, help="once more, of what lies near voxels above this value only")
     head = commands.add_parser("meshnet")
     head.add_argument("--size", type=int, nargs=3, default=(128, 128, 128))
     head.add_argument("--ways", nargs="+", default=MESHNET_WAYS, choices=MESHNET_WAYS)
@@ -309,7 +313,7 @@ def main(arguments: list[str]) -> None:
     if chosen.what == "windows":
         windows(chosen.size, chosen.roi, chosen.rounds)
     elif chosen.what == "nnunet":
-        nnunet(chosen.python, chosen.classes, chosen.slices, chosen.features)
+        nnunet(chosen.python, chosen.classes, chosen.slices, chosen.features, chosen.foreground)
     elif chosen.what == "meshnet":
         meshnet(chosen.size, chosen.ways)
     else:

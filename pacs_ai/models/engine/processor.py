@@ -118,17 +118,20 @@ class Compiled(torch.nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Return (windows, classes, ...) float32 of (windows, channels, ...) float32."""
-        shape = tuple(windows.shape[1:])
-        if shape not in self._programs:
-            self._programs[shape] = self._program(shape)
-        program = self._programs[shape]
+        program = self.program(tuple(windows.shape[1:]))
         if program is None or windows.device.type != "cpu" or windows.dtype != torch.float32:
             output: torch.Tensor = self.network(windows)
             return output
         outputs = [program(one) for one in torch.split(windows, 1)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _program(self, shape: tuple[int, ...]) -> Program | None:
+    def program(self, shape: tuple[int, ...]) -> Program | None:
+        """Return what computes one window of a shape, compiled now or before; None where PyTorch is to compute."""
+        if shape not in self._programs:
+            self._programs[shape] = self._new_program(shape)
+        return self._programs[shape]
+
+    def _new_program(self, shape: tuple[int, ...]) -> Program | None:
         """Compile for windows of a shape and compare; None, told in the log, where PyTorch is to compute."""
         try:
             return Graph(self.network, noise((1, *shape))).checked()
@@ -151,6 +154,13 @@ def noise(shape: Sequence[int]) -> torch.Tensor:
 def tell(reason: NotCompiled) -> None:
     """Say in the log why PyTorch computes a network."""
     _log.info("the network stays with PyTorch, uncompiled: %s", reason)
+
+
+def prepare(networks: Iterable[object], window: Sequence[int]) -> None:
+    """Have those of the networks that can be compiled ready for windows of (channels, ...), before the first job."""
+    for network in networks:
+        if isinstance(network, Compiled):
+            network.program(tuple(window))
 
 
 def release(networks: Iterable[object]) -> None:

@@ -116,7 +116,7 @@ class NnUnet:
         """
         import torch
 
-        from pacs_ai.models.engine import memory
+        from pacs_ai.models.engine import memory, processor
         from pacs_ai.models.engine.windows import Runner
         from pacs_ai.models.runtimes import nnunet_plans
 
@@ -130,6 +130,7 @@ class NnUnet:
         where = torch.device(device)
         try:
             networks = [self._network(plans, trained.folds[fold], where) for fold in self._folds(trained)]
+            processor.prepare(networks, (len(plans.channels), *plans.patch_size))
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
