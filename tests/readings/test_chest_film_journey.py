@@ -66,7 +66,7 @@ def test_all_films_that_were_kept_out_pass_the_gate_and_agree_with_the_replica(s
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("lateral", "View Position is LL"),
+        ("lateral", "the view is LL"),
         ("inverted", "does not look like a frontal chest film"),
         ("phantom", "unlike those that the model was trained on"),
     ],

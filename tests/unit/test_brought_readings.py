@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pacs_ai.errors import PipelineFault, Refused, UserError
+from pacs_ai.models import convert
 from pacs_ai.models.convert import lung_nodules, mura
 from pacs_ai.models.package import ZOO, Package, read
 from pacs_ai.models.readings.answers import answers
@@ -95,8 +96,9 @@ def test_a_view_that_is_missing_or_unknown_is_named(change, reason):
 def test_special_views_and_raw_images_stand_in_for_no_standard_view():
     given, spot = study(), mammogram("CC", "L", 5, ViewModifierCodeSequence="Spot Compression")
     raw = mammogram("CC", "L", 6, PresentationIntentType="FOR PROCESSING")
+    part = mammogram("CC", "L", 7, PartialView="YES")
     (standard,) = given["cc_left"].images
-    given["cc_left"] = Frames((standard, spot, raw), "MG")
+    given["cc_left"] = Frames((standard, spot, raw, part), "MG")
     assert views_of(given)["cc_left"] is standard
 
 
@@ -153,8 +155,8 @@ def test_names_of_mura_checkpoints_fit(tmp_path):
     assert mura.name_of("features.denseblock2.denselayer3.conv.2.weight") == (
         "features.denseblock2.denselayer3.layers.conv2.weight"
     )
-    with pytest.raises(UserError, match="takes file"):
-        mura.densenet169(tmp_path, {"x": 1})
+    with pytest.raises(UserError, match="takes texts as file"):
+        convert.convert("mura", tmp_path, {"x": 1})
     torch.save({"weight": torch.zeros(3)}, tmp_path / "checkpoint.pt")
     with pytest.raises(PipelineFault, match="no DenseNet-169"):
         mura.densenet169(tmp_path, {})

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 #: Rows and columns of the films that are compared.
 SIDE = 32
-#: View Position of a frontal film (PS3.3 C.8.11.5.1, C.8.1.2), and body parts that a chest film may state (PS3.16 L).
-FRONTAL = ("PA", "AP")
+#: View Position, or meaning of the View Code, of a frontal film (PS3.3 C.8.11.5.1, C.8.1.2), and body parts that a
+#: chest film may state (PS3.16 L).
+FRONTAL = ("PA", "AP", "FRONTAL")
 CHEST = ("CHEST", "THORAX", "LUNG", "PORT CHEST")
 _SMALLEST = 256
 _ASPECT = (0.6, 1.7)
@@ -86,7 +87,8 @@ def objection(frame: Frame, look: Look | None) -> Objection | None:
 
 
 def _by_header(frame: Frame) -> Objection | None:
-    view, part = (frame.header.get(keyword, "").strip().upper() for keyword in ("ViewPosition", "BodyPartExamined"))
+    view = (frame.header.get("ViewPosition") or frame.header.get("ViewCodeSequence", "")).strip().upper()
+    part = frame.header.get("BodyPartExamined", "").strip().upper()
     if frame.pixels.ndim != 2:
         return Objection("it is a colour photograph, no radiograph", Reason.OUT_OF_DISTRIBUTION)
     if is_raw(frame.header):
@@ -94,7 +96,7 @@ def _by_header(frame: Frame) -> Objection | None:
     if part and part not in CHEST:
         return Objection(f"Body Part Examined is {part}, not CHEST", Reason.BODY_PART)
     if view and view not in FRONTAL:
-        return Objection(f"View Position is {view}: only frontal films (PA, AP) can be read", Reason.VIEW)
+        return Objection(f"the view is {view}: only frontal films (PA, AP) can be read", Reason.VIEW)
     return None
 
 

@@ -92,8 +92,8 @@ class Mammography:
 def views_of(inputs: Mapping[str, Frames]) -> dict[str, Frame]:
     """Return the image of each view, by what the images state; the last one where a view was taken again.
 
-    Spot compressions, magnifications and whatever else has a View Modifier (PS3.16 CID 4015) are no standard views, and
-    the detector's raw images none for presentation: they are left out.
+    Spot compressions, magnifications and whatever else has a View Modifier (PS3.16 CID 4015), and views of part of a
+    breast, are no standard views, and the detector's raw images none for presentation: they are left out.
 
     Raises
     ------
@@ -107,7 +107,8 @@ def views_of(inputs: Mapping[str, Frames]) -> dict[str, Frame]:
     for name, frames in inputs.items():
         for frame in frames.images:
             place = _place(frame, name)
-            if is_raw(frame.header) or frame.header.get("ViewModifierCodeSequence"):
+            modified = frame.header.get("ViewModifierCodeSequence") or frame.header.get("PartialView") == "YES"
+            if modified or is_raw(frame.header):
                 special += 1
             elif place is not None:
                 found[place] = frame
