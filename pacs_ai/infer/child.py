@@ -19,7 +19,7 @@ from pacs_ai.dicom.equality import compare_pixels
 from pacs_ai.encode.provenance import Predecessor, Work
 from pacs_ai.errors import Conflict, PacsAiError, Refused, Transient
 from pacs_ai.infer.analysis import Steps, analyse, foreign_code
-from pacs_ai.infer.device import parameters, resolve_device
+from pacs_ai.infer.device import is_broken, parameters, resolve_device
 from pacs_ai.infer.isolation import cut_off
 from pacs_ai.infer.order import Done, EncodedFile, Order, Policy, Ready, Step, Trouble
 from pacs_ai.infer.summary import headline, summary
@@ -123,6 +123,8 @@ class Bench:
         except Refused as refusal:
             return Trouble("refused", str(refusal), timings, refusal.reason)
         except PacsAiError as error:
+            if self.device != "cpu" and is_broken(error):
+                return Trouble("crash", f"the device {self.device} failed: {error}", timings)
             policy = next(name for kind, name in _POLICIES if isinstance(error, kind))
             return Trouble(policy, str(error), timings)
         except MemoryError:

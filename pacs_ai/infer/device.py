@@ -22,6 +22,24 @@ def resolve_device(wanted: str) -> str:
     return wanted
 
 
+#: What CUDA and its libraries say of a device that does not work any more, or only for new processes.
+BROKEN = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
+
+
+def is_broken(error: BaseException) -> bool:
+    """Tell whether an error comes from a GPU that failed: every further call of this process would fail as well."""
+    import torch
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, torch.AcceleratorError):
+            return True
+        if isinstance(cause, RuntimeError) and any(words in str(cause) for words in BROKEN):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 def describe(device: str) -> str:
     """Return a resolved device in words, with torch's version."""
     import torch

@@ -1,4 +1,4 @@
-"""INF-07 and INF-09: the same input gives the same bytes however often it comes, and jobs leave nothing in memory."""
+"""INF-05, INF-07, INF-09: a lost device is replaced, the same input gives the same bytes, jobs leave nothing behind."""
 
 from __future__ import annotations
 
@@ -141,6 +141,32 @@ def test_windows_in_another_order_give_the_same_labels(batch):
     assert torch.equal(other.argmax(0), usual.argmax(0))
     assert torch.allclose(other, usual, atol=1e-5, rtol=0)
     assert torch.equal(predicted(image, (down, *across), 1), usual)
+
+
+@pytest.mark.parametrize(
+    ("error", "device", "policy"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "cuda:0", "crash"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "cuda:0", "crash"),
+        (torch.AcceleratorError("device lost"), "cuda:0", "crash"),
+        (RuntimeError("shapes do not fit"), "cuda:0", "failed"),
+        (RuntimeError("CUDA error: no kernel image is available"), "cpu", "failed"),
+    ],
+)
+def test_a_gpu_that_failed_is_a_crash_which_replaces_the_process(
+    settings, tmp_path, monkeypatch, error, device, policy
+):
+    """INF-05: what a process of a lost device computes afterwards would fail as well."""
+
+    def run(_):
+        raise error
+
+    bench = Bench(settings, "cpu")
+    monkeypatch.setattr(bench, "device", device)
+    monkeypatch.setattr(bench, "pipeline", lambda _: SimpleNamespace(run=run))
+    answer = bench.serve(order(tmp_path, "ohif"), SimpleNamespace(send=lambda message: None))
+    assert answer.policy == policy
+    assert ("the device cuda:0 failed" in answer.words) == (policy == "crash")
 
 
 def test_a_process_is_replaced_after_its_share_of_jobs(settings, monkeypatch):
