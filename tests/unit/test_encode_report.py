@@ -24,7 +24,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.provenance import Predecessor
-from pacs_ai.encode.reports.groups import absent_labels
+from pacs_ai.encode.reports.groups import absent_labels, sided
 from pacs_ai.encode.reports.outline import MAX_POINTS, MIN_POINTS, mark, outline
 from pacs_ai.encode.results import encode
 from pacs_ai.pipeline import (
@@ -38,6 +38,8 @@ from pacs_ai.pipeline import (
     Classification,
     Code,
     Findings,
+    Frame,
+    Frames,
     Label,
     Measurement,
     Segment,
@@ -345,6 +347,14 @@ def test_a_positive_answer_about_the_whole_image_is_not_called_absent():
     found = Findings(classifications=(Classification(label.type, Code("52101004", "SCT", "Present"), 0.9),))
     names = absent_labels(found, np.zeros((0, 0), np.int64), CARD)
     assert label.name not in [one.name for one in names]
+
+
+def test_what_is_seen_on_images_of_both_sides_has_no_side():
+    pixels = np.zeros((4, 4), np.uint8)
+    images = tuple(Frame(pixels, None, {"ImageLaterality": side} if side else {}) for side in ("L", "L", "R", ""))
+    given, label = Frames(images, "OP"), Label("Vessels", ANATOMICAL_STRUCTURE, LIVER)
+    assert sided(label, given, [0, 1]).modifier == LEFT
+    assert [sided(label, given, indices).modifier for indices in ([1, 2], [0, 3], [3])] == [None] * 3
 
 
 LESIONS = tuple(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pacs_ai.errors import PipelineFault, Refused
+from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.networks.wnet import Layout, WNet
 from pacs_ai.models.package import ZOO, read
 from pacs_ai.models.readings import retina
@@ -76,6 +76,14 @@ def test_two_photographs_are_two_planes(phantom):
     ratio = found.measurements[-1]
     assert ratio.concept == retina.ARTERY_VEIN_RATIO
     assert ratio.value == pytest.approx((labels == 2).sum() / (labels == 3).sum())
+
+
+def test_both_eyes_are_not_measured_together(phantom):
+    picture, _ = phantom
+    eyes = tuple(Frame(picture, None, {"ImageLaterality": side}) for side in "LR")
+    with pytest.raises(Refused, match="both eyes") as raised:
+        reading("retina-vessels", Dark(1)).run({"image": Frames(eyes, "OP")})
+    assert raised.value.reason is Reason.LATERALITY
 
 
 def test_slabs_of_rows_change_nothing(phantom, monkeypatch):

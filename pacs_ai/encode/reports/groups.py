@@ -162,7 +162,7 @@ def _of_segments(case: Case) -> Iterator[Group]:
         yield Group(
             name,
             uid,
-            sided(label, case.ground, index),
+            sided(label, case.ground, [int(image) for image in np.flatnonzero(row)]),
             Template.VOLUMETRIC if case.has_volume else Template.PLANAR,
             region,
             _with_size(_values(case.findings, label.name), segment, row, case),
@@ -171,12 +171,16 @@ def _of_segments(case: Case) -> Iterator[Group]:
         )
 
 
-def sided(label: Label, given: Ground, index: int) -> Label:
-    """Return the label with the side that its image says (Image Laterality), where it has no modifier of its own."""
+def sided(label: Label, given: Ground, indices: Sequence[int]) -> Label:
+    """Return the label with the side that its images say (Image Laterality), where it has no modifier of its own.
+
+    What is seen on images of both sides, or of one without a side, has none: its values are of both.
+    """
     if label.modifier is not None or not isinstance(given, Frames):
         return label
-    header = given.images[index].header
-    return replace(label, modifier=SIDES.get(header.get("ImageLaterality") or header.get("Laterality") or ""))
+    headers = [given.images[index].header for index in indices]
+    sides = {header.get("ImageLaterality") or header.get("Laterality") or "" for header in headers}
+    return replace(label, modifier=SIDES.get(sides.pop()) if len(sides) == 1 else None)
 
 
 def _axes_of_outline(label: Label, region: Region, given: Ground) -> tuple[Axis, ...]:
@@ -207,7 +211,7 @@ def _of_detections(case: Case) -> Iterator[Group]:
         yield Group(
             name,
             uid,
-            label if region is None else sided(label, case.ground, region.index),
+            label if region is None else sided(label, case.ground, [region.index]),
             Template.IMAGE if region is None else Template.PLANAR,
             region,
             detection.measurements,

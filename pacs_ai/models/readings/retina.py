@@ -83,12 +83,16 @@ class Retina:
         Raises
         ------
         Refused
-            A picture is no photograph of the retina, they are of different sizes, or no vessel is found.
+            A picture is no photograph of the retina, both eyes are shown, sizes differ, or no vessel is found.
         """
         frames = inputs["image"]
         if frames.shape is None:
             words = "the photographs of the series are of different sizes: send them as series of their own"
             raise Refused(words, Reason.GEOMETRY)
+        eyes = {frame.header.get("ImageLaterality") or frame.header.get("Laterality", "") for frame in frames.images}
+        if {"L", "R"} <= eyes:
+            words = "the series shows both eyes, which are not measured together: send each as a series of its own"
+            raise Refused(words, Reason.LATERALITY)
         labels = np.zeros(frames.shape, np.uint8)
         seen = 0
         for index, frame in enumerate(frames.images):
