@@ -116,7 +116,7 @@ def test_a_pickled_module_is_never_opened(tmp_path):
 
 def test_an_unknown_option_is_refused(tmp_path):
     with pytest.raises(UserError, match="takes no option key"):
-        chexnet(tmp_path, {"key": "x"})
+        convert("chexnet", tmp_path, {"key": "x"})
 
 
 def test_names_that_need_no_change_stay():

@@ -543,6 +543,36 @@ def test_convert_writes_the_same_bytes_again(tmp_path, keras_file, run):
 # -- formats
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nobody", "toy.h5", "o"), "known are apetnet"),
+        (("keras", "toy.h5", "o", "-o", "file"), "--option file is no KEY=VALUE"),
+        (("keras", "toy.h5", "o", "-o", "=x"), "is no KEY=VALUE"),
+        (("keras", "toy.h5", "none/o"), "for o: make it first"),
+        (("nnunet", "toy.h5", "o"), "the reader nnunet reads a folder: name"),
+        (("apetnet", "toy.h5", "o"), "the reader apetnet reads a folder: name"),
+        (("apetnet", ".", "o", "-o", "x=1"), "takes no option x='1': it takes no texts"),
+        (("meshnet-tfjs", "toy.h5", "o", "-o", "channels=[5"), "is no number, list, true or false"),
+        (("meshnet-tfjs", "toy.h5", "o", "-o", "wide=5"), "it takes texts as file, activation, and channels, classes"),
+        (("torch", ".", "o"), "name the file to be read, file=NAME"),
+    ],
+)
+def test_what_is_typed_wrong_is_told(keras_file, run, monkeypatch, words, said):
+    monkeypatch.chdir(keras_file.parent)
+    assert said in " ".join(run("convert", *words, code=2).split())
+
+
+def test_numbers_are_typed_as_in_a_card(tmp_path, run):
+    weights = np.arange(5 * 27 + 5 + 2 * 5 + 2, dtype="<f4")  # one layer of 5 channels, and the last of 2 classes
+    (tmp_path / "model.bin").write_bytes(weights.tobytes())
+    words = ("meshnet-tfjs", str(tmp_path), str(tmp_path / "o"))
+    assert "classes, dilations, activation must be given" in run("convert", *words, "-o", "channels=5", code=1)
+    options = ("channels=5", "classes=2", "dilations=[1]", "activation=relu")
+    run("convert", *words, *(word for option in options for word in ("-o", option)))
+    assert sum(array.size for array in load((tmp_path / "o").read_bytes()).values()) == weights.size
+
+
 def test_quantised_tensorflow_js_is_restored(tmp_path):
     entry = {"name": "k", "shape": [3], "dtype": "float32", "quantization": {"dtype": "uint8", "scale": 0.5, "min": -1}}
     half = {"name": "h", "shape": [1], "dtype": "float32", "quantization": {"dtype": "float16"}}

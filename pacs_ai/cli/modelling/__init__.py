@@ -167,19 +167,21 @@ def convert(reader: str, source: Path, out: Path, options: tuple[str, ...], *, f
     """Turn published weights into a safetensors file.
 
     Done by a person, off-line: torch checkpoints, TensorFlow.js, Keras and TensorFlow variables are read as tables of
-    arrays, and refused where they would need code to be opened. SOURCE is the file or its folder. The same weights give
-    the same bytes. A wrong READER is answered with those that there are.
+    arrays, and refused where they would need code to be opened. READER is torch, tfjs, keras, tf-variables, nnunet, or
+    that of a published model; a wrong one is answered with all that there are. SOURCE is the file or its folder. The
+    same weights give the same bytes.
     """
     import hashlib
 
+    from pacs_ai.cli.modelling import converting_options
     from pacs_ai.models import convert as converting
 
-    given = dict(option.partition("=")[::2] for option in options)
-    if source.is_file():
-        given.setdefault("file", source.name)
+    given, folder = converting_options.of(reader, source, options)
     if out.exists() and not force:
         raise UserError(f"{out} is there already: --force replaces it")
-    content = converting.convert(reader, source.parent if source.is_file() else source, given)
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {out.absolute().parent} for {out.name}: make it first")
+    content = converting.convert(reader, folder, given)
     part = out.with_name(f"{out.name}.part")
     part.write_bytes(content)
     part.rename(out)

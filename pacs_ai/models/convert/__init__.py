@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import PipelineFault, UserError
@@ -13,24 +14,54 @@ if TYPE_CHECKING:
 
     import torch
 
-#: Reader -> module:function; the function takes the folder of the members and the options, and returns the tensors
-#: (name -> torch tensor or numpy array).
-READERS: Mapping[str, str] = {
+
+@dataclass(frozen=True)
+class Reader:
+    """One way to read published weights.
+
+    Parameters
+    ----------
+    place
+        module:function; the function takes the folder of the published files and the options, and returns the tensors
+        (name -> torch tensor or numpy array).
+    texts
+        Names of its options; ``file`` is the file that is read.
+    values
+        Names of options that are numbers, lists, true or false.
+    """
+
+    place: str
+    texts: tuple[str, ...] = ("file",)
+    values: tuple[str, ...] = ()
+
+
+READERS: Mapping[str, Reader] = {
     # one line each, sorted
-    "apetnet": "pacs_ai.models.convert.apetnet:from_variables",
-    "chexnet": "pacs_ai.models.convert.chest_film:chexnet",
-    "keras": "pacs_ai.models.convert.plain:keras",
-    "liver": "pacs_ai.models.convert.liver:from_keras",
-    "lung-nodules": "pacs_ai.models.convert.lung_nodules:retinanet",
-    "meshnet-tfjs": "pacs_ai.models.convert.meshnet:from_tfjs",
-    "nnunet": "pacs_ai.models.convert.nnunet:nnunet",
-    "sklesion": "pacs_ai.models.convert.xception:read",
-    "mura": "pacs_ai.models.convert.mura:densenet169",
-    "tf-variables": "pacs_ai.models.convert.plain:tf_variables",
-    "tfjs": "pacs_ai.models.convert.plain:tfjs_model",
-    "torch": "pacs_ai.models.convert.plain:torch_checkpoint",
-    "torchxrayvision": "pacs_ai.models.convert.chest_film:torchxrayvision",
+    "apetnet": Reader("pacs_ai.models.convert.apetnet:from_variables", ()),
+    "chexnet": Reader("pacs_ai.models.convert.chest_film:chexnet"),
+    "keras": Reader("pacs_ai.models.convert.plain:keras"),
+    "liver": Reader("pacs_ai.models.convert.liver:from_keras", ("liver", "lesions")),
+    "lung-nodules": Reader("pacs_ai.models.convert.lung_nodules:retinanet"),
+    "meshnet-tfjs": Reader(
+        "pacs_ai.models.convert.meshnet:from_tfjs",
+        ("file", "activation"),
+        ("channels", "classes", "dilations", "normalised"),
+    ),
+    "mura": Reader("pacs_ai.models.convert.mura:densenet169"),
+    "nnunet": Reader("pacs_ai.models.convert.nnunet:nnunet", ("checkpoint",)),
+    "sklesion": Reader("pacs_ai.models.convert.xception:read"),
+    "tf-variables": Reader("pacs_ai.models.convert.plain:tf_variables"),
+    "tfjs": Reader("pacs_ai.models.convert.plain:tfjs_model"),
+    "torch": Reader("pacs_ai.models.convert.plain:torch_checkpoint", ("file", "key", "prefix")),
+    "torchxrayvision": Reader("pacs_ai.models.convert.chest_film:torchxrayvision"),
 }
+
+
+def reader_named(name: str) -> Reader:
+    """Return the reader of that name; `UserError` with those that there are."""
+    if name not in READERS:
+        raise UserError(f"there is no reader {name}: known are {', '.join(sorted(READERS))}")
+    return READERS[name]
 
 
 def convert(reader: str, folder: Path, options: Mapping[str, Any] | None = None) -> bytes:
@@ -52,10 +83,15 @@ def convert(reader: str, folder: Path, options: Mapping[str, Any] | None = None)
     PipelineFault
         The files are not what the reader reads, or need code to be opened; the message says what to do.
     """
-    if reader not in READERS:
-        raise UserError(f"there is no reader {reader}: known are {', '.join(sorted(READERS))}")
-    module, _, name = READERS[reader].partition(":")
-    return safetensors(getattr(importlib.import_module(module), name)(folder, dict(options or {})))
+    known, given = reader_named(reader), dict(options or {})
+    wrong = [name for name in given if name not in (*known.texts, *known.values)]
+    wrong += [name for name in known.texts if not isinstance(given.get(name, ""), str)]
+    if wrong:
+        texts = f"texts as {', '.join(known.texts)}" if known.texts else "no texts"
+        values = f", and {', '.join(known.values)}" if known.values else ""
+        raise UserError(f"the reader {reader} takes no option {wrong[0]}={given[wrong[0]]!r}: it takes {texts}{values}")
+    module, _, name = known.place.partition(":")
+    return safetensors(getattr(importlib.import_module(module), name)(folder, given))
 
 
 def safetensors(arrays: Mapping[str, Any]) -> bytes:

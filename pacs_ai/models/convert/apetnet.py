@@ -21,7 +21,7 @@ _EPSILON = 1e-3
 _KEY = "{}/{}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def from_variables(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def from_variables(folder: Path, _options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Read the variables in the order of the layers: both first layers side by side, seven more, the last.
 
     Batch normalisation is multiplied into the kernel and the bias of the convolution before it.
@@ -30,8 +30,8 @@ def from_variables(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.
     ----------
     folder
         Where ``variables.index`` and its shard lie.
-    options
-        None is known.
+    _options
+        There are none.
 
     Returns
     -------
@@ -43,8 +43,6 @@ def from_variables(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.
     PipelineFault
         A variable is missing: it is another model.
     """
-    if options:
-        raise PipelineFault(f"the reader of pyapetnet takes no options: {', '.join(options)}")
     arrays = tf_bundle.read(folder, "variables")
     found: dict[str, torch.Tensor] = {}
     for which, name in enumerate(("pet", "t1")):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pacs_ai.errors import PipelineFault, UserError
+from pacs_ai.errors import PipelineFault
 from pacs_ai.models.convert.formats import torch_state
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ def torchxrayvision(folder: Path, options: Mapping[str, Any]) -> dict[str, torch
 
 
 def _renamed(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    unknown = set(options) - {"file"}
-    if unknown:
-        raise UserError(f"the reader takes no option {', '.join(sorted(unknown))}: it takes file")
     tensors = torch_state.read(folder, str(options.get("file", "checkpoint.pt")))
     named = {name_of(key): tensor for key, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not _UNREAD.search(name)}

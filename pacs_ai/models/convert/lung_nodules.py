@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pacs_ai.errors import PipelineFault, UserError
+from pacs_ai.errors import PipelineFault
 from pacs_ai.models.convert.formats import torch_state
 
 if TYPE_CHECKING:
@@ -34,14 +34,9 @@ def retinanet(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.Tenso
 
     Raises
     ------
-    UserError
-        There is such an option not.
     PipelineFault
         The file is none, needs code to be opened, or is of another network; errors as `torch_state.read`.
     """
-    unknown = set(options) - {"file"}
-    if unknown:
-        raise UserError(f"the reader takes no option {', '.join(sorted(unknown))}: it takes file")
     read = torch_state.read(folder, str(options.get("file", "model.pt")))
     named = {_FRONT.sub("", name, count=1): tensor for name, tensor in read.items()}
     missing = [name for name, axes in PARTS.items() if name not in named or named[name].ndim != axes]

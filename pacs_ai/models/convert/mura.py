@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pacs_ai.errors import PipelineFault, UserError
+from pacs_ai.errors import PipelineFault
 from pacs_ai.models.convert.formats import torch_state
 
 if TYPE_CHECKING:
@@ -36,14 +36,9 @@ def densenet169(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.Ten
 
     Raises
     ------
-    UserError
-        There is no such option.
     PipelineFault
         The file is none, needs code to be opened, or is of another network; errors as `torch_state.read`.
     """
-    unknown = set(options) - {"file"}
-    if unknown:
-        raise UserError(f"the reader takes no option {', '.join(sorted(unknown))}: it takes file")
     read = torch_state.read(folder, str(options.get("file", "checkpoint.pt")))
     named = {name_of(key): tensor for key, tensor in read.items()}
     last = named.get("class_layers.out.weight")

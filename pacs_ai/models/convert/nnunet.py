@@ -59,13 +59,10 @@ def nnunet(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     Raises
     ------
     UserError, PipelineFault
-        No checkpoint, an unknown option, or one that needs code to be opened.
+        No checkpoint, or one that needs code to be opened.
     """
     import torch
 
-    unknown = set(options) - {"checkpoint"}
-    if unknown:
-        raise UserError(f"the reader nnunet takes no option {', '.join(sorted(unknown))}: it takes checkpoint")
     name = str(options.get("checkpoint", CHECKPOINT))
     paths = sorted(path.relative_to(folder) for path in (*folder.glob(f"fold_*/{name}"), *folder.glob("fold_*.pth")))
     if not paths:

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from pacs_ai.pipeline import Array
 
 
-def _taken(options: Mapping[str, Any], *known: str) -> None:
-    """Refuse options that the reader does not have; all of them are texts."""
-    for name, value in options.items():
-        if name not in known or not isinstance(value, str):
-            raise UserError(f"the reader takes no option {name}={value!r}: it takes texts as {', '.join(known)}")
-
-
 def _only(folder: Path, options: Mapping[str, Any], *suffixes: str) -> str:
     """Return option `file`, else the name of the only file with such an ending."""
     if options.get("file"):
@@ -38,24 +31,20 @@ def _only(folder: Path, options: Mapping[str, Any], *suffixes: str) -> str:
 
 def tfjs_model(folder: Path, options: Mapping[str, Any]) -> dict[str, Array]:
     """Read TensorFlow.js (``file``: model.json), errors as `tfjs.read`."""
-    _taken(options, "file")
     return tfjs.read(folder, str(options.get("file", "model.json")))
 
 
 def keras(folder: Path, options: Mapping[str, Any]) -> dict[str, Array]:
     """Read a Keras model (``file``: the .h5, .hdf5 or .keras), errors as `keras_h5.read`."""
-    _taken(options, "file")
     return keras_h5.read(folder, _only(folder, options, ".h5", ".hdf5", ".keras"))
 
 
 def tf_variables(folder: Path, options: Mapping[str, Any]) -> dict[str, Array]:
-    """Read TensorFlow variables (``file``: what stands before .index), errors as `tf_bundle.read`."""
-    _taken(options, "file")
-    return tf_bundle.read(folder, str(options.get("file", "variables")))
+    """Read TensorFlow variables (``file``: the .index), errors as `tf_bundle.read`."""
+    return tf_bundle.read(folder, str(options.get("file", "variables")).removesuffix(".index"))
 
 
 def torch_checkpoint(folder: Path, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Read a checkpoint (``file``, ``key`` within it, ``prefix`` to take away), errors as `torch_state.read`."""
-    _taken(options, "file", "key", "prefix")
     name = _only(folder, options, ".pt", ".pth", ".ckpt", ".pth.tar")
     return torch_state.read(folder, name, options.get("key"), options.get("prefix", ""))

@@ -75,6 +75,9 @@ class Layout:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Layout:
         """Read the settings of a package; `PipelineFault` where they describe no MeshNet."""
+        missing = [name for name in ("channels", "classes", "dilations", "activation") if name not in settings]
+        if missing:
+            raise PipelineFault(f"the settings describe no MeshNet: {', '.join(missing)} must be given")
         try:
             layout = cls(
                 int(settings["channels"]),
@@ -83,8 +86,8 @@ class Layout:
                 str(settings["activation"]),
                 bool(settings.get("normalised", False)),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PipelineFault(f"the settings describe no MeshNet: {error!r}") from error
+        except (TypeError, ValueError) as error:
+            raise PipelineFault(f"the settings describe no MeshNet: {error}") from error
         if layout.activation not in _ACTIVATIONS:
             raise PipelineFault(f"MeshNet knows {', '.join(_ACTIVATIONS)}, not the activation {layout.activation!r}")
         if not (1 <= layout.channels <= 512 and 2 <= layout.classes <= 256 and layout.dilations):
