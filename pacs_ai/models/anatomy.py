@@ -11,6 +11,7 @@ import colorsys
 import re
 from typing import TYPE_CHECKING, Any
 
+from pacs_ai.models.bundle_metadata import described
 from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, LEFT, MORPHOLOGIC_ABNORMALITY, RIGHT, Code, Label
 
 if TYPE_CHECKING:
@@ -232,8 +233,7 @@ def guess_labels(metadata: Mapping[str, Any]) -> tuple[dict[int, Label], tuple[s
     """
     labels: dict[int, Label] = {}
     missing: list[str] = []
-    channels = metadata.get("network_data_format", {}).get("outputs", {}).get("pred", {}).get("channel_def") or {}
-    for channel, name in sorted((int(channel), str(name).strip()) for channel, name in channels.items()):
+    for channel, name in described(metadata).channels:
         if name.lower() == "background":
             continue
         label = find(name, palette(channel))

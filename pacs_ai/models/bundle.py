@@ -8,13 +8,12 @@ child process. Reading a card parses ``metadata.json`` as JSON, executes nothing
 
 from __future__ import annotations
 
-import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import PipelineFault
 from pacs_ai.models.anatomy import guess_labels
 from pacs_ai.models.bundle_findings import checked, segments
+from pacs_ai.models.bundle_metadata import METADATA, PROCEDURES, described, parsed
 from pacs_ai.models.bundle_spec import BundleSpec
 from pacs_ai.models.digest import digest_of, verified_bytes, verify
 from pacs_ai.pipeline import Card, Clearance, Code, Findings, Input, Label, Volume
@@ -24,17 +23,8 @@ if TYPE_CHECKING:
 
     from pacs_ai.models.bundle_program import Program
 
-__all__ = ["METADATA", "BundleSpec", "MonaiBundle", "card_of", "read_metadata"]
+__all__ = ["BundleSpec", "MonaiBundle", "card_of", "read_metadata"]
 
-METADATA = "configs/metadata.json"
-#: What the zoo's metadata call a modality -> Modality (0008,0060).
-MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT", "MG": "MG", "MAMMOGRAM": "MG", "US": "US"}
-#: Modality -> procedure reported (CID 100).
-PROCEDURES = {
-    "CT": Code("25045-6", "LN", "CT unspecified body region"),
-    "MR": Code("25056-3", "LN", "MRI unspecified body region"),
-    "PT": Code("44136-0", "LN", "PET unspecified body region"),
-}
 IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 
@@ -46,29 +36,11 @@ def read_metadata(spec: BundleSpec) -> dict[str, Any]:
     PipelineFault
         It is missing, not the configured one, or no JSON object.
     """
-    content = verified_bytes(spec.folder, METADATA, spec.files)
-    try:
-        metadata = json.loads(content)
-    except ValueError as error:
-        raise PipelineFault(f"{METADATA} in {spec.folder} is no JSON: {error}") from error
-    if not isinstance(metadata, dict):
-        raise PipelineFault(f"{METADATA} in {spec.folder} is no JSON object")
-    return metadata
-
-
-def _format(metadata: Mapping[str, Any], direction: str, name: str) -> Mapping[str, Any]:
-    """Return one entry of ``network_data_format``, empty where the metadata have none."""
-    entry = (metadata.get("network_data_format") or {}).get(direction, {}).get(name)
-    return entry if isinstance(entry, dict) else {}
+    return parsed(verified_bytes(spec.folder, METADATA, spec.files), spec.folder)
 
 
 def _labels(spec: BundleSpec, metadata: Mapping[str, Any]) -> dict[int, Label]:
-    output = _format(metadata, "outputs", "pred")
-    if output.get("type", "image") != "image" or output.get("format") in {"image", "magnitude"}:
-        raise PipelineFault(
-            f"{spec.folder.name} is no segmentation bundle: {METADATA} calls its output {output.get('type')!r} of "
-            f"format {output.get('format')!r}. Only segmentation bundles can be run"
-        )
+    described(metadata).check_segments(spec.folder.name)
     if spec.labels:
         return dict(sorted(spec.labels.items()))
     labels, missing = guess_labels(metadata)
@@ -88,17 +60,13 @@ def _labels(spec: BundleSpec, metadata: Mapping[str, Any]) -> dict[int, Label]:
 def _inputs(spec: BundleSpec, metadata: Mapping[str, Any]) -> dict[str, Input]:
     if spec.inputs:
         return dict(spec.inputs)
-    image = _format(metadata, "inputs", "image")
-    modality = MODALITIES.get(str(image.get("modality", "")).upper())
-    if modality is None:
+    said = described(metadata)
+    if said.modality is None:
         raise PipelineFault(
-            f"{METADATA} of {spec.folder.name} states modality {image.get('modality')!r}, which is none of DICOM's for "
-            "volumes: name the inputs with their modality in [[pipeline]]"
+            f"{METADATA} of {spec.folder.name} states modality {said.stated!r}, which is none of DICOM's for volumes: "
+            "name the inputs with their modality in [[pipeline]]"
         )
-    channels = sorted((int(channel), str(name)) for channel, name in (image.get("channel_def") or {}).items())
-    if len(channels) < 2:
-        return {"image": Input((modality,))}
-    return {re.sub(r"\W+", "_", name.lower()): Input((modality,)) for _, name in channels}
+    return {name: Input((said.modality,)) for name in said.inputs}
 
 
 def card_of(spec: BundleSpec, metadata: Mapping[str, Any]) -> Card:

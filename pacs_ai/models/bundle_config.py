@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from pacs_ai.errors import PipelineFault
+from pacs_ai.models.bundle_metadata import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -266,8 +267,8 @@ class Configuration:
     @property
     def channels(self) -> int:
         """Channels of the network's output, as the metadata say; 1 where they do not."""
-        output = (self.parser.get("_meta_") or {}).get("network_data_format", {}).get("outputs", {})
-        return int(output.get("pred", {}).get("num_channels") or 1)
+        metadata = self.parser.get("_meta_")
+        return described(metadata if isinstance(metadata, dict) else {}).count
 
     def checkpoint(self) -> tuple[str, str, bool]:
         """Return the path, the key of the network and the strictness of the CheckpointLoader; path "" for none."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import UserError
 from pacs_ai.models import anatomy
-from pacs_ai.models.bundle import METADATA, MODALITIES, PROCEDURES
+from pacs_ai.models.bundle_metadata import METADATA, PROCEDURES, described, input_names, one_line, table
 from pacs_ai.models.convert.formats import onnx_graph
 from pacs_ai.models.digest import digests
 from pacs_ai.models.package import MODEL
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Longest JSON file that is read, bytes.
 LONGEST = 64 << 20
+#: Longest remark, characters.
+_REMARK = 500
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Draft:
     licence: str = ""
     source: str = ""
     training: str = ""
+    description: str = ""
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     labels: dict[int, tuple[str, Label | None]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -80,14 +83,22 @@ def recognise(folder: Path) -> Draft:
         It holds links or devices.
     """
     draft = _recognised(folder.resolve())
-    draft.name = draft.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", draft.folder.name).strip("-_.").lower()[:64]
+    draft.name = draft.name[:64].rstrip("-") or name_of(draft.folder).lower()
+    draft.remarks = [one_line(remark)[:_REMARK] for remark in draft.remarks]
     draft.files = {name: value for name, value in digests(draft.folder).items() if name != MODEL}
     return draft
 
 
+def name_of(folder: Path) -> str:
+    """Return the name of a folder as routes and commands can call it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-_.")[:64] or "model"
+
+
 def _recognised(folder: Path) -> Draft:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: name the folder in which it lies, {folder.parent}")
     if (folder / METADATA).is_file():
-        return _bundle(folder)
+        return bundle(folder)
     results = [path.parent for path in (folder / "plans.json", *sorted(folder.glob("*/plans.json"))) if path.is_file()]
     if results:
         return _nnunet(results[0], len(results))
@@ -124,26 +135,33 @@ def _text(found: Mapping[str, Any], *keys: str) -> str:
         value = found.get(key)
         if isinstance(value, list):
             value = "; ".join(str(one) for one in value)
-        if isinstance(value, str | int | float) and str(value).strip():
-            return " ".join(str(value).split())
+        if isinstance(value, str | int | float) and (said := one_line(value)):
+            return said
     return ""
 
 
 def _labelled(names: Iterable[tuple[int, str]]) -> dict[int, tuple[str, Label | None]]:
     return {
         number: (name, anatomy.find(name, anatomy.palette(number)))
-        for number, name in sorted(names)
-        if name.strip() and name.strip().lower() not in {"background", "ignore"}
+        for number, name in sorted((number, one_line(name)) for number, name in names)
+        if name and name.lower() not in {"background", "ignore"}
     }
 
 
 # -- a MONAI bundle
 
 
-def _bundle(folder: Path) -> Draft:
-    metadata = _json(folder / METADATA)
-    formats = metadata.get("network_data_format")
-    formats = formats if isinstance(formats, dict) else {}
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata of a MONAI bundle; errors as `bundle`."""
+    if not (folder / METADATA).is_file():
+        raise UserError(f"{folder} is no MONAI bundle: it has no {METADATA}")
+    return _json(folder / METADATA)
+
+
+def bundle(folder: Path) -> Draft:
+    """Return what the metadata of a MONAI bundle say; `UserError` where it is none, or its metadata are no JSON."""
+    metadata = read_metadata(folder)
+    said = described(metadata)
     draft = Draft(
         folder,
         runtime="monai-bundle",
@@ -153,11 +171,10 @@ def _bundle(folder: Path) -> Draft:
         intended_use=_text(metadata, "intended_use"),
         source=_text(metadata, "references", "copyright"),
         training=_text(metadata, "data_source"),
+        description=_text(metadata, "description"),
+        inputs=dict.fromkeys(said.inputs, (said.modality,) if said.modality else ()),
+        labels=_labelled(said.channels) if said.segments else {},
     )
-    draft.inputs = _bundle_inputs(_entry(formats, "inputs", "image"))
-    output = _entry(formats, "outputs", "pred")
-    if output.get("type", "image") == "image" and output.get("format") not in {"image", "magnitude"}:
-        draft.labels = _labelled(_channels(output))
     if draft.labels:
         draft.remarks.append(
             "labels are numbered as the bundle numbers its channels: correct the numbers where its postprocessing "
@@ -166,29 +183,6 @@ def _bundle(folder: Path) -> Draft:
     if not any((folder / "models" / name).is_file() for name in ("model.pt", "model.safetensors")):
         draft.remarks.append("there are no weights in models/: put them there, then make this file anew")
     return draft
-
-
-def _entry(formats: Mapping[str, Any], direction: str, name: str) -> Mapping[str, Any]:
-    entries = formats.get(direction)
-    found = entries.get(name) if isinstance(entries, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _channels(entry: Mapping[str, Any]) -> list[tuple[int, str]]:
-    channels = entry.get("channel_def")
-    named = channels.items() if isinstance(channels, dict) else ()
-    return sorted((int(number), str(name)) for number, name in named if str(number).isdigit())
-
-
-def _bundle_inputs(entry: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    modality = MODALITIES.get(str(entry.get("modality", "")).upper())
-    channels = _channels(entry)
-    names = [_input(name) for _, name in channels] if len(channels) > 1 else ["image"]
-    return dict.fromkeys(names, (modality,) if modality else ())
-
-
-def _input(name: str) -> str:
-    return re.sub(r"\W+", "_", name.lower()).strip("_") or "image"
 
 
 # -- the results of an nnU-Net
@@ -210,7 +204,7 @@ def _nnunet(folder: Path, several: int) -> Draft:
     )
     draft.inputs = _nnunet_inputs(dataset)
     draft.labels = _labelled(_nnunet_labels(dataset))
-    if any(isinstance(value, list) for value in _table(dataset, "labels").values()):
+    if any(isinstance(value, list) for value in table(dataset, "labels").values()):
         draft.remarks.append("it was trained on regions: labels are numbered as its label map is (regions_class_order)")
     if several > 1:
         draft.remarks.append(f"there are {several} trained configurations beside one another: this is of {folder.name}")
@@ -223,11 +217,6 @@ def _nnunet(folder: Path, several: int) -> Draft:
 
 def _trained(folder: Path) -> list[str]:
     return [path.parent.name for path in sorted(folder.glob("fold_*/checkpoint_final.pth"))]
-
-
-def _table(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = found.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _training(dataset: Mapping[str, Any]) -> str:
@@ -243,21 +232,21 @@ _CHANNELS = {"ct": "CT", "pet": "PT", "pt": "PT", "us": "US", "mr": "MR", "mri":
 
 
 def _nnunet_inputs(dataset: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    channels = _table(dataset, "channel_names") or _table(dataset, "modality")
+    channels = table(dataset, "channel_names") or table(dataset, "modality")
     named = [str(name) for _, name in sorted(channels.items(), key=lambda one: str(one[0]).zfill(4))]
     known = [(_CHANNELS[name.lower()],) if name.lower() in _CHANNELS else () for name in named]
     if len(named) < 2:
         return {"image": known[0] if known else ()}
-    return {_input(name): modality for name, modality in zip(named, known, strict=True)}
+    return dict(zip(input_names(named), known, strict=True))
 
 
 def _nnunet_labels(dataset: Mapping[str, Any]) -> list[tuple[int, str]]:
     """Return the value of each label in the label map; of regions, the value that the n-th region writes."""
     order = dataset.get("regions_class_order")
-    regions = [name for name in _table(dataset, "labels") if name.lower() not in {"background", "ignore"}]
+    regions = [name for name in table(dataset, "labels") if name.lower() not in {"background", "ignore"}]
     if isinstance(order, list) and len(order) == len(regions):
         return [(int(value), name) for name, value in zip(regions, order, strict=True) if isinstance(value, int)]
-    return [(value, str(name)) for name, value in _table(dataset, "labels").items() if isinstance(value, int)]
+    return [(value, str(name)) for name, value in table(dataset, "labels").items() if isinstance(value, int)]
 
 
 # -- a single file

@@ -13,6 +13,7 @@ import pytest
 
 from pacs_ai.errors import PipelineFault
 from pacs_ai.models.bundle import BundleSpec, MonaiBundle
+from pacs_ai.models.bundle_metadata import described, input_names
 from pacs_ai.models.digest import digest_of, digests, verified_bytes, verify
 from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, Clearance, Code, Input, Label
 
@@ -232,6 +233,37 @@ def test_several_channels_become_named_inputs_in_their_order(folder):
     content = changed(modality="MRI", inputs={"1": "T1 pre", "0": "FLAIR"})
     card = MonaiBundle(with_metadata(folder, content)).card
     assert card.inputs == {"flair": Input(("MR",)), "t1_pre": Input(("MR",))}
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [
+        [1],
+        {"inputs": [], "outputs": 3},
+        {"inputs": {"image": "CT"}, "outputs": {"pred": ["x"]}},
+        {"outputs": {"pred": {"channel_def": {"\u00b2": "liver", "x": "spleen", "9" * 5000: "lung", "-1": 3}}}},
+        {"outputs": {"pred": {"channel_def": ["liver"], "num_channels": "many", "type": {}, "format": []}}},
+    ],
+)
+def test_metadata_of_another_form_say_nothing(formats):
+    said = described({"network_data_format": formats})
+    assert (said.modality, said.inputs, said.channels, said.count) == (None, ("image",), (), 1)
+
+
+def test_metadata_nested_too_deeply_are_no_json(folder):
+    with pytest.raises(PipelineFault, match="is no JSON"):
+        MonaiBundle(with_metadata(folder, "[" * 100_000))
+
+
+def test_every_channel_has_an_input_of_its_own():
+    assert input_names(["T1", "T1 (post)", "t1", "T1", "?", "!"]) == (
+        "t1",
+        "t1_post",
+        "t1_2",
+        "t1_3",
+        "image",
+        "image_2",
+    )
 
 
 def test_run_before_prepare_is_a_fault(folder):

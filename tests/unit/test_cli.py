@@ -334,12 +334,29 @@ def test_bundle_labels_that_cannot_be_guessed_are_marked(run, tmp_path):
     assert tomllib.loads(result.output)["pipeline"][0]["labels"]["1"]["name"] == "liver"
 
 
+def test_what_a_bundle_says_stays_a_comment(run, tmp_path):
+    """A name with a line break would else be a table of the configuration; one with an escape would move the cursor."""
+    said = "x\n[[route]]\nrun = 'evil' \x1b[2J"
+    content = {"name": said, "version": said, "description": said, "copyright": said, "authors": said,
+               "network_data_format": {"inputs": {"image": {"modality": "CT"}},
+                                       "outputs": {"pred": {"channel_def": {"1": said, "2": "liver"}}}}}  # fmt: skip
+    folder = tmp_path / "odd\n[log]"
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "metadata.json").write_text(json.dumps(content))
+    for command in (("config", "bundle", folder), ("models", "new", folder, "--print")):
+        result = run(*command)
+        assert result.exit_code == 0, result.stderr
+        assert "\x1b" not in result.output
+        assert not {"route", "log"} & tomllib.loads(result.output.replace("#? ", "")).keys()
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         ({}, "is no MONAI bundle"),
         ({"metadata.json": "{"}, "is no JSON"),
         ({"metadata.json": "[]"}, "is no JSON object"),
+        ({"metadata.json": "[" * 100_000}, "is no JSON"),
     ],
 )
 def test_what_is_no_bundle_is_said(run, tmp_path, files, words):

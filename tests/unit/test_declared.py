@@ -278,3 +278,12 @@ def test_weights_of_another_type_are_not_opened(shared_bundles, tmp_path: Path):
     broken = packaged(bundle, tmp_path / "y", {}, files={"weights.safetensors": json.dumps({}).encode()})
     with pytest.raises(PipelineFault, match="no safetensors file"):
         MonaiBundlePackage(broken).prepare("cpu")
+
+
+def test_the_metadata_say_how_many_channels_there_are(shared_bundles, tmp_path: Path):
+    """By which the memory is estimated that a declared bundle will need."""
+    from pacs_ai.models.runtimes.declared import configuration_of, spec_of
+    from pacs_ai.testing.zoo import packaged
+
+    made = packaged(shared_bundles / "wholeBody_ct_segmentation", tmp_path / "x", {})
+    assert configuration_of(made, spec_of(made, BundleSettings()), "cpu").channels == 105

@@ -47,7 +47,7 @@ def draft(folder: Path) -> tuple[str, Path, list[str]]:
         [
             "# Written by pacs-ai models new from what lies in this folder. Lines with #? are to be chosen: fill them",
             "# in and take the #? away. Codes: pacs-ai models new --search WORDS.",
-            *(f"# {line}" for line in known.remarks),
+            *(f"# {line}" for line in (known.description, *known.remarks) if line),
             "",
             *_card_lines(known),
             *_input_lines(known),
@@ -119,11 +119,12 @@ def _label_lines(known: Draft) -> list[str]:
     lines = ["", "# Value in the label map, or channel -> coded label"]
     for number, (name, label) in known.labels.items():
         lines += ["", f"[labels.{number}]", f"name = {toml.literal(name[:64])}"]
-        lines += _coded(label) if label is not None else _proposed(name)
+        lines += coded_lines(label) if label is not None else _proposed(name)
     return lines
 
 
-def _coded(label: Label) -> list[str]:
+def coded_lines(label: Label) -> list[str]:
+    """Return what a table of labels says of one beside its name."""
     lines = [f"category = {_code(label.category)}", f"type = {_code(label.type)}"]
     lines += [f"modifier = {_code(label.modifier)}"] if label.modifier else []
     return [*lines, f"colour = {toml.literal(list(label.colour))}"]

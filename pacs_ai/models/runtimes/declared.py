@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pacs_ai.errors import PipelineFault
+from pacs_ai.models import bundle_metadata
 from pacs_ai.models.bundle_chain import Chain, explained
 from pacs_ai.models.bundle_config import Configuration, inference_file
+from pacs_ai.models.bundle_metadata import FORMATS, METADATA
 from pacs_ai.models.bundle_program import assemble, network_of, seeded_network
 from pacs_ai.models.bundle_spec import BundleSpec
 from pacs_ai.models.package import label_of
@@ -69,7 +71,11 @@ def configuration_of(package: Package, spec: BundleSpec, device: str) -> Configu
             )
         return package.arrays(wanted)
 
-    tree = Tree(parsed(package.read(name), name), arrays, trust(str(spec.folder)))
+    content = parsed(package.read(name), name)
+    if METADATA in spec.files:
+        metadata = bundle_metadata.parsed(package.read(METADATA), spec.folder)
+        content["_meta_"] = {FORMATS: bundle_metadata.table(metadata, FORMATS)}
+    tree = Tree(content, arrays, trust(str(spec.folder)))
     return Configuration(spec, tree, device)
 
 
