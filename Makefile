@@ -16,8 +16,9 @@ MODELS ?=
 OUT ?= demo-out
 PROFILE ?= ohif
 TESTS ?= tests
-#: tests that start no server, and may run two at a time
-APART := tests/unit tests/conformance
+#: tests that measure no time and share nothing, and may run two at a time
+APART := tests/unit tests/conformance tests/docs $(patsubst %,tests/integration/test_%.py,bundle_run declared_bundles \
+	lung nnunet_agreement phantom real_pictures real_series zoo_bundles)
 
 BIN := .venv/bin
 SHOWN = $(if $(READING),--reading "$(READING)") $(if $(MODELS),--models "$(MODELS)")
