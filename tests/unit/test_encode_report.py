@@ -376,6 +376,8 @@ def test_beside_a_lesion_that_was_found_lesions_are_not_called_absent(found, wor
     assert len(absent) == codes
     assert [item.ConceptNameCodeSequence[0].CodeValue for item in absent][-1] == ("10200004" if found else "52988006")
     assert named(ds, "Finding")[-1 if found else 0].TextValue.endswith(f"Looked for and absent: {words}.")
+    sites = [named(group, "Finding Site") for group in groups(ds)]
+    assert [[one.ConceptCodeSequence[0].CodeValue for one in site] for site in sites] == [[LIVER.value]] * found
 
 
 def test_what_lies_on_no_grid_belongs_to_the_study_and_not_to_a_prior():

@@ -124,6 +124,8 @@ def _finding(label: Label | None) -> Iterator[Dataset]:
         yield code(FINDING, coded(label.type))
         if label.category.value == ANATOMICAL_STRUCTURE.value:  # its own site
             yield from about(label)
+        elif label.modifier is not None and label.modifier.value not in LATERALITIES:  # a lesion in the liver
+            yield code(FINDING_SITE, coded(label.modifier), Relation.HAS_CONCEPT_MOD)
 
 
 def modifiers(label: Label | None) -> list[Dataset]:
