@@ -19,7 +19,7 @@ import click
 import reading_cards
 from pydantic import BaseModel
 
-from pacs_ai import config, profiles
+from pacs_ai import config, model_sections, profiles
 from pacs_ai.cli import main as commands
 from pacs_ai.cli import toml
 from pacs_ai.conditions import When
@@ -71,9 +71,9 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[[peer]]", config.Peer, "Once for each."),
     ("[[profile]]", config.Profile, "Once for each that the built-in ones do not serve."),
     ("[[profile.objects]]", config.ObjectTable, "In the order of delivery."),
-    ("[[pipeline]]", config.Pipeline, "Once for each that needs settings, and for each MONAI bundle."),
-    ("[pipeline.labels.VALUE]", config.LabelTable, ""),
-    ("[pipeline.inputs.NAME]", config.InputTable, ""),
+    ("[[pipeline]]", model_sections.Pipeline, "Once for each that needs settings, and for each MONAI bundle."),
+    ("[pipeline.labels.VALUE]", model_sections.LabelTable, ""),
+    ("[pipeline.inputs.NAME]", model_sections.InputTable, ""),
     ("[[route]]", config.Route, "Once for each. A series may go through several routes."),
     ("when = { ... }", When, ""),
     ("[models]", config.Models, ""),

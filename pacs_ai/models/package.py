@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from pacs_ai.config import InputTable, LabelTable, Name, Section, Triplet, faults
 from pacs_ai.errors import PipelineFault
+from pacs_ai.model_sections import InputTable, LabelTable, Name, Section, Triplet, faults
 from pacs_ai.models import digest
 from pacs_ai.models.anatomy import palette
 from pacs_ai.pipeline import Card, Clearance, Code, Expected, Input, Label, Performance, Pipeline, Question
@@ -212,8 +212,8 @@ class Package:
             File -> SHA-256 (hex) of those that are there.
         """
         content = (self.folder / MODEL).read_bytes()
-        for name, digest in self.model.files.items():
-            if not digest and made.get(name):
+        for name, named in self.model.files.items():
+            if not named and made.get(name):
                 content = content.replace(f'"{name}" = ""'.encode(), f'"{name}" = "{made[name]}"'.encode(), 1)
         return content
 

@@ -21,7 +21,7 @@ from pacs_ai.pipeline import Card, Clearance, Code, Label, Pipeline
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pacs_ai import config
+    from pacs_ai import config, model_sections
 
 GROUP = "pacs_ai.pipelines"
 #: Pipelines for tests and for trying a viewer: used where they are named, listed nowhere.
@@ -30,7 +30,7 @@ UNLISTED = "pacs_ai.testing_pipelines"
 NO_RESULT = {"name", "timeout_seconds", "model", "digest", "bundle", "files"}
 
 
-def bundle_spec(section: config.Pipeline) -> BundleSpec:
+def bundle_spec(section: model_sections.Pipeline) -> BundleSpec:
     """Turn a [[pipeline]] with ``bundle`` into what the bundle loader needs."""
     if section.bundle is None:
         raise UserError(f"[[pipeline]] {section.name} names no bundle")
@@ -77,7 +77,7 @@ class Source:
     """
 
     plugins: tuple[EntryPoint, ...] = ()
-    section: config.Pipeline | None = None
+    section: model_sections.Pipeline | None = None
     folder: Path | None = None
 
     def settings(self) -> Mapping[str, Any]:
@@ -162,7 +162,7 @@ class Registry:
 
     def __init__(
         self,
-        sections: Iterable[config.Pipeline] = (),
+        sections: Iterable[model_sections.Pipeline] = (),
         plugins: Iterable[EntryPoint] | None = None,
         models: Path | None = None,
     ) -> None:

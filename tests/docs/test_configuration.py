@@ -11,7 +11,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from pacs_ai import config
+from pacs_ai import config, model_sections
 from pacs_ai.cli import main
 from pacs_ai.conditions import When
 
@@ -41,7 +41,7 @@ def models(model: type[BaseModel] = config.Config) -> set[type[BaseModel]]:
     found = {model}
     for field in model.model_fields.values():
         for name in re.findall(r"\b[A-Z]\w+", str(field.annotation)):
-            below = getattr(config, name, None)
+            below = getattr(config, name, None) or getattr(model_sections, name, None)
             if isinstance(below, type) and issubclass(below, BaseModel) and below not in found:
                 found |= models(below)
     return found
@@ -49,7 +49,7 @@ def models(model: type[BaseModel] = config.Config) -> set[type[BaseModel]]:
 
 def test_every_key_is_documented(make_docs):
     page = make_docs.configuration_page()
-    assert {When, config.LabelTable, config.InputTable, config.Store} <= models()
+    assert {When, model_sections.LabelTable, model_sections.InputTable, config.Store} <= models()
     for model in models() - {config.Config}:
         assert (model.__doc__ or "").split("\n")[0] in page, model
         for name, field in model.model_fields.items():

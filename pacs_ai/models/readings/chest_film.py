@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pacs_ai.config import Section
 from pacs_ai.errors import PipelineFault, Reason, Refused
+from pacs_ai.model_sections import Section
 from pacs_ai.models.readings.answers import answers
 from pacs_ai.pipeline import Classification, Code, Findings, Map
 

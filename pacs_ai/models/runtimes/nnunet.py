@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from pacs_ai.config import Section, faults
 from pacs_ai.errors import OutOfResources, PipelineFault
+from pacs_ai.model_sections import Section, faults
 from pacs_ai.models.bundle_findings import checked
 from pacs_ai.pipeline import Array, Card, Findings, Segment, Volume
 

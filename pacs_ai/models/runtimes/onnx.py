@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from pacs_ai.config import Section, faults
 from pacs_ai.errors import OutOfResources, PipelineFault, Reason, Refused
+from pacs_ai.model_sections import Section, faults
 from pacs_ai.models.runtimes.onnx_session import Session
 from pacs_ai.pipeline import Array, Card, Classification, Findings, Frames, Given, Segment, Volume
 
