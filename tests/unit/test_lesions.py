@@ -166,8 +166,8 @@ def test_what_is_refused():
         planted().run({"image": replace(bright, voxels=bright.voxels + 1000)})
     with pytest.raises(PipelineFault, match="before it was prepared"):
         LesionDetection(package()).run({"image": bright})
-    for wrong in ({"nonsense": 1}, {"threshold": 0.001}, {"window": [50, 48, 16]}):
-        with pytest.raises(PipelineFault, match="settings of ct-lung-nodules"):
+    for wrong in ({"nonsense": 1}, {"threshold": 0.001}, {"window": [50, 48, 16]}, {"seed_weights": "3"}):
+        with pytest.raises(PipelineFault, match="of ct-lung-nodules"):
             LesionDetection(package(**wrong))
 
 

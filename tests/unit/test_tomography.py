@@ -97,6 +97,7 @@ def test_sinograms_as_they_should_be_are_taken():
         ({"ImageType": "ORIGINAL\\PRIMARY"}, "series of images"),
         ({"Units": "BQML"}, "not in counts"),
         ({"ScanArc": "360"}, "ScanArc is 360"),
+        ({"ScanArc": "0\\180"}, "ScanArc is 0"),
         ({"StartAngle": ""}, "StartAngle is"),
     ],
 )

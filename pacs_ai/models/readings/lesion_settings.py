@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai.errors import PipelineFault
+from pacs_ai.models.readings.seeded import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +68,7 @@ class LesionSettings:
         if unknown:
             raise PipelineFault(f"settings of {name} name {', '.join(unknown)}: known are {', '.join(sorted(known))}")
         read = cls(**{key: _fixed(value) for key, value in settings.items()})
+        whole(read.seed_weights, name)
         if not 0 < read.candidate_threshold <= read.threshold <= 1:
             raise PipelineFault(f"settings of {name}: 0 < candidate_threshold <= threshold <= 1 must hold")
         if min(read.spacing_mm) <= 0 or any(

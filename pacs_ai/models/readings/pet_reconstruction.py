@@ -128,7 +128,7 @@ def _check(volume: Volume) -> None:
         raise Refused(words, Reason.GEOMETRY)
     stated = (("StartAngle", 0.0), ("ScanArc", 180.0), ("AngularStep", 180.0 / SIZE))
     for keyword, wanted in stated:
-        if abs(float(header.get(keyword) or "nan") - wanted) < 1e-3:
+        if _is(header.get(keyword, ""), wanted):
             continue
         raise Refused(
             f"the sinogram's {keyword} is {header.get(keyword, 'not stated')}, it should be {wanted:g} degrees",
@@ -141,6 +141,14 @@ def _check(volume: Volume) -> None:
     if float(volume.voxels.min()) < 0:
         words = "the sinogram has negative counts: randoms were subtracted, and its noise is no longer Poisson's"
         raise Refused(words, Reason.INTENSITY)
+
+
+def _is(stated: str, wanted: float) -> bool:
+    """Tell whether a header states a number; what is none is another."""
+    try:
+        return abs(float(stated) - wanted) < 1e-3
+    except ValueError:
+        return False
 
 
 def _misfit(counts: Array, images: Array) -> float:

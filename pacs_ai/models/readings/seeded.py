@@ -28,9 +28,15 @@ def seed_of(package: Package) -> int | None:
     settings = package.model.settings
     if set(settings) - {SEED}:
         raise PipelineFault(f"settings of {package.model.name} may name {SEED} only")
-    seed = settings.get(SEED)
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise PipelineFault(f"{SEED} of {package.model.name} is {seed!r}: it has to be a whole number")
+    return whole(settings.get(SEED), package.model.name)
+
+
+def whole(seed: object, name: str) -> int | None:
+    """Return a seed of the package `name`, or None; `PipelineFault` where it is no whole number."""
+    if seed is None:
+        return None
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise PipelineFault(f"{SEED} of {name} is {seed!r}: it has to be a whole number")
     return seed
 
 
