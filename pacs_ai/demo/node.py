@@ -46,6 +46,7 @@ min_free_percent = 0.0
 ae_titles = ["{ae_title}"]
 bind = "127.0.0.1"
 port = {port}
+quiet_seconds = 3.0  # somebody looks on, and one association brings all
 
 [[peer]]
 name = "{peer}"

@@ -33,7 +33,7 @@ WHOLE_IMAGE = "Whole image"
 WHOLE_RECORDING = "Whole recording"
 NOTHING_FOUND = "Nothing found"
 #: UCUM symbols as people write them.
-UNITS = {"[hnsf'U]": "HU", "1": "", "ml": "mL"}
+UNITS = {"[hnsf'U]": "HU", "1": "", "{ratio}": "", "ml": "mL"}
 
 
 @dataclass(frozen=True)
