@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pacs_ai.dicom.age import years_of
 from pacs_ai.errors import Reason, Refused
 from pacs_ai.pipeline import Frames, TimeSeries, Volume, Waveform
 
@@ -29,9 +30,6 @@ PHASES: Mapping[str, str] = {
     "portal": "portal", "portovenous": "portal", "venous": "venous", "delayed": "delayed", "late": "delayed",
     "equilibrium": "delayed", "nephrographic": "nephrographic", "excretory": "excretory", "urographic": "excretory",
 }  # fmt: skip
-#: Age String (PS3.5 6.2): days, weeks, months or years.
-AGE = re.compile(r"(\d{3})([DWMY])")
-YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 def admit(name: str, given: Given, wanted: Input, card: Card) -> tuple[str, ...]:
@@ -100,11 +98,10 @@ def _age(name: str, header: Mapping[str, str], wanted: Input, card: Card) -> Ite
     low, high = wanted.min_age_years, wanted.max_age_years
     if low is None and high is None:
         return
-    found = AGE.fullmatch(header.get("PatientAge", ""))
-    if found is None:
+    years = years_of(header.get("PatientAge", ""))
+    if years is None:
         yield f"{name} does not tell the patient's age, for which {card.title} has limits"
         return
-    years = int(found[1]) * YEARS[found[2]]
     if low is not None and years < low:
         raise Refused(f"the patient is younger than {low:g} years, for whom {card.title} was not made", Reason.AGE)
     if high is not None and years > high:

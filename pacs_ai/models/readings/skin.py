@@ -6,11 +6,11 @@ it: 254 x 254 pixels by bilinear sampling without smoothing; ages as parts of 90
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pacs_ai.dicom.age import years_of
 from pacs_ai.errors import PipelineFault, Reason, Refused
 from pacs_ai.models.readings.answers import answers
 from pacs_ai.pipeline import PERCENT, Code, Findings, Measurement
@@ -39,8 +39,6 @@ _PARTS = {
     "trunk": ("TRUNK", "CHEST", "BACK", "ABDOMEN", "BREAST", "FLANK", "BUTTOCK"),
 }
 _SITE_OF = {part: site for site, parts in _PARTS.items() for part in parts}
-_AGE = re.compile(r"(\d{3})([DWMY])")
-_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 
 
 def known_of(header: Mapping[str, str]) -> Array:
@@ -60,9 +58,8 @@ def known_of(header: Mapping[str, str]) -> Array:
     told[_SEXES.get(header.get("PatientSex", ""), 2)] = 1
     site = _SITE_OF.get(header.get("BodyPartExamined", "").upper().replace(" ", ""), "unknown")
     told[3 + _SITES.index(site)] = 1
-    age = _AGE.fullmatch(header.get("PatientAge", ""))
-    years = int(age[1]) / _PER_YEAR[age[2]] if age else _MEAN_AGE
-    told[8], told[9] = years / _MOST_AGE, age is None
+    years = years_of(header.get("PatientAge", ""))
+    told[8], told[9] = (_MEAN_AGE if years is None else years) / _MOST_AGE, years is None
     return told
 
 
