@@ -72,6 +72,21 @@ def test_windows_compiled_are_those_of_pytorch(dimensions):
     assert [type(one).__name__ for one in ready._programs.values()] == ["Program"] * 2
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [torch.nn.InstanceNorm3d(8), torch.nn.InstanceNorm3d(8, affine=True), torch.nn.GroupNorm(2, 8)],
+    ids=["instance", "instance, affine", "group"],
+)
+def test_normalisation_is_exact(norm):
+    torch.manual_seed(1)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3, padding=1), norm).eval()
+    windows = torch.randn(1, 1, 24, 64, 64)
+    with torch.inference_mode():
+        found = compiled(network)(windows)
+        exact = network.double()(windows.double())
+    assert (found - exact).abs().max() < 2e-5, "OpenVINO's own operation is off by 1e-4"
+
+
 def test_an_output_is_not_written_again_by_the_next_call():
     ready = compiled(Small().eval())
     first = ready(torch.ones(1, 2, 16, 16, 16))
