@@ -111,7 +111,8 @@ def _bottom(coarse: Array, body: Array, spacing: Sequence[float], lung: int) -> 
     bone = (coarse > BONE_HU) & ndimage.binary_dilation(body)
     first, last = _ASIDE_MM
     areas = [bone[(side > first) & (side < last)].sum((0, 1)) * spacing[0] * spacing[1] for side in (aside, -aside)]
-    waist = ndimage.binary_opening(np.maximum(*areas) < _WAIST_MM2, np.ones(int(np.ceil(_WAIST_MM / spacing[2]))))
+    unbroken = np.ones(int(np.ceil(_WAIST_MM / spacing[2])), bool)
+    waist = ndimage.binary_opening(np.maximum(*areas) < _WAIST_MM2, unbroken)
     hips = np.minimum(*areas) > _HIP_MM2
     long, near = int(np.ceil(_HIP_MM / spacing[2])), int(np.ceil(_NEAR_MM / spacing[2]))
     for crest in range(lung - 1, long - 2, -1):
