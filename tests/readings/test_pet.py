@@ -110,7 +110,7 @@ def test_a_pet_without_a_t1_is_refused(journey, patient, tmp_path):
 @pytest.mark.nightly
 def test_the_phantom_of_the_demo_is_denoised(journey, tmp_path):
     pet_denoise.write(tmp_path / "sent")
-    found = journey("pet-denoise", tmp_path / "sent")
+    found = journey("pet-denoise", tmp_path / "sent", seconds=1200)
     made = volume_of(found.of("derived-images"), tmp_path)["Denoised"]
     assert made.voxels.shape == pet_denoise.SHAPE
     assert made.voxels.min() >= 0
@@ -129,7 +129,7 @@ def test_brainweb_is_denoised(journey, shared_data, tmp_path):
             ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{root}.{series}.{number}"
             paths.append(tmp_path / f"{name}{number:04d}.dcm")
             ds.save_as(paths[-1])
-    found = journey("pet-denoise", paths)
+    found = journey("pet-denoise", paths, seconds=1200)
     instances = found.of("derived-images")
     assert len(instances) == 258
     assert {ds.Modality for ds in instances} == {"PT"}
