@@ -371,7 +371,9 @@ def test_real_chest_films_are_the_same_in_both_greyscales(tmp_path, shared_data)
 
 
 def test_real_mammograms_keep_their_sixteen_bits(shared_data):
-    for path in sorted((shared_data / "mg_cbis_ddsm_malign").glob("*.dcm")):
+    paths = sorted((shared_data / "mg_cbis_ddsm_malign").glob("*.dcm"))
+    assert paths
+    for path in paths:
         (image,) = load_frames([path]).frames.images
         assert np.array_equal(image.pixels, pydicom.dcmread(path).pixel_array)
         assert image.pixels.dtype == np.uint16
