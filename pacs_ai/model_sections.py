@@ -17,7 +17,12 @@ AeTitle = Annotated[
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
-Triplet = tuple[str, str, str]
+#: Code Value, Coding Scheme Designator (SH) and Code Meaning (LO).
+Triplet = tuple[
+    Annotated[str, Field(min_length=1, max_length=64)],
+    Annotated[str, Field(min_length=1, max_length=16)],
+    Annotated[str, Field(min_length=1, max_length=64)],
+]
 
 
 class Section(BaseModel):

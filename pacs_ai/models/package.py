@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from pacs_ai.errors import PipelineFault
 from pacs_ai.model_sections import InputTable, LabelTable, Name, Section, Triplet, faults
@@ -155,9 +155,9 @@ class Model(Section):
     """Where the weights come from, and whom to cite."""
     training: str = ""
     """What the model was trained on."""
-    inputs: dict[str, InputTable]
+    inputs: Annotated[dict[str, InputTable], Field(min_length=1)]
     """Named inputs and what each accepts."""
-    labels: dict[int, LabelTable] = Field(default_factory=dict)
+    labels: dict[Annotated[int, Field(ge=0, le=65535)], LabelTable] = Field(default_factory=dict)
     """Value or channel of the output -> coded label."""
     questions: tuple[QuestionTable, ...] = ()
     """Of a classifier."""
@@ -171,6 +171,24 @@ class Model(Section):
     """SHA-256 (hex) of every other file of the folder."""
     install: InstallTable | None = None
     """Where the files come from."""
+
+    @model_validator(mode="after")
+    def _unmistakable(self) -> Model:
+        silent = [name for name, table in self.inputs.items() if "modality" not in table.model_fields_set]
+        labels, questions = ([one.name for one in many] for many in (self.labels.values(), self.questions))
+        twice = sorted({name for names in (labels, questions) for name in names if names.count(name) > 1})
+        strange = sorted({one.label for one in self.expected if one.label and one.label not in labels})
+        said = [f"`modality` of the input {name} must be stated" for name in silent]
+        said += [f"{name} is the name of two labels or questions" for name in twice]
+        said += [f"`expected` names the label {name}, which there is not" for name in strange]
+        said += [
+            f"`{key}` holds a character that cannot be printed"
+            for key in ("version", "manufacturer", "title", "intended_use", "licence", "source", "training")
+            if any(not (one.isprintable() or one in "\n\t") for one in getattr(self, key))
+        ]
+        if said:
+            raise ValueError("; ".join(said))
+        return self
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,35 @@ def recipe(folder: Path, keras_file: Path, *, source: str = "", archive: Path | 
     return folder
 
 
+A_RANGE = 'concept = ["1", "SCT", "x"], unit = ["1", "UCUM", "no units"], low = 0, high = 1'
+
+
+@pytest.mark.parametrize(
+    ("said", "instead", "words"),
+    [
+        ('modality = ["CT"]', "", "`modality` of the input image must be stated"),
+        ("[inputs.image]", "[questions_]", "inputs: Field required"),
+        ("[labels.1]", "[labels.-1]", "greater than or equal to 0"),
+        ("[labels.1]", '[labels.2]\nname = "Liver"\ntype = ["1", "SCT", "x"]\n[labels.1]', "the name of two labels"),
+        ('["10200004", "SCT"', '["", "SCT"', "at least 1 character"),
+        ('"Toy"', '"Toy\\u001b[2J"', "`title` holds a character that cannot be printed"),
+        (
+            'source = "made by a test"',
+            f'source = "a test"\nexpected = [{{ {A_RANGE}, label = "Spleen" }}]',
+            "names the label Spleen, which there is not",
+        ),
+    ],
+)
+def test_a_card_that_could_be_mistaken_is_refused(tmp_path, keras_file, said, instead, words):
+    folder = recipe(tmp_path / "toy", keras_file)
+    card = folder / "model.toml"
+    assert said in card.read_text()
+    read(folder)
+    card.write_text(card.read_text().replace(said, instead, 1))
+    with pytest.raises(PipelineFault, match=words):
+        read(folder)
+
+
 # -- from a folder
 
 
