@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from monai.inferers import SlidingWindowInferer
 
 from pacs_ai.errors import OutOfResources, PipelineFault
 from pacs_ai.models.bundle_config import without_known_warnings
-from pacs_ai.models.engine import processor
+from pacs_ai.models.engine import memory, processor
 from pacs_ai.models.grid import aligned, nearest, ras_affine, reoriented, same_grid
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ BROKEN = (
     TypeError,
     ValueError,
 )
-NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-GIB = 1024.0**3
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def explained(name: str, doing: str) -> Iterator[None]:
             yield
     except (MemoryError, *BROKEN) as error:
         causes = list(_causes(error))
-        if any(_is_memory(cause) for cause in causes):
+        if any(memory.is_out_of_memory(cause) for cause in causes):
             raise OutOfResources(_memory_advice(name, doing)) from error
         first = causes[-1]
         said = f"{type(error).__name__}: {error}"
@@ -83,12 +80,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
-    )
 
 
 def _memory_advice(name: str, doing: str) -> str:
@@ -221,18 +212,18 @@ class Chain:
         Counted are the network's output and its activation (float32) and, where the bundle brings all channels back
         to the source grid before it takes the largest, that grid's channels as read (float32) and resampled (float64).
         """
-        free = _free_memory() if self.device.type == "cpu" else None
+        free = memory.free_bytes(self.device) if self.device.type == "cpu" else None
         if self.spec.memory_limit_gb is not None:
-            free = self.spec.memory_limit_gb * GIB
+            free = self.spec.memory_limit_gb * memory.GIB
         channels = self.parts.channels
         steps = [type(step).__name__ for step in getattr(self.parts.postprocessing, "transforms", ())]
         outside = "Invertd" in steps and "AsDiscreted" in steps[steps.index("Invertd") :]
         need = channels * (8.0 * float(np.prod(inner)) + (12.0 * float(np.prod(outer)) if outside else 0.0))
         if free is not None and need > free:
             raise OutOfResources(
-                f"{self.name} would need {need / GIB:.1f} GB for {channels} channels of this series, {free / GIB:.1f} "
-                "GB are free: give it more memory, or override postprocessing of the bundle in [[pipeline]] so that "
-                "AsDiscreted comes before Invertd (with nearest_interp = true)"
+                f"{self.name} would need {need / memory.GIB:.1f} GB for {channels} channels of this series, "
+                f"{free / memory.GIB:.1f} GB are free: give it more memory, or override postprocessing by overrides in "
+                "[[pipeline]] so that AsDiscreted comes before Invertd (with nearest_interp = true)"
             )
 
     def _check_numbers(self, prediction: Any) -> None:
@@ -292,14 +283,3 @@ def _meta_tensor(array: Array, affine: Array, channel: float) -> MetaTensor:
         "filename_or_obj": "image",
     }
     return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine.copy()), meta=meta)
-
-
-def _free_memory() -> float | None:
-    """Bytes that Linux could give to a process now, None on other systems."""
-    table = Path("/proc/meminfo")
-    if not table.exists():
-        return None
-    for line in table.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return float(line.split()[1]) * 1024.0
-    return None

@@ -259,12 +259,21 @@ def test_largest_parts():
     assert int(image.sum()) == 10, "the input is not changed"
 
 
-def test_settings_are_checked():
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"wrong": 1}, "wrong: unknown key"),
+        ({"activation": "relu"}, "activation: Input should be"),
+        ({"overrides": 3}, "overrides: Input should be a valid dictionary"),
+        ({"seed_weights": "x"}, "seed_weights: Input should be a valid integer"),
+        ({"orientation": "XYZ"}, "orientation: String should match"),
+        ({"memory_limit_gb": 0}, "memory_limit_gb: Input should be greater than 0"),
+    ],
+)
+def test_settings_are_checked(settings, words):
     assert BundleSettings.of({"seed_weights": 1}, "x").seed_weights == 1
-    with pytest.raises(PipelineFault, match="known are config"):
-        BundleSettings.of({"wrong": 1}, "x")
-    with pytest.raises(PipelineFault, match="activation"):
-        BundleSettings.of({"activation": "relu"}, "x")
+    with pytest.raises(PipelineFault, match=words):
+        BundleSettings.of(settings, "x")
 
 
 def test_weights_of_another_type_are_not_opened(shared_bundles, tmp_path: Path):
@@ -287,3 +296,18 @@ def test_the_metadata_say_how_many_channels_there_are(shared_bundles, tmp_path: 
 
     made = packaged(shared_bundles / "wholeBody_ct_segmentation", tmp_path / "x", {})
     assert configuration_of(made, spec_of(made, BundleSettings()), "cpu").channels == 105
+
+
+def test_a_container_s_limit_counts(monkeypatch, tmp_path: Path):
+    """What the machine has free is not the worker's where its control group allows less."""
+    from pacs_ai.errors import OutOfResources
+    from pacs_ai.models.bundle_chain import Chain, Parts
+    from pacs_ai.models.bundle_spec import BundleSpec
+    from pacs_ai.models.engine import memory
+
+    parts = Parts(None, None, None, None, ("image",), channel_first=False, mixed_precision=False, channels=5)
+    chain = Chain(BundleSpec(tmp_path, {}), parts, torch.device("cpu"))
+    chain._check_memory((10, 10, 10), (10, 10, 10))
+    monkeypatch.setattr(memory, "_left_to_container", lambda: 30_000.0)
+    with pytest.raises(OutOfResources, match="5 channels of this series"):
+        chain._check_memory((10, 10, 10), (10, 10, 10))
