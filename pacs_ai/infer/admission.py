@@ -32,6 +32,15 @@ PHASES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+def admit_modality(name: str, modality: str, wanted: Input, card: Card) -> None:
+    """Refuse another modality than those that the card accepts."""
+    if modality not in wanted.modality:
+        raise Refused(
+            f"{name} is {modality or 'without Modality'}; {card.title} takes {' or '.join(wanted.modality)}",
+            Reason.MODALITY,
+        )
+
+
 def admit(name: str, given: Given, wanted: Input, card: Card) -> tuple[str, ...]:
     """Return what is unusual about one input, in words.
 
@@ -40,11 +49,7 @@ def admit(name: str, given: Given, wanted: Input, card: Card) -> tuple[str, ...]
     Refused
         Where it is not what the card accepts, or holds nothing that can be analysed.
     """
-    if given.modality not in wanted.modality:
-        raise Refused(
-            f"{name} is {given.modality or 'without Modality'}; {card.title} takes {' or '.join(wanted.modality)}",
-            Reason.MODALITY,
-        )
+    admit_modality(name, given.modality, wanted, card)
     headers = [one.header for one in given.images] if isinstance(given, Frames) else [given.header]
     notes = list(_age(name, headers[0], wanted, card))
     for header in headers:

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pydicom
+
 from pacs_ai.encode.check import check_sources
 from pacs_ai.encode.identity import cured
 from pacs_ai.encode.results import encode
-from pacs_ai.errors import PacsAiError, PipelineFault
+from pacs_ai.errors import PacsAiError, PipelineFault, Refused
 from pacs_ai.infer import contract
+from pacs_ai.infer.admission import admit_modality
 from pacs_ai.infer.alignment import align, on_own_grid
 from pacs_ai.infer.frames import load_frames
 from pacs_ai.infer.plausible import remarks_on
@@ -133,12 +136,24 @@ def load(card: Card, inputs: Mapping[str, Sequence[tuple[Path, str]]]) -> Materi
     evidence: dict[str, Evidence] = {}
     notes: list[str] = []
     for name, files in inputs.items():
-        given[name], evidence[name], told = _read(card.inputs.get(name), files)
+        given[name], evidence[name], told = _read(card, name, files)
         notes += [f"{name}: {note}" for note in (*told, *cured(evidence[name].datasets[0]))]
     return Material(given, evidence, tuple(notes))
 
 
-def _read(wanted: Input | None, files: Sequence[tuple[Path, str]]) -> tuple[Given, Evidence, tuple[str, ...]]:
+def _read(card: Card, name: str, files: Sequence[tuple[Path, str]]) -> tuple[Given, Evidence, tuple[str, ...]]:
+    """Read one input; of a series of another modality that is what is said, not what its images then lack."""
+    wanted = card.inputs.get(name)
+    try:
+        return _read_as(wanted, files)
+    except Refused:
+        if wanted is not None:
+            ds = pydicom.dcmread(files[0][0], stop_before_pixels=True, specific_tags=["Modality"], force=True)
+            admit_modality(name, str(ds.get("Modality") or ""), wanted, card)
+        raise
+
+
+def _read_as(wanted: Input | None, files: Sequence[tuple[Path, str]]) -> tuple[Given, Evidence, tuple[str, ...]]:
     paths, digests = [path for path, _ in files], dict(files)
     given = "volume" if wanted is None else wanted.given
     if given == "frames":

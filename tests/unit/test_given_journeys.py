@@ -11,7 +11,8 @@ import pytest
 
 from pacs_ai import profiles
 from pacs_ai.encode.provenance import Work
-from pacs_ai.infer.analysis import Steps, analyse
+from pacs_ai.errors import Reason, Refused
+from pacs_ai.infer.analysis import Steps, analyse, load
 from pacs_ai.models.registry import Registry
 from pacs_ai.profiles import Kind
 from pacs_ai.testing.dynamic import TimeToPeak
@@ -22,15 +23,27 @@ WANTED = profiles.encodings([profiles.plan(profiles.BUILT_IN["archive"], 9000)])
 OF_VOLUMES = [one for one in WANTED if one.kind in (Kind.SEGMENTATION, Kind.REPORT, Kind.PARAMETRIC_MAP)]
 
 
+def digested(paths):
+    return [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+
+
 def run(pipeline, paths, wanted=OF_VOLUMES):
     pipeline.prepare("cpu")
-    files = {"image": [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]}
+    files = {"image": digested(paths)}
 
     def work(card):
         at = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
         return Work("key", 0, at, card, "a" * 64, "b" * 64, "", "node", "0")
 
     return analyse("p", pipeline.card, lambda: pipeline, files, work, wanted, Steps(lambda _: None, {}))
+
+
+def test_a_series_of_another_modality_is_called_so_however_it_is_read(tmp_path):
+    """A perfusion CT has no waveform; what the reader has to know is that it is CT."""
+    registry, paths = Registry(), write_perfusion(tmp_path, Bolus())
+    with pytest.raises(Refused, match="image is CT; ECG intervals takes ECG") as raised:
+        load(registry.card("ecg"), {"image": digested(paths)})
+    assert raised.value.reason is Reason.MODALITY
 
 
 def opened(analysis, kind, folder):
