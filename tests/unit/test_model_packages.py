@@ -33,7 +33,7 @@ from pacs_ai.models import install as installing
 from pacs_ai.models.catalogue import State, entries, entry
 from pacs_ai.models.convert.formats import onnx_graph, tfjs
 from pacs_ai.models.install import fetch
-from pacs_ai.models.package import read
+from pacs_ai.models.package import ZOO, read
 from pacs_ai.models.recognise import recognise
 from pacs_ai.models.registry import Registry
 
@@ -229,6 +229,17 @@ def test_an_older_card_shows_and_is_replaced_without_its_weights(tmp_path, model
     assert "toy 2 is installed" in run("install", "toy", "--force")
     assert entry(models / "toy").state is State.INSTALLED
     assert np.array_equal(load((models / "toy" / "weights.safetensors").read_bytes())["dense/kernel"], KERNEL)
+
+
+def test_a_copy_of_a_model_that_comes_with_the_node_may_be_outdated(models, run):
+    assert "was installed already" in run("install", "ecg")
+    card = shutil.copytree(ZOO / "ecg", models / "ecg") / "model.toml"
+    assert "was installed already" in run("install", "ecg")
+    card.write_text(card.read_text().replace('name = "ecg"', 'name = "ecg" # mine'))
+    assert "ok, outdated" in run("verify", "ecg")
+    assert "--force replaces the folder" in run("install", "ecg", code=2)
+    run("install", "ecg", "--force")
+    assert card.read_bytes() == (ZOO / "ecg" / "model.toml").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["my model", "-x", "x" * 65, "a/b", "ü", ".x"])
@@ -710,6 +721,7 @@ def test_codes_are_found_by_words():
 
 
 def test_codes_are_shown(run):
+    assert "--search wants words" in run("new", "--search", " ", code=2)
     assert '["78961009", "SCT", "Spleen"]' in run("new", "--search", "spleen")
     assert "no concept has all of these words" in run("new", "--search", "xyzzy")
     assert json.loads(run("new", "--search", "spleen", "--json"))[0]["scheme"] == "SCT"

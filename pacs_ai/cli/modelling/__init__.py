@@ -208,6 +208,8 @@ def new(folder: Path | None, search: str | None, *, only_print: bool, force: boo
     """
     from pacs_ai.cli.modelling import drafting
 
+    if search is not None and not search.strip():
+        raise UserError("--search wants words: pacs-ai models new --search 'left kidney'")
     if search is not None:
         found = drafting.search(search)
         if as_json:

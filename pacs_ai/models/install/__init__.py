@@ -101,11 +101,11 @@ def install(
 
 def _there(wanted: Package, folder: Path) -> Package | None:
     """Return the package where it is complete and sound: of the node's own, or installed as this recipe says."""
-    if not wanted.missing and wanted.folder.parent == ZOO:
+    if not (folder / MODEL).is_file():
+        if wanted.missing or wanted.folder.parent != ZOO:
+            return None
         wanted.verify()
         return wanted
-    if not (folder / MODEL).is_file():
-        return None
     try:
         installed = read(folder)
     except PipelineFault as error:
