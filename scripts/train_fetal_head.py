@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 SEED = 20180823
 BATCH = 16
-#: The learning rate is planned for so many epochs, of which the first `LAST` are run: averaged weights need no more.
-EPOCHS, LAST = 32, 20
+EPOCHS = 32
 #: The first epochs see half as many rows and columns, which takes a quarter of the time.
 COARSE = 18
 PEAK_RATE = 5e-3
@@ -143,7 +142,7 @@ def train(data: Path, frames_folder: Path, work: Path, minutes: float) -> bool:
         for one, saved in zip(state, content["state"], strict=True):
             one.load_state_dict(saved)
     start = time.monotonic()
-    for epoch in range(first, LAST):
+    for epoch in range(first, EPOCHS):
         dice, total = torch.Generator().manual_seed(SEED + epoch), 0.0
         for chosen in torch.randperm(len(frames), generator=dice)[: steps * BATCH].view(steps, BATCH):
             x, y = batch(frames[chosen], heads[chosen], others, dice)
@@ -159,7 +158,7 @@ def train(data: Path, frames_folder: Path, work: Path, minutes: float) -> bool:
         torch.save({"epoch": epoch + 1, "state": [one.state_dict() for one in state]}, path)
         print(f"epoch {epoch + 1} loss {total / steps:.4f} after {time.monotonic() - start:.0f} s", flush=True)
         if time.monotonic() - start > minutes * 60:
-            return epoch + 1 == LAST
+            return epoch + 1 == EPOCHS
     return True
 
 
