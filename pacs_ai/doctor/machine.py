@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pacs_ai.config import Config
 
 LIBRARIES, DECODERS, DEVICE = "libraries", "decoders", "device"
-FASTER = 'pip install "pacs_ai[cpu]"'
+FASTER = 'pip install "openvino>=2026.0,<2027"'
 _REINSTALL = "install pacs_ai and its requirements again"
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[^]]*\])?\s*(?P<bounds>[^;]*)(?P<marker>;.*)?")
 _BOUND = re.compile(r"(?P<sign>>=|<=|==|!=|<|>)\s*(?P<version>[0-9][0-9.]*)")

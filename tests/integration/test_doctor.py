@@ -290,7 +290,7 @@ def test_device_that_is_not_here_is_a_fault(make_config):
     assert "cuda:99 is not here" in found[1].words
 
 
-@pytest.mark.parametrize(("there", "words"), [(True, "OpenVINO compiles"), (False, 'pip install "pacs_ai[cpu]"')])
+@pytest.mark.parametrize(("there", "words"), [(True, "OpenVINO compiles"), (False, "pip install")])
 def test_a_processor_is_told_what_compiles_for_it(make_config, monkeypatch, there, words):
     found = machine.importlib.util.find_spec
     monkeypatch.setattr(

@@ -1,8 +1,8 @@
 """A network compiled for the processor by OpenVINO, where that is installed and computes the same as PyTorch.
 
 PyTorch computes layer by layer and brings the activations into the layout of the processor's vectors and back in each;
-a compiler keeps them there and merges what follows a convolution into it. The package ``openvino`` is an extra,
-``pip install "pacs_ai[cpu]"``; without it, and for every network that it does not understand, PyTorch computes.
+a compiler keeps them there and merges what follows a convolution into it. The package ``openvino`` is
+an extra, ``cpu``; without it, and for every network that it does not understand, PyTorch computes.
 
 Whether the compiled network is used is decided on noise of a fixed seed, never on a stopwatch: the same series gives
 the same result in every process of a machine.

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pacs_ai.models.package import Package
     from pacs_ai.pipeline import Array
 
-_MISSING = "ONNX models need onnxruntime: pip install pacs_ai[onnx] (onnxruntime-gpu in its place for NVIDIA GPUs)"
+_MISSING = (
+    'ONNX models need onnxruntime: pip install "onnxruntime>=1.20,<2" (onnxruntime-gpu in its place for NVIDIA GPUs)'
+)
 #: onnxruntime's name of an input's type -> numpy's.
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
