@@ -93,6 +93,17 @@ def test_nothing_is_cut_below_where_there_is_no_waist():
     assert grid.abdomen(body_with_hips()[..., :46], (4.0, 4.0, 4.0))[2].start == 0
 
 
+def test_a_short_series_is_continued_by_its_ends():
+    short = np.arange(14.0)[None, None].repeat(2, 0)
+    longer, inner = cascade._lengthened(short)
+    assert longer.shape == (2, 1, cascade.LENGTHENED)
+    assert np.array_equal(longer[..., inner], short)
+    assert set(longer[0, 0, : inner.start]) == {0.0}
+    assert set(longer[0, 0, inner.stop :]) == {13.0}
+    long = np.zeros((2, 1, cascade.SHORT))
+    assert cascade._lengthened(long)[0].shape == long.shape
+
+
 def test_tiles_cover_all_and_the_last_ends_at_the_end():
     assert list(cascade._starts(30, 42)) == [0]
     assert list(cascade._starts(100, 42)) == [0, 42, 58]

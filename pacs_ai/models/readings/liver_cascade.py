@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Voxels of the liver's network in mm; the median of 3 is taken in half of them.
 LIVER_MM = 3.0
+#: A series of fewer voxels of the liver's network from feet to head than this is continued at both ends, to so many.
+SHORT, LENGTHENED = 30, 64
 #: Voxels of the lesions' network in mm.
 LESION_MM = (1.0, 1.0, 3.0)
 #: From which probability a voxel counts.
@@ -40,12 +42,24 @@ def find_liver(network: LiverUnet, voxels: Array, spacing: tuple[float, float, f
     fine = zoomed(voxels[box], [2 * mm / LIVER_MM for mm in spacing])
     smooth = ndimage.median_filter(fine, size=3)
     coarse = _windowed(zoomed(smooth, (0.5, 0.5, 0.5)))
-    found = _largest(_predicted(network, coarse, device) > HALF)
+    longer, inner = _lengthened(coarse)
+    found = _largest(_predicted(network, longer, device)[..., inner] > HALF)
     whole = np.zeros(voxels.shape, bool)
     if found.any():
         size = tuple(one.stop - one.start for one in box)
         whole[box] = brought_back(found, size, [mm / LIVER_MM for mm in spacing]) > HALF
     return whole
+
+
+def _lengthened(coarse: Array) -> tuple[Array, slice]:
+    """Return a short series with its end slices repeated, and where it lies in it; another one as it is.
+
+    The network normalises over its window: where that is nearly empty, half of a liver is missed.
+    """
+    size = coarse.shape[2]
+    more = LENGTHENED - size if size < SHORT else 0
+    before = more // 2
+    return np.pad(coarse, ((0, 0), (0, 0), (before, more - before)), mode="edge"), slice(before, before + size)
 
 
 def _largest(mask: Array) -> Array:
