@@ -20,16 +20,15 @@ pytestmark = [pytest.mark.viewer, pytest.mark.orthanc, pytest.mark.nightly]
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "models"
 
 
-def test_a_brain_is_shown_in_its_colours(viewer, pacs, request, tmp_path):
-    models = Path(request.config.cache.mkdir("models"))
+def test_a_brain_is_shown_in_its_colours(viewer, pacs, tmp_path):
+    models = tmp_path / "models"
     try:
         install("brain-tissue", models, lambda _what, _done, _whole: None, brought=PUBLISHED)
     except (UserError, PipelineFault, Unavailable) as error:
         pytest.skip(f"BRAIN-TISSUE MISSING: {error}, so it was not tested here")
-    samples.write("brain-tissue", tmp_path)
-    brain = Analysed.by(
-        Registry(models=models).create("brain-tissue"), pacs, Source.of(sorted(tmp_path.rglob("*.dcm")))
-    )
+    sent = tmp_path / "sent"
+    samples.write("brain-tissue", sent)
+    brain = Analysed.by(Registry(models=models).create("brain-tissue"), pacs, Source.of(sorted(sent.rglob("*.dcm"))))
     shown = brain.shown_as("brain tissue", only(Kind.SEGMENTATION))
     open_segmentation(viewer, brain, shown, brain.findings)
     viewer.until_drawn("reading brain-tissue")
