@@ -50,9 +50,10 @@ LEAST_TISSUE = 0.03
 class LiverLesions:
     """Outlines the liver, then the lesions in it, by pyliverlesionseg's cascade.
 
-    Preprocessing, windows and thresholds are the authors'; three steps differ. Hips are looked for below the waist
-    (`liver_grid.abdomen`), where theirs are the maximum of all bone, which a metal hip leads astray. Outlines are
-    brought back to the CT at the probability of a half, where theirs grow by up to a voxel of 3 mm. Lesions smaller
+    Preprocessing, windows and thresholds are the authors'; four steps differ. Hips are looked for below the waist
+    (`liver_grid.abdomen`), where theirs are the maximum of all bone, which a metal hip leads astray. A series of less
+    than 90 mm is continued at both ends, since in a window that is nearly empty half of the liver is missed. Outlines
+    are brought back to the CT at the probability of a half, where theirs grow by up to a voxel of 3 mm. Lesions smaller
     than `smallest_ml` are left out.
 
     Parameters
