@@ -113,12 +113,16 @@ class Classification:
         0 to 1, None where the pipeline gives none.
     label
         Label of the card, None for the whole image.
+    threshold
+        Probability from which the answer would be the positive one; told beside it, for 5 % may be much. None where
+        there is none.
     """
 
     concept: Code
     value: Code
     probability: float | None = None
     label: str | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)

@@ -241,10 +241,10 @@ def question(name: str, threshold: float = 0.5, *, concept: str = "", **keys) ->
 def test_answers():
     asked = (question("a", negative=ABSENT), question("b", 0.7), question("c", reported=False))
     first, *others = answers(asked, [0.4, 0.6, 0.9])
-    assert (first.value, first.probability, others) == (ABSENT, 0.4, [])
+    assert (first.value, first.probability, first.threshold, others) == (ABSENT, 0.4, 0.5, [])
     among = tuple(question(letter, 0.25, concept="density") for letter in "abcd")
     (one,) = answers(among, [0.1, 0.2, 0.6, 0.1])
-    assert (one.value.value, one.probability) == ("c+", 0.6)
+    assert (one.value.value, one.probability, one.threshold) == ("c+", 0.6, None)
     assert answers(among[:2], [0.1, 0.2]) == ()
     for wrong in ([0.5], [0.5, 1.2, 0.1], [0.5, float("nan"), 0.1]):
         with pytest.raises(PipelineFault, match="probabilities"):

@@ -15,8 +15,8 @@ from report_material import EVERYTHING_CARD, everything_case, mammogram_case
 from pacs_ai.encode.case import Case
 from pacs_ai.encode.provenance import Predecessor
 from pacs_ai.encode.reports.text_report import encode_text_report
-from pacs_ai.encode.reports.wording import amount
-from pacs_ai.pipeline import Clearance, Findings, Label
+from pacs_ai.encode.reports.wording import amount, answer
+from pacs_ai.pipeline import Classification, Clearance, Code, Findings, Label
 from pacs_ai.profiles import Kind
 
 TEXT_REPORT = only(Kind.TEXT_REPORT)
@@ -163,3 +163,16 @@ def dcmtk(tool, path):
 )  # fmt: skip
 def test_numbers_are_written_as_people_read_them(value, written):
     assert amount(value) == written
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((), "Pulmonary edema: Present"),
+        ((0.0464,), "Pulmonary edema: Present (4.64 %)"),
+        ((0.0464, None, 0.045), "Pulmonary edema: Present (4.64 %; threshold 4.5 %)"),
+    ],
+)
+def test_a_probability_is_told_with_its_threshold(given, told):
+    edema, present = Code("19242006", "SCT", "Pulmonary edema"), Code("52101004", "SCT", "Present")
+    assert answer(Classification(edema, present, *given)) == told

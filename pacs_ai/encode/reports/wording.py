@@ -51,9 +51,16 @@ def name_of(measurement: Measurement) -> str:
 
 
 def answer(given: Classification) -> str:
-    """Return "Pneumothorax: Present (87 %)"."""
-    certainty = "" if given.probability is None else f" ({amount(percent(given.probability))} %)"
-    return f"{given.concept.meaning}: {given.value.meaning}{certainty}"
+    """Return "Pneumothorax: Present (87 %; threshold 12 %)"."""
+    return f"{given.concept.meaning}: {given.value.meaning}{certainty(given)}"
+
+
+def certainty(given: Classification) -> str:
+    """Return " (87 %; threshold 12 %)", or as much of it as there is."""
+    if given.probability is None:
+        return ""
+    above = "" if given.threshold is None else f"; threshold {amount(percent(given.threshold))} %"
+    return f" ({amount(percent(given.probability))} %{above})"
 
 
 def sentences(group: Group, case: Case) -> list[str]:

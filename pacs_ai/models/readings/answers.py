@@ -49,7 +49,9 @@ def answers(questions: Sequence[Question], chances: Sequence[float]) -> tuple[Cl
 def _answer(among: Sequence[tuple[Question, float]]) -> Classification | None:
     question, chance = max(among, key=lambda pair: pair[1])
     if chance >= question.threshold:
-        return Classification(question.concept, question.positive, chance)
+        return Classification(
+            question.concept, question.positive, chance, threshold=question.threshold if len(among) == 1 else None
+        )
     if question.negative is not None and len(among) == 1:
-        return Classification(question.concept, question.negative, chance)
+        return Classification(question.concept, question.negative, chance, threshold=question.threshold)
     return None
