@@ -178,6 +178,7 @@ class Chain:
             cuda = parts.mixed_precision and self.device.type == "cuda"
             with torch.autocast("cuda") if cuda else nullcontext():
                 prediction = parts.inferer(image, self._network)
+            processor.release([self._network])
             self._check_numbers(prediction)
             [entry] = decollate_batch({**batch, "image": image, "pred": prediction})
             del batch, image, prediction

@@ -15,6 +15,7 @@ import pytest
 from pacs_ai.errors import OutOfResources, PipelineFault, Refused
 from pacs_ai.models.bundle import BundleSpec, MonaiBundle
 from pacs_ai.models.digest import digests, verify
+from pacs_ai.models.engine import processor
 from pacs_ai.pipeline import ANATOMICAL_STRUCTURE, Code, Findings, Input, Label, Volume
 
 if TYPE_CHECKING:
@@ -149,6 +150,17 @@ def test_every_orientation_comes_back_exactly(make, post):
     for affine in turned_affines():
         source = volume(affine)
         assert np.array_equal(label_map(pipeline.run({"image": source})), truth(source.voxels)), affine
+
+
+def test_windows_are_compiled_and_their_memory_is_given_back_after_each_series(make, monkeypatch):
+    released = []
+    whole = processor.Program.release
+    monkeypatch.setattr(processor.Program, "release", lambda self: (released.append(self), whole(self)))
+    pipeline, source = prepared(make()), volume()
+    for count in (1, 2):
+        assert np.array_equal(label_map(pipeline.run({"image": source})), truth(source.voxels))
+        assert len(released) == count
+    assert released[0] is released[1], "compiled once"
 
 
 def test_the_volume_reaches_the_bundle_in_its_orientation(make):

@@ -135,6 +135,19 @@ def test_a_graph_that_computes_something_else_is_not_used(monkeypatch, caplog):
     assert "it differs by 1.0e-02" in caplog.text
 
 
+def test_a_program_that_fails_at_once_is_not_used(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+
+    def fail(self, values):
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(processor.Program, "__call__", fail)
+    network, windows = Small().eval(), torch.rand(2, 2, 16, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(compiled(network)(windows), network(windows))
+    assert "bad_alloc" in caplog.text
+
+
 def test_without_openvino_the_network_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(processor.importlib.util, "find_spec", lambda name: None)
     network = Small().eval()

@@ -62,7 +62,6 @@ class Graph:
     ------
     NotCompiled
         The network branches on values, returns no single tensor, or has an operation that OpenVINO does not know.
-
     """
 
     def __init__(self, network: torch.nn.Module, example: torch.Tensor) -> None:
@@ -76,7 +75,11 @@ class Graph:
     def checked(self) -> Program:
         """Return what computes inputs of the example's shape; raise `NotCompiled` where it computes something else."""
         program = self.compiled(self._example.shape)
-        _compare(program(self._example), self._expected)
+        try:
+            found = program(self._example)
+        except _faults() as error:
+            raise NotCompiled(_last_words(error)) from error
+        _compare(found, self._expected)
         return program
 
     def compiled(self, shape: Sequence[int]) -> Program:
