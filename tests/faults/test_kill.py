@@ -140,7 +140,7 @@ def test_the_supervisor_is_killed_and_takes_everything_with_it(node, pacs, hold,
     node.send_all(paths)
     held_running(node, study)
     node.kill_supervisor()
-    node.until(node.has_gone, seconds=30, what="the end of every process")
+    node.until(node.has_gone, what="the end of every process")
     assert node.job(study).state in {JobState.QUEUED, JobState.RUNNING}
     hold.unlink()
     node.start()

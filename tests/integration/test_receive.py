@@ -400,7 +400,7 @@ def test_instances_that_wait_together_share_a_commit_and_one_bad_one_fails_alone
     poison = derive_uid("receive test", 3)
 
     def slow_then_picky(arrivals: Sequence[Arrival]) -> None:
-        gate.wait(10)
+        gate.wait(60)
         if any(arrival.header.sop_instance_uid == poison for arrival in arrivals):
             raise ValueError("the third is refused by the index")
 
@@ -412,7 +412,7 @@ def test_instances_that_wait_together_share_a_commit_and_one_bad_one_fails_alone
     ]
     for thread in threads:
         thread.start()
-    until(lambda: node.ingest._waiting.qsize() == 5)
+    until(lambda: len(node.stored_paths()) == 6, 60)
     gate.set()
     for thread in threads:
         thread.join()
