@@ -35,6 +35,32 @@ class AssociationInfo:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A connection, association or instance that this node turned away.
+
+    Parameters
+    ----------
+    what
+        "connection" (no DICOM, no TLS, or no time left), "association" or "instance".
+    address
+        The peer's IP address as text.
+    calling_ae_title, called_ae_title
+        As the peer gave them, control characters escaped; "" where it came to none.
+    reason
+        In words, without anything of a patient.
+    at
+        UTC.
+    """
+
+    what: str
+    address: str
+    calling_ae_title: str
+    called_ae_title: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Arrival:
     """One instance whose file is written and synced, ready for its row.
 
