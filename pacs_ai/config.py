@@ -1,7 +1,8 @@
 """The node's configuration: one TOML file that, read top to bottom, is the journey.
 
 The docstring under each key is its documentation (`pacs-ai config show`, docs/configuration.md); units are in the
-key; defaults stand here and nowhere else. What it says of models stands in `pacs_ai.model_sections`.
+key; defaults stand here and nowhere else. What it says of models stands in `pacs_ai.model_sections`, of peers and
+TLS in `pacs_ai.network_sections`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pacs_ai import profiles
 from pacs_ai.conditions import When
 from pacs_ai.errors import UserError
 from pacs_ai.model_sections import AeTitle, Name, Pipeline, Port, Seconds, Section, faults
+from pacs_ai.network_sections import Peer, Tls
 
 
 class Node(Section):
@@ -47,6 +49,11 @@ class Receive(Section):
     """Address to listen on."""
     port: Port = 11112
     """TCP port to listen on."""
+    plain: bool = True
+    """Whether `port` is opened. `false` leaves `tls_port` alone: nobody speaks to the node without a certificate."""
+    tls_port: Port | None = None
+    """Second TCP port, on which only TLS is spoken (2762 is registered for it); it needs `[tls]`. Callers need a
+    certificate of an authority in `tls.trusted_file`. Empty: none."""
     processes: Annotated[int, Field(ge=1, le=16)] = 1
     """Receiving processes that share the port."""
     accept: Literal["anyone", "peers"] = "anyone"
@@ -91,29 +98,6 @@ class Receive(Section):
     """An association that is silent for so long, or stops amid a PDU, is aborted."""
     grace_seconds: Seconds = 20.0
     """On stop, time for associations in progress to end."""
-
-
-class Peer(Section):
-    """A remote application entity: a PACS, a modality, a viewer."""
-
-    name: Name
-    """What routes and commands call it."""
-    ae_title: AeTitle
-    """Its AE title, as caller and as destination."""
-    host: str
-    """Host name or address."""
-    port: Port = 104
-    """Its DICOM port."""
-    addresses: tuple[str, ...] = ()
-    """Further addresses that it may call from, where `receive.accept` is `peers`."""
-    quiet_seconds: Seconds | None = None
-    """Its own `quiet_seconds`: longer for a modality that sends one image per association."""
-    connect_seconds: Seconds = 10.0
-    """Time limit for the TCP connection."""
-    answer_seconds: Seconds = 60.0
-    """Time limit for the answer to an association request or a C-STORE."""
-    profile: Name = profiles.DEFAULT_PROFILE
-    """Which objects it gets: `ohif`, `slicer`, `generic-pacs`, `dictation`, `archive`, or a `[[profile]]`."""
 
 
 class ObjectTable(Section):
@@ -261,6 +245,7 @@ class Config(Section):
     node: Node = Node()
     store: Store = Store()
     receive: Receive = Receive()
+    tls: Tls = Tls()
     peer: tuple[Peer, ...] = ()
     profile: tuple[Profile, ...] = ()
     pipeline: tuple[Pipeline, ...] = ()
@@ -294,9 +279,23 @@ class Config(Section):
             for peer in self.peer
             if peer.profile not in self.profile_names
         ]
+        faults += self._tls_faults()
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _tls_faults(self) -> list[str]:
+        receive = self.receive
+        found = []
+        if receive.tls_port is None and not receive.plain:
+            found.append("receive: plain is false and there is no tls_port, so nobody could reach the node")
+        if receive.plain and receive.tls_port == receive.port:
+            found.append("receive: port and tls_port are the same; give tls_port another, such as 2762")
+        if not self.tls.is_given:
+            wanting = [f"peer {peer.name}: tls" for peer in self.peer if peer.tls]
+            wanting += ["receive.tls_port"] * (receive.tls_port is not None)
+            found += [f"{what} needs [tls] with certificate_file, key_file and trusted_file" for what in wanting]
+        return found
 
     @property
     def database_url(self) -> str:
@@ -381,4 +380,7 @@ def _with_whole_paths(config: Config, folder: Path) -> Config:
     pipelines = tuple(
         p if p.bundle is None else p.model_copy(update={"bundle": folder / p.bundle}) for p in config.pipeline
     )
-    return config.model_copy(update={"store": store, "models": models, "pipeline": pipelines})
+    tls = config.tls.model_copy(
+        update={name: folder / path for name, path in config.tls if isinstance(path, Path)}  # of its three files
+    )
+    return config.model_copy(update={"store": store, "models": models, "pipeline": pipelines, "tls": tls})

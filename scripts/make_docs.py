@@ -19,7 +19,7 @@ import click
 import reading_cards
 from pydantic import BaseModel
 
-from pacs_ai import config, model_sections, profiles
+from pacs_ai import config, model_sections, network_sections, profiles
 from pacs_ai.cli import main as commands
 from pacs_ai.cli import toml
 from pacs_ai.conditions import When
@@ -68,7 +68,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[node]", config.Node, ""),
     ("[store]", config.Store, ""),
     ("[receive]", config.Receive, ""),
-    ("[[peer]]", config.Peer, "Once for each."),
+    ("[tls]", network_sections.Tls, "All three, or none."),
+    ("[[peer]]", network_sections.Peer, "Once for each."),
     ("[[profile]]", config.Profile, "Once for each that the built-in ones do not serve."),
     ("[[profile.objects]]", config.ObjectTable, "In the order of delivery."),
     ("[[pipeline]]", model_sections.Pipeline, "Once for each that needs settings, and for each MONAI bundle."),

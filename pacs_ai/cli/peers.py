@@ -16,8 +16,9 @@ from pacs_ai.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pacs_ai.config import Config, Peer
+    from pacs_ai.config import Config
     from pacs_ai.deliver.scu import Outcome
+    from pacs_ai.network_sections import Peer
 
 _ADDRESS = re.compile(r"(?P<ae>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})")
 
@@ -97,7 +98,7 @@ def peer_of(config: Config, name: str) -> Peer:
     """Return the configured peer of that name, or one for ``AE@HOST:PORT``; `UserError` where it is neither."""
     from pydantic import ValidationError
 
-    from pacs_ai.config import Peer
+    from pacs_ai.network_sections import Peer
 
     match = _ADDRESS.fullmatch(name)
     if match is None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pacs_ai.deliver.association import Remote
 
 if TYPE_CHECKING:
-    from pacs_ai.config import Config, Peer
+    from pacs_ai.config import Config
+    from pacs_ai.network_sections import Peer
 
 
 def remote(config: Config, peer: Peer) -> Remote:

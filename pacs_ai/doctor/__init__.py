@@ -10,7 +10,8 @@ from pacs_ai.doctor.findings import Finding, Level
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pacs_ai.config import Config, Peer
+    from pacs_ai.config import Config
+    from pacs_ai.network_sections import Peer
 
 __all__ = ["Finding", "Level", "examinations"]
 

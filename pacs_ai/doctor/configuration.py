@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pacs_ai import tls
 from pacs_ai.dicom import contexts
 from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError, PipelineFault, UserError
@@ -53,6 +54,12 @@ def _network_faults(config: Config) -> Iterator[Finding]:
         )
     except UserError as error:
         yield _fault("[receive]", str(error), "correct receive.transfer_syntaxes or receive.further_sop_classes")
+    if config.tls.is_given:
+        try:
+            tls.server_context(config.tls)
+            tls.client_context(config.tls)
+        except UserError as error:
+            yield _fault("[tls]", str(error), "make the files as docs/operations.md says")
 
 
 def _route_faults(route: Route, registry: Registry) -> Iterator[Finding]:

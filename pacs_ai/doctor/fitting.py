@@ -15,8 +15,9 @@ from pacs_ai.doctor.findings import Finding, Level
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pacs_ai.config import Config, Peer
+    from pacs_ai.config import Config
     from pacs_ai.deliver.association import Remote
+    from pacs_ai.network_sections import Peer
     from pacs_ai.profiles import Encoding, Plan
 
 PROFILE = "profile"

@@ -17,7 +17,8 @@ from pacs_ai.store.database import Database
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pacs_ai.config import Config, Peer
+    from pacs_ai.config import Config
+    from pacs_ai.network_sections import Peer
 
 PORT, PEER = "port", "peer"
 _SECONDS = 5.0

@@ -11,7 +11,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from pacs_ai import config, model_sections
+from pacs_ai import config, model_sections, network_sections
 from pacs_ai.cli import main
 from pacs_ai.conditions import When
 
@@ -41,7 +41,9 @@ def models(model: type[BaseModel] = config.Config) -> set[type[BaseModel]]:
     found = {model}
     for field in model.model_fields.values():
         for name in re.findall(r"\b[A-Z]\w+", str(field.annotation)):
-            below = getattr(config, name, None) or getattr(model_sections, name, None)
+            below = next(
+                (getattr(m, name) for m in (config, model_sections, network_sections) if hasattr(m, name)), None
+            )
             if isinstance(below, type) and issubclass(below, BaseModel) and below not in found:
                 found |= models(below)
     return found

@@ -1,0 +1,62 @@
+"""What the configuration says of the others on the network: the peers, and the certificates that prove who is who."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import model_validator
+
+from pacs_ai import profiles
+from pacs_ai.model_sections import AeTitle, Name, Port, Seconds, Section
+
+
+class Tls(Section):
+    """The node's certificate, for `receive.tls_port` and for peers with `tls = true` (TLS 1.2 and 1.3, PS3.15 B.12)."""
+
+    certificate_file: Path | None = None
+    """PEM file: the node's certificate, and after it those between it and the authority. A relative path counts from
+    the configuration file, here and below."""
+    key_file: Path | None = None
+    """PEM file: its private key, without a passphrase, readable by the node's user alone."""
+    trusted_file: Path | None = None
+    """PEM file: the authorities that peers' certificates must chain to, when they call and when they are called."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Tls:
+        files = (self.certificate_file, self.key_file, self.trusted_file)
+        if any(files) and not all(files):
+            raise ValueError("give all three: certificate_file, key_file and trusted_file")
+        return self
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the node has a certificate."""
+        return self.certificate_file is not None
+
+
+class Peer(Section):
+    """A remote application entity: a PACS, a modality, a viewer."""
+
+    name: Name
+    """What routes and commands call it."""
+    ae_title: AeTitle
+    """Its AE title, as caller and as destination."""
+    host: str
+    """Host name or address."""
+    port: Port = 104
+    """Its DICOM port; that on which it speaks TLS, where `tls` is set."""
+    tls: bool = False
+    """Call it over TLS, with the certificate of `[tls]`."""
+    certificate_name: str = ""
+    """DNS name or common name that its certificate must bear, when the node calls it and when it calls. Empty: when the
+    node calls, that of `host`; when it calls, any that an authority in `tls.trusted_file` signed."""
+    addresses: tuple[str, ...] = ()
+    """Further addresses that it may call from, where `receive.accept` is `peers`."""
+    quiet_seconds: Seconds | None = None
+    """Its own `quiet_seconds`: longer for a modality that sends one image per association."""
+    connect_seconds: Seconds = 10.0
+    """Time limit for the TCP connection."""
+    answer_seconds: Seconds = 60.0
+    """Time limit for the answer to an association request or a C-STORE."""
+    profile: Name = profiles.DEFAULT_PROFILE
+    """Which objects it gets: `ohif`, `slicer`, `generic-pacs`, `dictation`, `archive`, or a `[[profile]]`."""
