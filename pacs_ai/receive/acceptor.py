@@ -1,289 +1,286 @@
-"""Run associations on pynetdicom over sockets that bound what a peer may do to this node.
+"""The listening side: one event loop that accepts connections, watches their clocks, and lets nobody hurt another.
 
-pynetdicom by itself waits for ever for the rest of a PDU, believes any length, queues requests without end, and closes
-idle associations by the wall clock. `PatientSocket` bounds all four, and sleeps instead of polling while the peer has
-the word. An acceptor of our own may replace this module; `scp` would not change.
+Health checks, port scanners, web browsers and broken peers connect to a DICOM port too. Until its whole A-ASSOCIATE-RQ
+has come (and, on the TLS port, until its handshake is done) a connection is only waiting, and costs no association.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import queue
-import select
+import logging
 import socket
+import ssl
+import threading
 import time
-from collections.abc import Callable  # noqa: TC003 - dataclass field
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pynetdicom import AE, _config
-from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
-
-from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from pacs_ai.receive.dimse import Dimse, Serve
-from pacs_ai.receive.guard import HEADER, abort
+from pacs_ai.receive.connection import Bounds, Connection
+from pacs_ai.receive.guard import Limits, where
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
 
-    from pynetdicom.association import Association
-    from pynetdicom.presentation import PresentationContext
+    from pacs_ai.receive.exchange import Exchange
+    from pacs_ai.receive.guard import Rejection
+    from pacs_ai.receive.negotiation import Agreement
 
-#: Longest PDU other than P-DATA-TF.
-_MAX_OTHER_BYTES = 65536
-_P_DATA_TF = 0x04
-#: While the peer has the word the reading thread sleeps, and looks after itself so often, in seconds.
-_REST_SECONDS = 0.25
-#: The same while an association begins or ends.
-_SHORT_REST_SECONDS = 0.02
-_UNLIMITED = 1 << 30
+LOGGER = logging.getLogger(__name__)
+
+#: How often clocks are looked at, in seconds.
+_TICK_SECONDS = 0.25
+#: What one read of a connection may bring, in bytes.
+_READ_BYTES = 1 << 18
+#: Connections taken at one go, so that those that are there already have their turn.
+_AT_ONE_GO = 64
+#: An association that was quiet for so long is not waited for when the node stops.
+_QUIET_SECONDS = 1.0
+#: What is being made durable when the node stops may take so long more, in seconds.
+_LAST_SECONDS = 5.0
+_BACKLOG = 1024
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """What one association may cost.
+class Port:
+    """A bound socket, and how TLS is spoken on it; None for not at all."""
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass
+class _Opening:
+    """A connection on its way: its socket until the event loop has it, and the task that brings it there."""
+
+    socket: socket.socket | None
+    task: asyncio.Task[None] | None = None
+
+
+def listening(bind: str, port: int, *, reuse_port: bool) -> socket.socket:
+    """Return a listening socket; OSError where the system refuses."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    found = socket.create_server((bind, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+    found.setblocking(False)
+    return found
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop: uvloop's where it is installed, else Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class Acceptor:
+    """Accepts on ports, in an event loop in a thread of its own.
 
     Parameters
     ----------
-    pdu_bytes
-        Advertised Maximum Length: a longer P-DATA-TF is a protocol error (PS3.8 D.1).
-    instance_bytes
-        A longer data set is read and thrown away.
-    network_seconds
-        Silence that ends an association; also the longest pause inside a PDU or while sending one.
-    bytes_per_second
-        Slowest average pace within one PDU.
+    ports
+        Owned from now on.
+    limits, bounds
+        What connections without and with an association may cost.
+    decide
+        Called with a connection and its whole A-ASSOCIATE-RQ: what it is answered with; raises
+        `guard.MalformedRequest`.
+    refused
+        Told of each peer that was turned away: its address, and why.
+    loop
+        To run in.
     """
-
-    pdu_bytes: int = 131072
-    instance_bytes: int = 4 << 30
-    network_seconds: float = 60.0
-    bytes_per_second: int = 8192
-
-
-class PatientSocket(AssociationSocket):  # type: ignore[misc]
-    """The socket of one association whose A-ASSOCIATE-RQ was read already.
-
-    Parameters
-    ----------
-    assoc, client_socket
-        As for pynetdicom's.
-    request
-        The whole A-ASSOCIATE-RQ PDU, which pynetdicom then reads from here.
-    bounds
-        What the association may cost.
-    """
-
-    def __init__(self, assoc: Association, client_socket: socket.socket, request: bytes, bounds: Bounds) -> None:
-        super().__init__(assoc, client_socket=client_socket)
-        client_socket.settimeout(bounds.network_seconds)
-        client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._bounds = bounds
-        self._request = request
-        self._kind = 0
-        self._owes_answer = True
-        self._last_active = time.monotonic()
-        self._poll = select.poll()
-        self._poll.register(client_socket, select.POLLIN)
-
-    @property
-    def quiet_seconds(self) -> float:
-        """Time since the last byte went either way; 0 while a message is under way or unanswered."""
-        return 0.0 if self._is_busy() else time.monotonic() - self._last_active
-
-    @property
-    def ready(self) -> bool:
-        """Tell whether there is something to read that may be read now; rests while the peer has the word."""
-        if self.socket is None or not self._is_connected or self.socket.fileno() < 0:
-            return False
-        if self._request:
-            return True
-        if self.assoc.dimse.msg_queue.qsize():
-            return False  # one request at a time: the next one waits in the peer's TCP window
-        may_rest = self.assoc.dimse.is_amid_message or not self._owes_answer
-        rest = (_REST_SECONDS if self.assoc.is_established else _SHORT_REST_SECONDS) if may_rest else 0.0
-        if self._poll.poll(rest * 1000):
-            return True
-        patience = self._bounds.network_seconds * (1 if may_rest else 2)
-        if time.monotonic() - self._last_active > patience:
-            self.cut(0)
-        return False
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Return the six bytes of a PDU's header, or what follows; fewer where the peer is gone.
-
-        Raises
-        ------
-        OSError
-            The PDU is too long, or comes too slowly; the peer was sent an A-ABORT.
-        """
-        if self._request:
-            taken, self._request = self._request[:nr_bytes], self._request[nr_bytes:]
-            return bytearray(taken)
-        if nr_bytes != HEADER.size or self._kind:
-            self._check_length(nr_bytes)
-        received = self._receive(nr_bytes)
-        # the first call reads a header and notes its kind, the second the rest
-        self._kind = 0 if self._kind or len(received) < HEADER.size else received[0]
-        self._last_active = time.monotonic()
-        self._owes_answer = True
-        return received
-
-    def send(self, bytestream: bytes) -> None:
-        """Send a PDU; then the peer has the word."""
-        super().send(bytestream)
-        self._last_active = time.monotonic()
-        self._owes_answer = False
-
-    def close(self) -> None:
-        """Close, also where the peer was faster."""
-        connection = self.socket
-        super().close()
-        if connection is not None:
-            connection.close()
-
-    def cut(self, reason: int) -> None:
-        """Abort from this side at once (PS3.8 9.3.8), whatever pynetdicom is about to do; from any thread."""
-        connection = self.socket
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.send(abort(reason), socket.MSG_DONTWAIT)
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def _is_busy(self) -> bool:
-        dimse = self.assoc.dimse
-        return self._owes_answer or dimse.is_amid_message or bool(dimse.msg_queue.qsize())
-
-    def _receive(self, nr_bytes: int) -> bytearray:
-        assert self.socket is not None
-        received = bytearray(nr_bytes)
-        view = memoryview(received)
-        deadline = time.monotonic() + self._bounds.network_seconds + nr_bytes / self._bounds.bytes_per_second
-        count = 0
-        while count < nr_bytes:
-            try:
-                got = self.socket.recv_into(view[count:])
-            except TimeoutError:
-                got = -1
-            if got < 0 or time.monotonic() > deadline:
-                self.cut(0)
-                raise TimeoutError("the peer stopped amid a PDU, or sent it too slowly")
-            if got == 0:
-                break
-            count += got
-        view.release()
-        del received[count:]
-        return received
-
-    def _check_length(self, nr_bytes: int) -> None:
-        """Refuse a PDU that is too long before reading it."""
-        if nr_bytes > (self._bounds.pdu_bytes if self._kind == _P_DATA_TF else _MAX_OTHER_BYTES):
-            self.cut(6)
-            raise OSError("a PDU is longer than was agreed")
-
-
-class _WakingQueue(queue.Queue[Any]):
-    """What comes for the association's own thread: also wakes it, should it sleep in `Dimse.get_msg`."""
-
-    def __init__(self, wakes: queue.Queue[Any]) -> None:
-        super().__init__()
-        self._wakes = wakes
-
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        super().put(item, block, timeout)
-        self._wakes.put((None, None))
-
-
-class _SharedContexts(list["PresentationContext"]):
-    """Presentation contexts that pynetdicom need not copy for each association: negotiation only reads them."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedContexts:
-        return self
-
-
-class _Handler(RequestHandler):  # type: ignore[misc]
-    """Makes an association of a socket and the A-ASSOCIATE-RQ that came over it."""
-
-    server: Acceptor
-    request: Any
-
-    def setup(self) -> None:
-        self.request, self._associate_rq = self.request
-
-    def handle(self) -> None:
-        assoc = self._create_association()
-        assoc.dul.event_queue.get_nowait()  # pynetdicom's own socket announced itself; ours does so again
-        assoc.dul.socket = PatientSocket(assoc, self.request, self._associate_rq, self.server.bounds)
-        assoc.dul.daemon = True
-        assoc.dimse = Dimse(assoc, self.server.serve, self.server.bounds.instance_bytes)
-        assoc.dul.to_user_queue = _WakingQueue(assoc.dimse.msg_queue)
-        self.server.started(assoc)
-        assoc.start()
-
-
-class Acceptor(AssociationServer):  # type: ignore[misc]
-    """A bound and listening socket, and the associations on what came in by it; somebody else accepts.
-
-    Parameters
-    ----------
-    address
-        Host and port; port 0 takes a free one.
-    ae_title
-        Ours.
-    contexts
-        Accepted, in order of preference.
-    bounds
-        What each association may cost.
-    serve
-        Answers a C-STORE, in the thread that reads the association; must not raise.
-    handlers
-        (event, function) pairs for pynetdicom.
-    started
-        Called with each association just before it runs.
-    reuse_port
-        Let several processes listen on the same port (SO_REUSEPORT), the kernel sharing out the connections.
-    """
-
-    request_queue_size = 256
 
     def __init__(
         self,
-        address: tuple[str, int],
-        ae_title: str,
-        contexts: Sequence[PresentationContext],
+        ports: Sequence[Port],
+        limits: Limits,
         bounds: Bounds,
-        serve: Serve,
-        handlers: Sequence[tuple[Any, Callable[..., Any]]],
-        started: Callable[[Association], None],
-        *,
-        reuse_port: bool,
+        decide: Callable[[Connection, bytes], tuple[Agreement, Exchange] | Rejection],
+        refused: Callable[[str, str], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        _config.LOG_HANDLER_LEVEL = "none"  # documented; its handlers format every PDU, and log peers' text as it came
+        self.limits = limits
         self.bounds = bounds
-        self.serve = serve
-        self.started = started
-        self._reuse_port = reuse_port
-        ae = AE(ae_title=ae_title)
-        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        ae.maximum_pdu_size = bounds.pdu_bytes
-        ae.maximum_associations = _UNLIMITED  # the caller of `begin` counts
-        ae.network_timeout = None  # wall clock; PatientSocket has a monotonic one
-        super().__init__(ae, address, ae_title, _SharedContexts(contexts), None, list(handlers), _Handler)
+        self.buffer = memoryview(bytearray(_READ_BYTES))
+        self.now = time.monotonic
+        self.loop = loop
+        self._ports = ports
+        self._decide = decide
+        self._refused = refused
+        self._connections: dict[Connection, _Opening] = {}  # in the order in which they came
+        self._waiting: Counter[str] = Counter()  # connections without an association, by address
+        self._deaf: list[Port] = []
+        self._closing = False
+        self._one_less = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
 
-    def server_bind(self) -> None:
-        """Bind, sharing the port where that is asked for."""
-        if self._reuse_port:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
+    def start(self) -> None:
+        """Accept from now on; returns at once."""
+        self._thread.start()
 
-    def begin(self, connection: socket.socket, associate_rq: bytes) -> None:
-        """Run an association on a connection in threads of its own; owns the connection.
+    def stop(self, grace_seconds: float) -> None:
+        """Accept nobody any more, give associations time to end, abort those that do not, and end the loop."""
+        if self._thread.is_alive():
+            self.call(self._drain(grace_seconds))
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+        for port in self._ports:
+            port.socket.close()
 
-        Raises
-        ------
-        RuntimeError
-            No further thread can be started.
-        """
-        self.process_request((connection, associate_rq), connection.getpeername())
+    def call(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the loop's thread and wait for its end."""
+        asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    # -- `connection.Door`
+
+    def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | Rejection:
+        """See `connection.Door`."""
+        self._stop_waiting(connection)
+        return self._decide(connection, request)
+
+    def refused(self, connection: Connection, words: str) -> None:
+        """See `connection.Door`."""
+        self._refused(connection.address, words)
+
+    def forget(self, connection: Connection) -> None:
+        """See `connection.Door`."""
+        self._stop_waiting(connection)
+        self._connections.pop(connection, None)
+        self._one_less.set()
+
+    # -- the loop
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        for port in self._ports:
+            self._listen(port)
+        self.loop.call_soon(self._tick)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    def _listen(self, port: Port) -> None:
+        self.loop.add_reader(port.socket.fileno(), self._accept, port)
+
+    def _accept(self, port: Port) -> None:
+        for _ in range(_AT_ONE_GO):
+            try:
+                connected, address = port.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of file descriptors or memory: rest until the next tick
+                LOGGER.warning("cannot accept a connection: %s", error.strerror)
+                self.loop.remove_reader(port.socket.fileno())
+                self._deaf.append(port)
+                self._dismiss_oldest("")
+                return
+            self._begin(port, connected, str(address[0]))
+
+    def _begin(self, port: Port, connected: socket.socket, address: str) -> None:
+        connected.setblocking(False)
+        with contextlib.suppress(OSError):  # the peer may be gone already
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._waiting[address] >= self.limits.connections_per_address:
+            self._dismiss_oldest(address)
+        if self._waiting.total() >= self.limits.connections:
+            self._dismiss_oldest("")
+        connection = Connection(self, address)
+        self._waiting[address] += 1
+        opening = self._connections[connection] = _Opening(connected)
+        opening.task = self.loop.create_task(self._open(connection, opening, port.tls))
+
+    async def _open(self, connection: Connection, opening: _Opening, tls: ssl.SSLContext | None) -> None:
+        """Bring a connection to where it may speak; on the TLS port that is after the handshake."""
+        limits: dict[str, Any] = {} if tls is None else {"ssl_handshake_timeout": self.limits.handshake_seconds}
+        connected, opening.socket = opening.socket, None
+        assert connected is not None
+        try:
+            await self.loop.connect_accepted_socket(lambda: connection, connected, ssl=tls, **limits)
+        except (OSError, ssl.SSLError) as error:
+            words = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
+            LOGGER.warning("no connection with %s: %s", connection.address, words)
+            self._refused(connection.address, f"TLS handshake: {words}")
+            self.forget(connection)
+
+    def _stop_waiting(self, connection: Connection) -> None:
+        if connection in self._connections and not connection.has_asked:
+            connection.has_asked = True
+            self._waiting[connection.address] -= 1
+            if not self._waiting[connection.address]:
+                del self._waiting[connection.address]
+
+    def _dismiss_oldest(self, address: str) -> None:
+        """Close the connection that has waited longest for its request, of an address or of all ("")."""
+        for connection in self._connections:
+            if not connection.has_asked and address in {"", connection.address}:
+                LOGGER.debug("closed a connection from %s that asked for no association", connection.address)
+                self._dismiss(connection)
+                return
+
+    def _dismiss(self, connection: Connection) -> None:
+        if connection.is_open:
+            self._stop_waiting(connection)
+            connection.drop()
+        else:
+            self._discard(connection)
+
+    def _discard(self, connection: Connection) -> None:
+        """Forget a connection that never came to speak."""
+        opening = self._connections[connection]
+        self.forget(connection)
+        if opening.task is not None:
+            opening.task.cancel()
+        if opening.socket is not None:
+            opening.socket.close()
+
+    def _tick(self) -> None:
+        """Look at every clock; nothing that goes wrong with one connection may stop it."""
+        now = self.now()
+        for connection in list(self._connections):
+            try:
+                connection.tick(now)
+            except Exception as error:  # noqa: BLE001 - outermost loop, see above
+                LOGGER.error("ended a connection after %s in %s", type(error).__name__, where(error))  # noqa: TRY400
+                connection.drop()
+        deaf, self._deaf = self._deaf, []
+        if not self._closing:
+            for port in deaf:
+                self._listen(port)
+        self.loop.call_later(_TICK_SECONDS, self._tick)
+
+    async def _drain(self, grace_seconds: float) -> None:
+        self._closing = True
+        for port in self._ports:
+            self.loop.remove_reader(port.socket.fileno())
+            port.socket.close()
+        for connection in [each for each in self._connections if not each.has_asked]:
+            self._dismiss(connection)
+        deadline = self.now() + grace_seconds
+        while self._connections and self.now() < deadline:
+            for connection in list(self._connections):
+                if connection.quiet_seconds > _QUIET_SECONDS:
+                    connection.abort()
+            await self._until_one_less()
+        for connection in list(self._connections):
+            connection.abort()
+        deadline = self.now() + _LAST_SECONDS
+        while self._connections and self.now() < deadline:
+            await self._until_one_less()
+        for connection in list(self._connections):
+            connection.drop()
+        while self._connections and self.now() < deadline + _LAST_SECONDS:
+            await self._until_one_less()
+
+    async def _until_one_less(self) -> None:
+        """Wait until a connection is gone, or a moment."""
+        self._one_less.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TICK_SECONDS):
+                await self._one_less.wait()

@@ -1,88 +1,88 @@
 """Take one received instance: prove it, write it durably, record it, and only then let it be answered Success.
 
 `Ingest` is the whole seam between a listening side and the rest of the node. `DurableIngest` keeps the order that
-makes Success mean durable: header, file synced and named, directory synced, row committed, return. Files are synced by
-the threads that bring them, side by side, so that the file system's journal joins them; rows that wait at the same
-moment share one transaction (group commit).
+makes Success mean durable: bytes and header, file synced and named, directory synced, row committed, answer. Files are
+synced by the threads that bring them, side by side, so that the file system's journal joins them; directories and rows
+of instances that wait at the same moment share one sync each and one transaction (group commit).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from pacs_ai.dicom.arrival import Arrival
+from pacs_ai.dicom.arrival import Arrival, AssociationInfo
 from pacs_ai.dicom.attributes import read_header
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from pacs_ai.errors import Mismatch, Transient, Unavailable
+from pacs_ai.errors import Mismatch, Transient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pacs_ai.dicom.arrival import AssociationInfo
-    from pacs_ai.store.files import Files
+    from pacs_ai.store.files import Files, Incoming, StoredFile
 
 LOGGER = logging.getLogger(__name__)
 
 #: At most so many instances share one transaction.
 MAX_BATCH = 64
-#: Longest wait for one's own commit; past it the peer is told to try again, and may.
-COMMIT_SECONDS = 30.0
+
+#: Told what became of an instance: None once it is durable, else why it is not stored. From any thread, once.
+Settle = Callable[[Exception | None], None]
 
 
 @dataclass(frozen=True)
-class ReceivedInstance:
-    """One C-STORE request as it came.
+class Announced:
+    """One C-STORE request, before its data set.
 
     Parameters
     ----------
-    data_set
-        Encoded, as received.
+    association
+        It came over.
     sop_class_uid, sop_instance_uid, priority
         Of the command set (PS3.7 9.3.1.1).
     transfer_syntax_uid
         Of the accepted presentation context.
-    calling_ae_title, called_ae_title, address, assoc_id
-        As in `AssociationInfo`.
     """
 
-    data_set: bytes
+    association: AssociationInfo
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    calling_ae_title: str
-    called_ae_title: str
-    address: str
-    assoc_id: str
     priority: int = 0
+
+
+class Intake(Protocol):
+    """One instance on its way in; its methods are called one after the other, from whatever threads."""
+
+    def append(self, piece: bytearray) -> None:
+        """Take a piece of the data set out of memory; raises what `Ingest.begin` names."""
+
+    def finish(self, rest: bytearray, settle: Settle) -> None:
+        """Take the last piece and make the instance durable; `settle` is told, and nothing is raised."""
+
+    def discard(self) -> None:
+        """Forget it: the rest does not come. Not after `finish`."""
 
 
 class Ingest(Protocol):
     """What a listening side tells the node; every method may be called from several threads at once."""
 
-    def opened(self, association: AssociationInfo) -> None:
-        """Take note of an association, before it is accepted; `errors.Transient` has it refused."""
-
     def ended(self, assoc_id: str, released: bool) -> None:
-        """Take note of its end, `released` or not (aborted, lost); called again if it raises Transient."""
+        """Take note of an association's end, `released` or not (aborted, lost); called again if it raises Transient."""
 
-    def store(self, instance: ReceivedInstance) -> None:
-        """Return only when the instance is durable.
+    def begin(self, announced: Announced) -> Intake:
+        """Begin an instance; nothing is written yet.
 
-        Raises
-        ------
-        OutOfResources, Transient
-            Not now.
-        Mismatch
-            Command and data set name different SOP classes or instances.
-        NotUnderstood
-            No whole DICOM data set.
+        Its methods raise, or settle with, OutOfResources or another Transient: not now; Mismatch: command and data set
+        name different SOP classes or instances; NotUnderstood: no whole DICOM data set.
         """
 
 
@@ -95,8 +95,8 @@ class DurableIngest:
         Where the Part 10 files are written.
     record
         Commits the rows of arrivals in one transaction, and returns when that is durable (`pacs_ai.store.index`).
-    note_opened, note_ended
-        Told of each association, where somebody wants to know (`Ingest.opened`, `Ingest.ended`).
+    note_ended
+        Told of the end of each association, where somebody wants to know (`Ingest.ended`).
     """
 
     def __init__(
@@ -104,51 +104,27 @@ class DurableIngest:
         files: Files,
         record: Callable[[Sequence[Arrival]], object],
         *,
-        note_opened: Callable[[AssociationInfo], object] | None = None,
         note_ended: Callable[[str, bool], object] | None = None,
     ) -> None:
-        self._files = files
+        self.files = files
         self._record = record
-        self._note_opened = note_opened
         self._note_ended = note_ended
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._committer = threading.Thread(target=self._commit_until_closed, name="committer", daemon=True)
         self._committer.start()
-
-    def opened(self, association: AssociationInfo) -> None:
-        """See `Ingest.opened`."""
-        if self._note_opened is not None:
-            self._note_opened(association)
 
     def ended(self, assoc_id: str, released: bool) -> None:
         """See `Ingest.ended`."""
         if self._note_ended is not None:
             self._note_ended(assoc_id, released)
 
-    def store(self, instance: ReceivedInstance) -> None:
-        """See `Ingest.store`."""
-        received_at = datetime.now(UTC)
-        header = read_header(instance.data_set, instance.transfer_syntax_uid)
-        if (header.sop_class_uid, header.sop_instance_uid) != (instance.sop_class_uid, instance.sop_instance_uid):
-            raise Mismatch("command and data set name different SOP classes or SOP instances")
-        meta = file_meta(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
-        stored = self._files.write((meta, instance.data_set))
-        self._files.sync([stored])
-        arrival = Arrival(
-            header=header,
-            sha256=stored.sha256,
-            size=stored.size,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
-            calling_ae_title=instance.calling_ae_title,
-            called_ae_title=instance.called_ae_title,
-            address=instance.address,
-            assoc_id=instance.assoc_id,
-            priority=instance.priority,
-            received_at=received_at,
-        )
-        waiting = _Waiting(arrival)
-        self._waiting.put(waiting)
-        waiting.result()
+    def begin(self, announced: Announced) -> Intake:
+        """See `Ingest.begin`."""
+        return _Instance(self, announced)
+
+    def commit(self, arrival: Arrival, stored: StoredFile, settle: Settle) -> None:
+        """Have the row of an arrival committed, its file's directory synced before, with whatever waits meanwhile."""
+        self._waiting.put(_Waiting(arrival, stored, settle))
 
     def close(self) -> None:
         """Commit what waits, then stop; nothing may be stored afterwards."""
@@ -174,6 +150,7 @@ class DurableIngest:
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         """Commit a batch; where one instance breaks it, commit each alone, so that only that one fails."""
         try:
+            self.files.sync(waiting.stored for waiting in batch)
             self._record([waiting.arrival for waiting in batch])
         except Transient as error:
             _settle(batch, error)
@@ -188,31 +165,84 @@ class DurableIngest:
             _settle(batch, None)
 
 
+@dataclass(frozen=True)
 class _Waiting:
     """One arrival whose sender waits for the answer."""
 
-    def __init__(self, arrival: Arrival) -> None:
-        self.arrival = arrival
-        self.error: Exception | None = None
-        self._settled = threading.Lock()
-        self._settled.acquire()
-
-    def settle(self, error: Exception | None) -> None:
-        """Let `result` return, or raise the error."""
-        self.error = error
-        self._settled.release()
-
-    def result(self) -> None:
-        """Wait for the commit; raises what went wrong with it."""
-        if not self._settled.acquire(timeout=COMMIT_SECONDS):
-            raise Unavailable(f"not committed within {COMMIT_SECONDS:.0f} s")
-        if self.error is not None:
-            raise self.error
+    arrival: Arrival
+    stored: StoredFile
+    settle: Settle
 
 
 def _settle(batch: Sequence[_Waiting], error: Exception | None) -> None:
     for waiting in batch:
         waiting.settle(error)
+
+
+class _Instance:
+    """One instance on its way in; it is written to disk when it is whole, or sooner where it is long."""
+
+    def __init__(self, ingest: DurableIngest, announced: Announced) -> None:
+        self._ingest = ingest
+        self._announced = announced
+        self._meta = file_meta(announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid)
+        self._incoming: Incoming | None = None
+
+    def append(self, piece: bytearray) -> None:
+        """See `Intake.append`."""
+        if self._incoming is None:
+            self._incoming = self._ingest.files.incoming()
+            self._incoming.append(self._meta)
+        self._incoming.append(piece)
+
+    def finish(self, rest: bytearray, settle: Settle) -> None:
+        """See `Intake.finish`."""
+        try:
+            arrival, stored = self._stored(rest)
+        except Exception as error:  # noqa: BLE001 - outermost in its thread: whatever it was, the sender hears of it
+            self.discard()
+            settle(error)
+            return
+        self._ingest.commit(arrival, stored, settle)
+
+    def discard(self) -> None:
+        """See `Intake.discard`."""
+        if self._incoming is not None:
+            self._incoming.discard()
+
+    def _stored(self, rest: bytearray) -> tuple[Arrival, StoredFile]:
+        announced, received_at = self._announced, datetime.now(UTC)
+        if self._incoming is not None and rest:
+            self._incoming.append(rest)
+        with self._data_set(rest) as data_set:
+            header = read_header(data_set, announced.transfer_syntax_uid)
+        if (header.sop_class_uid, header.sop_instance_uid) != (announced.sop_class_uid, announced.sop_instance_uid):
+            raise Mismatch("command and data set name different SOP classes or SOP instances")
+        files = self._ingest.files
+        stored = files.write((self._meta, rest)) if self._incoming is None else self._incoming.finish()
+        association = announced.association
+        arrival = Arrival(
+            header=header,
+            sha256=stored.sha256,
+            size=stored.size,
+            transfer_syntax_uid=announced.transfer_syntax_uid,
+            calling_ae_title=association.calling_ae_title,
+            called_ae_title=association.called_ae_title,
+            address=association.address,
+            assoc_id=association.assoc_id,
+            priority=announced.priority,
+            received_at=received_at,
+        )
+        return arrival, stored
+
+    @contextlib.contextmanager
+    def _data_set(self, rest: bytearray) -> Iterator[memoryview]:
+        if self._incoming is None:
+            with memoryview(rest) as view:
+                yield view
+        else:
+            with self._incoming.view(len(self._meta)) as view:
+                yield view
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:

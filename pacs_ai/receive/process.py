@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.dicom import contexts
 from pacs_ai.errors import Transient, UserError
-from pacs_ai.receive.acceptor import Bounds
+from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.guard import Limits
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import OutOfResources, UserError
+from pacs_ai.store.disk import CREATE, READ, Disk, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,19 +31,9 @@ if TYPE_CHECKING:
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARDS = tuple(f"{number:02x}" for number in range(256))
 _NEW = ".new"
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE_BYTES = 1 << 20
-
-_SHORTAGES = {
-    errno.ENOSPC: "the disk is full, or out of inodes: free space, or lower [retention]",
-    errno.EDQUOT: "the disk quota is used up: raise it, or lower [retention]",
-    errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
-    errno.ENFILE: "the system has too many open files: raise fs.file-max",
-    errno.EROFS: "the file system is mounted read-only: look at the kernel's log, then remount it",
-    errno.EIO: "the disk reports an input/output error: look at the kernel's log",
-    errno.ENOMEM: "the system has no memory left",
-}
+#: A file that comes piece by piece is synced each time so many bytes were added.
+_SYNC_EVERY_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -71,13 +63,13 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._broken = ""
+        self.disk = Disk(folder)
         try:
             self._lay_out()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"{folder}: cannot be the store's folder ({error.strerror}); name another") from error
         except OSError as error:
-            raise self._shortage(error) from error
+            raise self.disk.shortage(error) from error
 
     def path(self, sha256: str) -> Path:
         """Return where the file of that digest lies, or would lie; ValueError where it is no SHA-256 (hex)."""
@@ -85,7 +77,7 @@ class Files:
             raise ValueError("not a SHA-256 in lower-case hex")
         return self.folder / sha256[:2] / sha256
 
-    def write(self, parts: Sequence[bytes | memoryview]) -> StoredFile:
+    def write(self, parts: Sequence[bytes | bytearray | memoryview]) -> StoredFile:
         """Write the parts as one file, synced but for its directory entry; nothing is left behind on an error.
 
         The same bytes again are one file: the one that is there was synced before it got its name.
@@ -100,11 +92,15 @@ class Files:
             digest.update(part)
         sha256, size = digest.hexdigest(), sum(len(part) for part in parts)
         stored = StoredFile(sha256, size, self.path(sha256))
-        if not self._holds(stored):
-            with self._storing(self._new_path()) as new:
+        if not self.holds(stored):
+            with self.disk.storing(self.new_path()) as new:
                 self._fill(new, parts)
                 new.replace(stored.path)
         return stored
+
+    def incoming(self) -> Incoming:
+        """Begin a file that comes piece by piece; `OutOfResources` as `write`."""
+        return Incoming(self)
 
     def adopt(self, path: Path) -> StoredFile:
         """Move a finished file of the same file system in (an encoded result), synced but for its directory entry.
@@ -116,13 +112,13 @@ class Files:
         """
         sha256, size = _digest(path)
         stored = StoredFile(sha256, size, self.path(sha256))
-        self._refuse_if_broken()
+        self.disk.refuse_if_broken()
         try:
             path.chmod(0o600)
-            self._sync_path(path, _READ)
+            self.disk.sync_path(path, READ)
             path.replace(stored.path)
         except OSError as error:
-            raise self._shortage(error) from error
+            raise self.disk.shortage(error) from error
         return stored
 
     def sync(self, stored: Iterable[StoredFile]) -> None:
@@ -133,16 +129,16 @@ class Files:
         OutOfResources
             The disk failed; the files must not be called stored.
         """
-        self._refuse_if_broken()
+        self.disk.refuse_if_broken()
         try:
             for folder in sorted({file.path.parent for file in stored}):
-                self._sync_path(folder, _READ | os.O_DIRECTORY)
+                self.disk.sync_path(folder, READ | os.O_DIRECTORY)
         except OSError as error:
-            raise self._shortage(error) from error
+            raise self.disk.shortage(error) from error
 
     def read(self, sha256: str) -> bytes:
         """Return the file's bytes; FileNotFoundError where there is none."""
-        with os.fdopen(os.open(self.path(sha256), _READ), "rb") as file:
+        with os.fdopen(os.open(self.path(sha256), READ), "rb") as file:
             return file.read()
 
     def verify(self, sha256: str) -> bool:
@@ -202,10 +198,10 @@ class Files:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
             if (self.folder / name).is_symlink():
                 raise NotADirectoryError(errno.ENOTDIR, "it holds a link where a folder belongs")
-        self._sync_path(self.folder, _READ | os.O_DIRECTORY)
-        self._sync_path(self.folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        self.disk.sync_path(self.folder, READ | os.O_DIRECTORY)
+        self.disk.sync_path(self.folder.parent, os.O_RDONLY | os.O_DIRECTORY)
 
-    def _holds(self, stored: StoredFile) -> bool:
+    def holds(self, stored: StoredFile) -> bool:
         """Tell whether a file of that name and size is there; refresh its age, so that no sweep takes it meanwhile."""
         try:
             with _locked(stored.path.parent, fcntl.LOCK_SH):
@@ -214,7 +210,7 @@ class Files:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._shortage(error) from error
+            raise self.disk.shortage(error) from error
 
     def _remove_older(self, sha256: str, before: float) -> bool:
         path = self.path(sha256)
@@ -224,60 +220,95 @@ class Files:
             except FileNotFoundError:
                 return False
 
-    def _new_path(self) -> Path:
+    def new_path(self) -> Path:
+        """Return a path for a file that is not whole yet."""
         return self.folder / _NEW / secrets.token_hex(16)
 
-    def _fill(self, new: Path, parts: Sequence[bytes | memoryview]) -> None:
-        descriptor = os.open(new, _CREATE, 0o600)
+    def _fill(self, new: Path, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        descriptor = os.open(new, CREATE, 0o600)
         try:
             for part in parts:
-                rest = memoryview(part)
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-            self._sync(descriptor)
+                write(descriptor, part)
+            self.disk.sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class Incoming:
+    """A file that comes piece by piece, in memory only as long as a piece; every method may raise `OutOfResources`.
+
+    After an error, and after `discard`, nothing of it is left on the disk.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._digest = hashlib.sha256()
+        self._size = self._unsynced = 0
+        self._disk = files.disk
+        self._path = files.new_path()
+        self._descriptor = -1
+        with self._guarded():
+            self._descriptor = os.open(self._path, CREATE, 0o600)
+
+    def append(self, piece: bytes | bytearray | memoryview) -> None:
+        """Write the next piece; the disk is made to keep up, so that the last sync does not take minutes."""
+        with self._guarded():
+            write(self._descriptor, piece)
+            self._digest.update(piece)
+            self._size += len(piece)
+            self._unsynced += len(piece)
+            if self._unsynced >= _SYNC_EVERY_BYTES:
+                self._disk.sync(self._descriptor)
+                self._unsynced = 0
 
     @contextlib.contextmanager
-    def _storing(self, new: Path) -> Iterator[Path]:
-        """Give a path for a new file; on an error leave no file there and say what is short."""
-        self._refuse_if_broken()
-        try:
-            yield new
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink(missing_ok=True)
-            raise self._shortage(error) from error
+    def view(self, start: int) -> Iterator[memoryview]:
+        """Give what was written from byte `start` on, as a view of the file: only what is looked at takes memory."""
+        with (
+            mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as whole,
+            whole[start:] as view,
+        ):
+            yield view
 
-    def _sync_path(self, path: Path, flags: int) -> None:
-        descriptor = os.open(path, flags)
-        try:
-            self._sync(descriptor)
-        finally:
-            os.close(descriptor)
+    def finish(self) -> StoredFile:
+        """Sync the file and name it after its digest; its directory entry waits for `Files.sync`."""
+        sha256 = self._digest.hexdigest()
+        stored = StoredFile(sha256, self._size, self._files.path(sha256))
+        if self._files.holds(stored):
+            self.discard()
+            return stored
+        with self._guarded():
+            self._disk.sync(self._descriptor)
+            self._path.replace(stored.path)
+        self._close()
+        return stored
 
-    def _sync(self, descriptor: int) -> None:
-        """Sync, and never again trust this disk where that failed: the kernel may have dropped the dirty pages."""
+    def discard(self) -> None:
+        """Leave nothing behind; twice does no harm."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno == errno.EIO:
-                self._broken = "the disk failed to sync, so nothing more is written until the node is started again"
+            with self._disk.storing(self._path):
+                yield
+        except OutOfResources:
+            self._close()
             raise
-
-    def _refuse_if_broken(self) -> None:
-        if self._broken:
-            raise OutOfResources(f"{self.folder}: {self._broken}")
-
-    def _shortage(self, error: OSError) -> OutOfResources:
-        words = _SHORTAGES.get(error.errno or 0, error.strerror or "the operating system refused")
-        return OutOfResources(f"{self.folder}: {words}")
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, kind: int) -> Iterator[None]:
     """Hold a folder's lock: who finds a file already there against who sweeps it away."""
-    descriptor = os.open(folder, _READ | os.O_DIRECTORY)
+    descriptor = os.open(folder, READ | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, kind)
         yield
@@ -288,7 +319,7 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
 def _digest(path: Path) -> tuple[str, int]:
     """Return SHA-256 (hex) and size of a file, read in pieces."""
     digest, size = hashlib.sha256(), 0
-    with os.fdopen(os.open(path, _READ), "rb") as file:
+    with os.fdopen(os.open(path, READ), "rb") as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
             size += len(piece)

@@ -24,7 +24,7 @@ from pynetdicom.dsutils import encode
 from pacs_ai.dicom import contexts, status
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
 from pacs_ai.errors import Conflict, OutOfResources, Unavailable
-from pacs_ai.receive.acceptor import Bounds
+from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.ingest import DurableIngest, file_meta
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store.files import Files
@@ -526,8 +526,10 @@ def test_a_slow_commit_does_not_let_requests_pile_up(node: Node):
         request = store_request(encode(ds, False, True), ds.SOPClassUID, ds.SOPInstanceUID, number + 1)
         assoc.dimse.send_msg(request, context.context_id)
     until(node.stored_paths)
-    (inside,) = node.receiver._running
-    assert inside.dimse.msg_queue.qsize() <= 1
+    (inside,) = node.receiver._acceptor._connections
+    until(lambda: inside._paused)
+    assert len(node.stored_paths()) == 1
+    assert len(inside._carry) < 1 << 20
     gate.set()
     until(lambda: len(node.arrivals) == 20, 20)
     assoc.abort()

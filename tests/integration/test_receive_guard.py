@@ -15,7 +15,7 @@ from pynetdicom import AE, build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from pacs_ai.receive import dimse, guard
-from pacs_ai.receive.acceptor import Bounds
+from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store.files import Files
@@ -279,7 +279,7 @@ def test_spaces_around_ae_titles_mean_nothing(make_receiver, connect):
 def test_half_a_pdu_in_an_association_ends_it(make_receiver, connect, files, arrivals):
     receiver = make_receiver(bounds=Bounds(network_seconds=1.0))
     connection = associate(receiver, connect)
-    connection.sendall(pdv(bytes(1000), 0)[:500])
+    connection.sendall(pdv(store_command(), 3)[:50])
     started = time.monotonic()
     assert answer(connection)[0] == ABORT
     assert 0.5 < time.monotonic() - started < 4.0
@@ -295,7 +295,7 @@ def test_a_silent_association_ends(make_receiver, connect):
 
 
 def test_a_pdu_that_drips_ends_its_association(make_receiver, connect):
-    receiver = make_receiver(bounds=Bounds(network_seconds=0.6, bytes_per_second=10_000))
+    receiver = make_receiver(bounds=Bounds(network_seconds=5.0, bytes_per_second=10_000, pace_seconds=0.6))
     connection = associate(receiver, connect)
     whole = pdv(bytes(8000), 0)
     pause = threading.Event()

@@ -1,0 +1,380 @@
+"""What happens on one association: C-ECHO, C-STORE and the further services, one request after the other.
+
+A data set is held in memory up to a bound and then handed to a thread that writes it; reading goes on meanwhile, and
+rests where the disk is slower than the network. So an instance of any length costs the same memory, and a slow disk
+holds the peer back by TCP instead of filling queues.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from pynetdicom.sop_class import Verification
+
+from pacs_ai.dicom import status
+from pacs_ai.dicom.attributes import is_uid
+from pacs_ai.errors import Mismatch, NotUnderstood, PacsAiError, Transient
+from pacs_ai.log import shown
+from pacs_ai.receive import dimse, guard
+from pacs_ai.receive.ingest import Announced
+from pacs_ai.receive.service import Answer, ServiceRequest, Services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from pacs_ai.dicom.arrival import AssociationInfo
+    from pacs_ai.receive.dimse import Command
+    from pacs_ai.receive.ingest import Ingest, Intake
+    from pacs_ai.receive.negotiation import Agreement
+
+LOGGER = logging.getLogger(__name__)
+
+#: Of one instance so many bytes are held in memory, and twice as many while a part is being written.
+HELD_BYTES = 1 << 20
+#: Once all instances under way together hold so much, each may hold only the smaller part.
+HELD_IN_ALL_BYTES = 256 << 20
+_SMALL_HELD_BYTES = 1 << 16
+#: Longest information of an N-EVENT-REPORT or N-ACTION; a commitment of 100,000 instances has 15 MB.
+MAX_SERVICE_BYTES = 32 << 20
+
+#: Type of error -> status and Error Comment (0000,0902): LO, so at most 64 characters, and never a peer's text.
+_ANSWERS: tuple[tuple[type[Exception], Answer], ...] = (
+    (Transient, Answer(status.OUT_OF_RESOURCES, "cannot store now; try again later")),
+    (Mismatch, Answer(status.DATA_SET_MISMATCH, "command and data set name different SOP classes or instances")),
+    (NotUnderstood, Answer(status.CANNOT_UNDERSTAND, "not a whole and sound DICOM data set")),
+    (PacsAiError, Answer(status.CANNOT_UNDERSTAND, "cannot be stored")),
+)
+_TOO_LONG = Answer(status.OUT_OF_RESOURCES, "longer than this node accepts")
+_OTHER_CLASS = Answer(status.DATA_SET_MISMATCH, "SOP class is not that of the presentation context")
+_NO_UID = Answer(status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is no UID")
+_NO_SPACE = Answer(status.OUT_OF_RESOURCES, "free disk space is below the watermark")
+_NOT_IN_TIME = Answer(status.OUT_OF_RESOURCES, "not stored in time; try again later")
+_NO_SUCH_SERVICE = Answer(status.UNRECOGNIZED_OPERATION, "not a service of this node")
+
+
+class Link(Protocol):
+    """The connection below an exchange."""
+
+    def send(self, command: bytes, context_id: int) -> None:
+        """Send a command set."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+
+@dataclass
+class Desk:
+    """What all exchanges of a receiver share.
+
+    Parameters
+    ----------
+    ingest
+        Where instances go.
+    pool
+        Threads for what blocks.
+    later
+        Has a function called in the event loop's thread.
+    instance_bytes, answer_seconds
+        As in `connection.Bounds`.
+    has_free_space
+        Asked before each instance.
+    services
+        What is served beside storing.
+    ended
+        Told once when an association ended and nothing of it is under way any more.
+    """
+
+    ingest: Ingest
+    pool: Executor
+    later: Callable[..., object]
+    instance_bytes: int
+    answer_seconds: float
+    has_free_space: Callable[[], bool]
+    services: Services
+    ended: Callable[[Exchange], None]
+    held: int = 0
+
+
+@dataclass
+class _Message:
+    """One request whose data set is arriving or being dealt with.
+
+    Parameters
+    ----------
+    intake
+        Where its bytes go; None for another service than storing.
+    refusal
+        What it will be answered whatever comes; its bytes are thrown away.
+    held
+        What came and was not handed on.
+    length
+        Of the data set so far.
+    handing
+        A part is being written at this moment.
+    whole
+        Nothing more comes.
+    working_since
+        When the node began to deal with the whole.
+    """
+
+    command: Command
+    intake: Intake | None = None
+    refusal: Answer | None = None
+    held: bytearray = field(default_factory=bytearray)
+    length: int = 0
+    handing: bool = False
+    whole: bool = False
+    working_since: float | None = None
+
+
+class Exchange:
+    """One association's requests and their answers.
+
+    Parameters
+    ----------
+    info
+        Of the association.
+    agreement
+        What it is for.
+    desk
+        What all share.
+    link
+        The connection below.
+    """
+
+    def __init__(self, info: AssociationInfo, agreement: Agreement, desk: Desk, link: Link) -> None:
+        self.info = info
+        self.stored = self.failed = 0
+        self.is_released = False
+        self._desk = desk
+        self._link = link
+        self._messages = dimse.Messages(agreement.contexts, self)
+        self._message: _Message | None = None
+        self._over = self._told = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more may be read for now."""
+        message = self._message
+        return message is not None and (message.whole or (message.handing and len(message.held) >= self._most()))
+
+    @property
+    def is_amid_message(self) -> bool:
+        """Whether a message is under way or unanswered."""
+        return self._message is not None or self._messages.is_amid_message
+
+    def fragment(self, context_id: int, control: int, piece: memoryview, *, complete: bool) -> None:
+        """Take a piece of a message; raises `dimse.ProtocolFault`."""
+        self._messages.fragment(context_id, control, piece, complete=complete)
+
+    def tick(self, now: float) -> None:
+        """Answer what takes too long; what becomes of it later is no longer this peer's concern."""
+        message = self._message
+        if message is None or not message.whole:
+            return
+        if message.working_since is None:
+            message.working_since = now
+        elif now - message.working_since > self._desk.answer_seconds:
+            LOGGER.warning("instance from %s not stored in time", self.info.calling_ae_title)
+            self._answer(message, _NOT_IN_TIME)
+
+    def end(self, *, is_released: bool) -> None:
+        """Leave the association; what is whole is still stored, what is not is forgotten."""
+        if self._over:
+            return
+        self._over, self.is_released = True, is_released
+        message = self._message
+        if message is not None and not message.whole:
+            self._let_go(message)
+            self._message = None
+            if not message.handing:
+                self._discard(message)
+        self._tell_end()
+
+    # -- what a message brings (`dimse.Receiving`)
+
+    def requested(self, command: Command) -> None:
+        """Begin with a request."""
+        if command.field == dimse.C_CANCEL_RQ:
+            return  # nothing that it could cancel is ever pending
+        message = _Message(command)
+        if command.field == dimse.C_STORE_RQ:
+            if not command.has_data_set:
+                raise dimse.ProtocolFault("a C-STORE without a data set")
+            message.refusal = self._objection(command)
+            if message.refusal is None:
+                message.intake = self._desk.ingest.begin(
+                    Announced(
+                        self.info,
+                        command.sop_class_uid,
+                        command.sop_instance_uid,
+                        command.context.transfer_syntax,
+                        command.priority,
+                    )
+                )
+        elif command.field == dimse.C_ECHO_RQ and command.context.abstract_syntax == Verification:
+            message.refusal = Answer(status.SUCCESS)
+        elif (command.context.abstract_syntax, command.field) not in self._desk.services:
+            message.refusal = _NO_SUCH_SERVICE
+        self._message = message
+        if not command.has_data_set:
+            self.complete()
+
+    def data(self, piece: memoryview) -> None:
+        """Take a piece of the data set."""
+        message = self._message
+        assert message is not None
+        message.length += len(piece)
+        is_store = message.command.field == dimse.C_STORE_RQ
+        if message.length > (self._desk.instance_bytes if is_store else MAX_SERVICE_BYTES):
+            if not is_store:
+                raise dimse.ProtocolFault("an endless data set")
+            self._refuse(message, _TOO_LONG)
+        if message.refusal is not None:
+            return
+        message.held += piece
+        self._desk.held += len(piece)
+        if message.intake is not None and not message.handing and len(message.held) >= self._most():
+            self._hand_over(message)
+
+    def complete(self) -> None:
+        """Deal with the whole request."""
+        message = self._message
+        assert message is not None
+        message.whole = True
+        if not message.handing:
+            self._deal(message)
+
+    # -- storing
+
+    def _objection(self, command: Command) -> Answer | None:
+        """Return why an instance is refused before any of it is read, None where it is not."""
+        if command.sop_class_uid != command.context.abstract_syntax:
+            return _OTHER_CLASS
+        if not is_uid(command.sop_instance_uid):
+            return _NO_UID
+        if not self._desk.has_free_space():
+            LOGGER.warning("instance from %s not stored: free space is below the watermark", self.info.calling_ae_title)
+            return _NO_SPACE
+        return None
+
+    def _most(self) -> int:
+        return HELD_BYTES if self._desk.held < HELD_IN_ALL_BYTES else _SMALL_HELD_BYTES
+
+    def _hand_over(self, message: _Message) -> None:
+        """Have what is held written; what comes meanwhile is the next part."""
+        intake, part = message.intake, message.held
+        assert intake is not None
+        message.held, message.handing = bytearray(), True
+
+        def work() -> None:
+            fault: Exception | None = None
+            try:
+                intake.append(part)
+            except Exception as error:  # noqa: BLE001 - outermost in its thread: the answer tells
+                fault = error
+            self._desk.later(self._handed, message, len(part), fault)
+
+        self._desk.pool.submit(work)
+
+    def _handed(self, message: _Message, count: int, fault: Exception | None) -> None:
+        self._desk.held -= count
+        message.handing = False
+        if message is not self._message:  # the association is over
+            self._discard(message)
+            return
+        if fault is not None:
+            self._refuse(message, self._words_for(fault))
+        elif message.refusal is not None:
+            self._discard(message)
+        if message.whole:
+            self._deal(message)
+        else:
+            self._link.resume()
+
+    def _deal(self, message: _Message) -> None:
+        """Make the instance durable, or serve the request, and answer."""
+        if message.refusal is not None:
+            self._answer(message, message.refusal)
+        elif message.intake is not None:
+            settle = self._settler(message)
+            self._desk.pool.submit(message.intake.finish, message.held, settle)
+        else:
+            self._desk.pool.submit(self._serve, message)
+
+    def _settler(self, message: _Message) -> Callable[[Exception | None], None]:
+        def settle(fault: Exception | None) -> None:
+            answer = Answer(status.SUCCESS) if fault is None else self._words_for(fault)
+            self._desk.later(self._answer, message, answer)
+
+        return settle
+
+    def _serve(self, message: _Message) -> None:
+        command = message.command
+        request = ServiceRequest(
+            self.info,
+            command.context.abstract_syntax,
+            command.context.transfer_syntax,
+            command.field,
+            command.sop_class_uid,
+            command.sop_instance_uid,
+            command.type_id,
+            bytes(message.held),
+        )
+        try:
+            answer = self._desk.services[command.context.abstract_syntax, command.field](request)
+        except Exception as error:  # noqa: BLE001 - outermost in its thread: the answer tells
+            answer = self._words_for(error)
+        self._desk.later(self._answer, message, answer)
+
+    def _answer(self, message: _Message, answer: Answer) -> None:
+        """Answer a request that was not answered before."""
+        if message is not self._message:
+            return
+        self._message = None
+        self._let_go(message)
+        if message.command.field == dimse.C_STORE_RQ:
+            if answer.status == status.SUCCESS:
+                self.stored += 1
+            else:
+                self.failed += 1
+        if self._over:
+            self._tell_end()
+            return
+        self._link.send(dimse.encode_response(message.command, answer), message.command.context.context_id)
+        self._link.resume()
+
+    def _refuse(self, message: _Message, answer: Answer) -> None:
+        """Throw away what came of an instance and what will come."""
+        message.refusal = answer
+        self._let_go(message)
+        if not message.handing:
+            self._discard(message)
+
+    def _discard(self, message: _Message) -> None:
+        if message.intake is not None:
+            self._desk.pool.submit(message.intake.discard)
+            message.intake = None
+
+    def _let_go(self, message: _Message) -> None:
+        self._desk.held -= len(message.held)
+        message.held = bytearray()
+
+    def _tell_end(self) -> None:
+        if self._message is None and not self._told:
+            self._told = True
+            self._desk.ended(self)
+
+    def _words_for(self, fault: Exception) -> Answer:
+        """Return what an error is answered with, and log it; never Success after a fault."""
+        calling = self.info.calling_ae_title
+        for kind, answer in _ANSWERS:
+            if isinstance(fault, kind):
+                LOGGER.warning("instance from %s not stored: %s", calling, shown(fault))
+                return answer
+        # its text may hold what a peer sent
+        LOGGER.error("instance from %s not stored: %s in %s", calling, type(fault).__name__, guard.where(fault))
+        return Answer(status.PROCESSING_FAILURE, "internal error; see the node's log")

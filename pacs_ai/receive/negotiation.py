@@ -1,0 +1,162 @@
+"""Decide what an association is for: which presentation contexts, in which roles, how long PDUs (PS3.8 9.3.2, 9.3.3)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+)
+from pynetdicom.presentation import build_context, negotiate_as_acceptor
+
+from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs_ai.receive.dimse import Context
+from pacs_ai.receive.guard import MAXIMUM_LENGTH_TOO_SHORT, MalformedRequest, Rejection
+from pacs_ai.receive.service import N_ACTION_RQ, N_EVENT_REPORT_RQ, Services
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pynetdicom.presentation import PresentationContext
+
+#: A peer that cannot take PDUs of this many bytes is not spoken to: answers would come in crumbs.
+MIN_PEER_LENGTH = 1024
+#: What pynetdicom's decoders raise for items that break PS3.8 9.3.2 or PS3.7 Annex D.
+_CODEC_FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, struct.error)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What an association is for.
+
+    Parameters
+    ----------
+    contexts
+        Presentation Context ID -> what was accepted.
+    maximum_length
+        Longest P-DATA-TF that the peer takes, in bytes; 0 for any.
+    acceptance
+        The A-ASSOCIATE-AC.
+    """
+
+    contexts: Mapping[int, Context]
+    maximum_length: int
+    acceptance: bytes
+
+
+class Negotiator:
+    """Answers association requests; pynetdicom's codecs and its negotiation do the work.
+
+    Parameters
+    ----------
+    contexts
+        Accepted, each with its transfer syntaxes in order of preference.
+    pdu_bytes
+        Maximum Length that is advertised.
+    """
+
+    def __init__(self, contexts: Iterable[PresentationContext], pdu_bytes: int) -> None:
+        self._contexts = {str(context.abstract_syntax): context for context in contexts}
+        self._pdu_bytes = pdu_bytes
+
+    def agree(self, request: bytes) -> Agreement | Rejection:
+        """Return what the whole A-ASSOCIATE-RQ is answered with.
+
+        Raises
+        ------
+        MalformedRequest
+            An item breaks PS3.8 9.3.2 or PS3.7 Annex D.
+        """
+        asked = _decoded(request)
+        items = list(asked.user_information)
+        _check_once(items)
+        maximum = next(
+            (item.maximum_length_received for item in items if isinstance(item, MaximumLengthNotification)), 0
+        )
+        if 0 < maximum < MIN_PEER_LENGTH:
+            return MAXIMUM_LENGTH_TOO_SHORT
+        proposed = asked.presentation_context_definition_list
+        known = {str(context.abstract_syntax) for context in proposed} & self._contexts.keys()
+        roles = {
+            str(item.sop_class_uid): (item.scu_role, item.scp_role)
+            for item in items
+            if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+        }
+        results, answered_roles = negotiate_as_acceptor(proposed, [self._contexts[uid] for uid in known], roles)
+        accepted = {
+            context.context_id: Context(
+                context.context_id, str(context.abstract_syntax), str(context.transfer_syntax[0])
+            )
+            for context in results
+            if context.result == 0
+        }
+        window = any(isinstance(item, AsynchronousOperationsWindowNegotiation) for item in items)
+        return Agreement(accepted, maximum, self._acceptance(asked, results, answered_roles, window=window))
+
+    def _acceptance(
+        self,
+        asked: A_ASSOCIATE,
+        results: list[PresentationContext],
+        roles: list[SCP_SCU_RoleSelectionNegotiation],
+        *,
+        window: bool,
+    ) -> bytes:
+        length = MaximumLengthNotification()
+        length.maximum_length_received = self._pdu_bytes
+        implementation = ImplementationClassUIDNotification()
+        implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        version = ImplementationVersionNameNotification()
+        version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        answer = A_ASSOCIATE()
+        answer.application_context_name = asked.application_context_name
+        answer.calling_ae_title = asked.calling_ae_title
+        answer.called_ae_title = asked.called_ae_title
+        answer.result, answer.result_source = 0, 1
+        answer.presentation_context_definition_results_list = results
+        answer.user_information = [length, implementation, version, *roles]
+        if window:
+            operations = AsynchronousOperationsWindowNegotiation()
+            operations.maximum_number_operations_invoked = 1  # one request at a time (PS3.7 D.3.3.3)
+            operations.maximum_number_operations_performed = 1
+            answer.user_information.append(operations)
+        pdu = A_ASSOCIATE_AC()
+        pdu.from_primitive(answer)
+        return bytes(pdu.encode())
+
+
+def service_contexts(services: Services) -> list[PresentationContext]:
+    """Return what is accepted beside storing, and in which role the requestor of it may be (PS3.7 D.3.3.4)."""
+    found = []
+    for sop_class_uid in dict.fromkeys(sop_class_uid for sop_class_uid, _ in services):
+        context = build_context(sop_class_uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        context.scu_role = (sop_class_uid, N_ACTION_RQ) in services
+        context.scp_role = (sop_class_uid, N_EVENT_REPORT_RQ) in services
+        found.append(context)
+    return found
+
+
+def _decoded(request: bytes) -> Any:
+    try:
+        pdu = A_ASSOCIATE_RQ()
+        pdu.decode(request)
+        return pdu.to_primitive()
+    except _CODEC_FAULTS as error:
+        raise MalformedRequest(f"an item that cannot be read ({type(error).__name__})") from None
+
+
+def _check_once(items: Iterable[Any]) -> None:
+    """Refuse user information items that may stand once and stand twice (PS3.7 D.3.3)."""
+    kinds = [type(item).__name__ for item in items if not isinstance(item, SCP_SCU_RoleSelectionNegotiation)]
+    several = {"SOPClassExtendedNegotiation", "SOPClassCommonExtendedNegotiation"}
+    twice = {kind for kind in kinds if kinds.count(kind) > 1} - several
+    if twice:
+        raise MalformedRequest("a user information item stands twice")

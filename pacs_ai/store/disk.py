@@ -1,0 +1,80 @@
+"""Write to the disk below a folder, say in words what is short, and never trust it again after a failed sync."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from pacs_ai.errors import OutOfResources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_SHORTAGES = {
+    errno.ENOSPC: "the disk is full, or out of inodes: free space, or lower [retention]",
+    errno.EDQUOT: "the disk quota is used up: raise it, or lower [retention]",
+    errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
+    errno.ENFILE: "the system has too many open files: raise fs.file-max",
+    errno.EROFS: "the file system is mounted read-only: look at the kernel's log, then remount it",
+    errno.EIO: "the disk reports an input/output error: look at the kernel's log",
+    errno.ENOMEM: "the system has no memory left",
+}
+
+
+class Disk:
+    """The file system below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._broken = ""
+
+    @contextlib.contextmanager
+    def storing(self, new: Path) -> Iterator[Path]:
+        """Give a path for a new file; on an error leave no file there and say what is short."""
+        self.refuse_if_broken()
+        try:
+            yield new
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise self.shortage(error) from error
+
+    def sync_path(self, path: Path, flags: int) -> None:
+        """Sync what lies at a path, a directory too."""
+        descriptor = os.open(path, flags)
+        try:
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        """Sync, and never again trust this disk where that failed: the kernel may have dropped the dirty pages."""
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self._broken = "the disk failed to sync, so nothing more is written until the node is started again"
+            raise
+
+    def refuse_if_broken(self) -> None:
+        """Raise OutOfResources where a sync failed before."""
+        if self._broken:
+            raise OutOfResources(f"{self._folder}: {self._broken}")
+
+    def shortage(self, error: OSError) -> OutOfResources:
+        """Return an error in words."""
+        words = _SHORTAGES.get(error.errno or 0, error.strerror or "the operating system refused")
+        return OutOfResources(f"{self._folder}: {words}")
+
+
+def write(descriptor: int, piece: bytes | bytearray | memoryview) -> None:
+    """Write a piece, all of it."""
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
