@@ -1,4 +1,4 @@
-"""Decide what an association is for: which presentation contexts, in which roles, how long PDUs (PS3.8 9.3.2, 9.3.3)."""
+"""Decide what an association is for: which contexts, in which roles, with how long PDUs (PS3.8 9.3.2, 9.3.3)."""
 
 from __future__ import annotations
 

@@ -6,11 +6,8 @@ import contextlib
 import errno
 import ipaddress
 import logging
-import socket
-import ssl
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,13 +22,16 @@ from pacs_ai.receive.acceptor import Acceptor, Port, listening, new_event_loop
 from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.exchange import Desk, Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator, service_contexts
-from pacs_ai.receive.service import Services
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
+    import ssl
+    from collections.abc import Callable, Mapping
 
     from pacs_ai.receive.connection import Connection
     from pacs_ai.receive.ingest import Ingest
+    from pacs_ai.receive.service import Services
 
 LOGGER = logging.getLogger(__name__)
 
