@@ -1,4 +1,4 @@
-"""The tables: index (study, series, instance, association), jobs, outbox (result, delivery, notice), journal.
+"""The tables: index (study, series, instance, association), jobs, outbox (result, delivery, notice), journal, audit.
 
 Columns that hold a DICOM attribute bear its keyword in snake_case. Times are UTC.
 """
@@ -149,6 +149,13 @@ association = Table(
     Column("opened_at", Instant, nullable=False),
     Column("ended_at", Instant, index=True),
     Column("released", Boolean, nullable=False),
+    Column("audited_at", Instant),  # when all that it brought was in the audit trail
+)
+Index(
+    "ix_association_unaudited",
+    association.c.ended_at,
+    sqlite_where=association.c.audited_at.is_(None),
+    postgresql_where=association.c.audited_at.is_(None),
 )
 
 association_series = Table(
@@ -157,6 +164,7 @@ association_series = Table(
     Column("assoc_id", String(36), primary_key=True),
     Column("series_id", _Id, ForeignKey("series.id"), primary_key=True, index=True),
     Column("arrivals", BigInteger, nullable=False),
+    Column("audited", BigInteger),  # of the arrivals, how many are in the audit trail; none where empty
 )
 
 job = Table(
@@ -328,4 +336,39 @@ journal = Table(
     Column("reason", Text, nullable=False),
     Column("actor", String(128), nullable=False),
     Index("ix_journal_subject", "subject", "subject_id"),
+)
+
+audit_notice = Table(
+    "audit_notice",
+    metadata,
+    _id(),
+    Column("at", Instant, nullable=False),
+    Column("kind", String(16), nullable=False),  # pacs_ai.store.trail.NoticeKind
+    Column("address", String(64), nullable=False),
+    Column("calling_ae_title", String(64), nullable=False),  # escaped, so it may be longer than a title
+    Column("called_ae_title", String(64), nullable=False),
+    Column("times", BigInteger, nullable=False),  # how often it happened
+    Column("reason", Text, nullable=False),
+    Column("actor", String(128), nullable=False),
+)
+
+audit_event = Table(
+    "audit_event",
+    metadata,
+    _id(),
+    Column("at", Instant, nullable=False),
+    Column("severity", Integer, nullable=False),  # RFC 5424 6.2.1
+    Column("message", Text, nullable=False),  # AuditMessage, PS3.15 A.5.1
+    sqlite_autoincrement=True,  # rows go when all have them, and no number may come again
+)
+
+audit_cursor = Table(
+    "audit_cursor",
+    metadata,
+    Column("name", String(16), primary_key=True),  # journal: rows that became events; else where events were taken
+    Column("position", _Id, nullable=False),
+    Column("turn", BigInteger, nullable=False),  # raised by each move, so that of two auditors one moves
+    Column("moved_at", Instant, nullable=False),
+    Column("failing_since", Instant),
+    Column("problem", Text, nullable=False),
 )

@@ -23,9 +23,50 @@ def upgrade() -> None:
         sa.Column("opened_at", sa.Float(53), nullable=False),
         sa.Column("ended_at", sa.Float(53), nullable=True),
         sa.Column("released", sa.Boolean(), nullable=False),
+        sa.Column("audited_at", sa.Float(53), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
     )
     op.create_index(op.f("ix_association_ended_at"), "association", ["ended_at"], unique=False)
+    op.create_index(
+        "ix_association_unaudited",
+        "association",
+        ["ended_at"],
+        unique=False,
+        sqlite_where=sa.text("audited_at IS NULL"),
+        postgresql_where=sa.text("audited_at IS NULL"),
+    )
+    op.create_table(
+        "audit_notice",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=64), nullable=False),
+        sa.Column("called_ae_title", sa.String(length=64), nullable=False),
+        sa.Column("times", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_notice")),
+    )
+    op.create_table(
+        "audit_event",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("severity", sa.Integer(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_event")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "audit_cursor",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("turn", sa.BigInteger(), nullable=False),
+        sa.Column("moved_at", sa.Float(53), nullable=False),
+        sa.Column("failing_since", sa.Float(53), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_audit_cursor")),
+    )
     op.create_table(
         "destination",
         sa.Column("peer", sa.String(length=64), nullable=False),
@@ -158,6 +199,7 @@ def upgrade() -> None:
         sa.Column("assoc_id", sa.String(length=36), nullable=False),
         sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("arrivals", sa.BigInteger(), nullable=False),
+        sa.Column("audited", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_association_series_series_id")),
         sa.PrimaryKeyConstraint("assoc_id", "series_id", name=op.f("pk_association_series")),
     )
