@@ -17,7 +17,7 @@ from pacs_ai import profiles
 from pacs_ai.conditions import When
 from pacs_ai.errors import UserError
 from pacs_ai.model_sections import AeTitle, Name, Pipeline, Port, Seconds, Section, faults
-from pacs_ai.network_sections import Peer, Tls
+from pacs_ai.network_sections import Audit, Peer, Tls
 
 
 class Node(Section):
@@ -254,6 +254,7 @@ class Config(Section):
     infer: Infer = Infer()
     deliver: Deliver = Deliver()
     retention: Retention = Retention()
+    audit: Audit = Audit()
     log: Log = Log()
 
     @field_validator("peer", "profile", "pipeline")
@@ -294,6 +295,7 @@ class Config(Section):
         if not self.tls.is_given:
             wanting = [f"peer {peer.name}: tls" for peer in self.peer if peer.tls]
             wanting += ["receive.tls_port"] * (receive.tls_port is not None)
+            wanting += ["audit.repository"] * bool(self.audit.repository)
             found += [f"{what} needs [tls] with certificate_file, key_file and trusted_file" for what in wanting]
         return found
 
@@ -306,6 +308,11 @@ class Config(Section):
     def models_folder(self) -> Path:
         """Where installed model packages lie."""
         return self.models.folder or self.store.folder / "models"
+
+    @property
+    def audit_folder(self) -> Path:
+        """Where the audit trail's file lies."""
+        return self.audit.folder or self.store.folder / "audit"
 
     @property
     def calling_ae_title(self) -> str:
@@ -383,4 +390,8 @@ def _with_whole_paths(config: Config, folder: Path) -> Config:
     tls = config.tls.model_copy(
         update={name: folder / path for name, path in config.tls if isinstance(path, Path)}  # of its three files
     )
-    return config.model_copy(update={"store": store, "models": models, "pipeline": pipelines, "tls": tls})
+    audit = config.audit.model_copy(
+        update={"folder": None if config.audit.folder is None else folder / config.audit.folder}
+    )
+    whole = {"store": store, "models": models, "pipeline": pipelines, "tls": tls, "audit": audit}
+    return config.model_copy(update=whole)
