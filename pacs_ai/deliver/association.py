@@ -7,20 +7,24 @@ for. So the connection is driven here, on a plain blocking socket: one step afte
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Self
 
+from pacs_ai import tls
 from pacs_ai.deliver import command, pdus
-from pacs_ai.errors import Unavailable
+from pacs_ai.errors import Unavailable, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from pynetdicom.presentation import PresentationContext
+
+    from pacs_ai.network_sections import Tls
 
 #: Longest A-ASSOCIATE-AC and longest command set that are read.
 MAX_ASSOCIATE_LENGTH = 65_536
@@ -46,7 +50,7 @@ class Remote:
     calling_ae_title
         Who calls.
     connect_seconds
-        Limit for the TCP connection.
+        Limit for the TCP connection, and once more for the TLS handshake.
     acse_seconds
         Limit for the answer to an association request.
     dimse_seconds
@@ -57,6 +61,10 @@ class Remote:
         A data set may take `network_seconds` plus its length over this rate; a peer that reads drop by drop ends there.
     maximum_pdu_size
         Longest PDU that is taken from the peer, in bytes.
+    tls
+        The node's certificate, for a peer that is called over TLS.
+    certificate_name
+        Name that the peer's certificate must bear; "" for `host`.
     """
 
     ae_title: str
@@ -69,6 +77,8 @@ class Remote:
     network_seconds: float = 60.0
     slowest_bytes_per_second: int = 32_768
     maximum_pdu_size: int = 131_072
+    tls: Tls | None = None
+    certificate_name: str = ""
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host}:{self.port}"
@@ -112,7 +122,7 @@ class Association:
 
     def __init__(self, remote: Remote, contexts: Sequence[PresentationContext]) -> None:
         self.remote = remote
-        self._socket = _connect(remote)
+        self._socket = _secured(_connect(remote), remote)
         #: (SOP Class UID, Transfer Syntax UID) -> Presentation Context ID, PS3.8 9.3.2.2.
         self.accepted: dict[tuple[str, str], int] = {}
         #: The same for those that were refused -> result, PS3.8 Table 9-18.
@@ -251,9 +261,13 @@ class Association:
         except TimeoutError:
             raise
         except OSError:
-            # The peer hung up; an A-ABORT that it sent before says why.
-            with suppress(OSError):
+            # The peer hung up; an A-ABORT or a TLS alert that it sent before says why.
+            try:
                 self._pdu(Deadline.after(1.0))
+            except ssl.SSLError:
+                raise
+            except OSError:
+                pass
             raise
 
     def _fragments(self, deadline: Deadline) -> list[tuple[int, int, bytes]]:
@@ -299,6 +313,8 @@ class Association:
             yield
         except TimeoutError as error:
             raise self._ended(silence) from error
+        except ssl.SSLError as error:
+            raise self._ended(f"ended the connection: {tls.fault_words(error)}") from error
         except OSError as error:
             raise self._ended("closed the connection without an answer") from error
 
@@ -325,6 +341,33 @@ def _connect(remote: Remote) -> socket.socket:
             return sock
         sock.close()
     raise Unavailable(f"{remote} cannot be reached ({fault})")
+
+
+def _secured(plain: socket.socket, remote: Remote) -> socket.socket:
+    """Return the connection under TLS where the peer is called so, once its certificate bears its name."""
+    if remote.tls is None:
+        return plain
+    name = remote.certificate_name or remote.host
+    try:
+        plain.settimeout(remote.connect_seconds)  # of the handshake as a whole
+        context = tls.client_context(remote.tls)
+        sock = context.wrap_socket(plain, server_hostname=remote.host or None)
+        certificate = sock.getpeercert() or {}
+        if tls.bears(certificate, name):
+            return sock
+        sock.close()
+        found = ", ".join(tls.names_in(certificate)) or "nobody"
+        fault = f"its certificate is for {found}, not for {name}; is it the right host, or is certificate_name missing?"
+    except UserError as error:
+        fault = str(error)
+    except TimeoutError:
+        fault = f"no TLS handshake within {remote.connect_seconds:g} s; does it speak TLS on this port?"
+    except ssl.SSLError as error:
+        fault = tls.fault_words(error)
+    except OSError:
+        fault = "it ended the connection amid the TLS handshake; does it speak TLS on this port?"
+    plain.close()
+    raise Unavailable(f"{remote} cannot be spoken to ({fault})")
 
 
 def _numbered(contexts: Sequence[PresentationContext]) -> list[PresentationContext]:
