@@ -127,6 +127,7 @@ instance = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", Instant, nullable=False),
     Column("purged_at", Instant),  # file deleted by retention
+    Column("pledged_at", Instant),  # the node committed to keep it: retention leaves it alone
     UniqueConstraint("sop_instance_uid", "sha256"),
 )
 #: One content per SOP Instance UID is the current one, whatever processes do at the same time.
@@ -295,8 +296,57 @@ delivery = Table(
     Column("waited_seconds", Float(53), nullable=False),  # of backoff, in all; the limit counts this, no clock
     Column("created_at", Instant, nullable=False),
     Column("sent_at", Instant),
+    Column("commitment_id", _Id),  # the last request that names it
+    Column("asks", Integer, nullable=False),  # such requests since it was delivered
+    Column("losses", Integer, nullable=False),  # times that the peer said Success and then had it not
+    Column("confirm_at", Instant),  # when the next step of its confirmation is due; none: none is
+    Column("confirmed_at", Instant),
     UniqueConstraint("result_id", "peer"),
     Index("ix_delivery_state_peer", "state", "peer"),
+)
+Index(
+    "ix_delivery_confirm",
+    delivery.c.peer,
+    sqlite_where=delivery.c.confirm_at.is_not(None),
+    postgresql_where=delivery.c.confirm_at.is_not(None),
+)
+
+commitment = Table(  # what this node asks of others
+    "commitment",
+    metadata,
+    _id(),
+    Column("transaction_uid", String(64), nullable=False, unique=True),
+    Column("peer", String(64), nullable=False),
+    Column("ae_title", String(16), nullable=False),
+    Column("deliveries", JSON, nullable=False),  # their ids
+    Column("asked_at", Instant, nullable=False),
+    Column("answered_at", Instant),
+    Column("words", Text, nullable=False),  # what the answer was
+)
+
+pledge = Table(  # what others ask of this node
+    "pledge",
+    metadata,
+    _id(),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("peer", String(64), nullable=False),
+    Column("instances", JSON, nullable=False),  # [SOP Class UID, SOP Instance UID] of each
+    Column("failures", JSON, nullable=False),  # SOP Instance UID -> Failure Reason; {} before it is decided
+    Column("asked_at", Instant, nullable=False),
+    Column("decided_at", Instant),
+    Column("due_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("waited_seconds", Float(53), nullable=False),
+    Column("ended_at", Instant),  # when the peer took the answer, or it was given up
+    Column("reason", Text, nullable=False),
+    UniqueConstraint("transaction_uid", "calling_ae_title"),
+)
+Index(
+    "ix_pledge_open",
+    pledge.c.id,
+    sqlite_where=pledge.c.ended_at.is_(None),
+    postgresql_where=pledge.c.ended_at.is_(None),
 )
 
 destination = Table(

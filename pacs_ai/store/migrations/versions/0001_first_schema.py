@@ -219,6 +219,7 @@ def upgrade() -> None:
         sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
         sa.Column("received_at", sa.Float(53), nullable=False),
         sa.Column("purged_at", sa.Float(53), nullable=True),
+        sa.Column("pledged_at", sa.Float(53), nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint("sop_instance_uid", "sha256", name=op.f("uq_instance_sop_instance_uid_sha256")),
@@ -325,6 +326,11 @@ def upgrade() -> None:
         sa.Column("waited_seconds", sa.Float(precision=53), nullable=False),
         sa.Column("created_at", sa.Float(53), nullable=False),
         sa.Column("sent_at", sa.Float(53), nullable=True),
+        sa.Column("commitment_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("asks", sa.Integer(), nullable=False),
+        sa.Column("losses", sa.Integer(), nullable=False),
+        sa.Column("confirm_at", sa.Float(53), nullable=True),
+        sa.Column("confirmed_at", sa.Float(53), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_delivery_job_id")),
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_delivery_result_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
@@ -332,6 +338,55 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_delivery_job_id"), "delivery", ["job_id"], unique=False)
     op.create_index("ix_delivery_state_peer", "delivery", ["state", "peer"], unique=False)
+    op.create_index(
+        "ix_delivery_confirm",
+        "delivery",
+        ["peer"],
+        unique=False,
+        sqlite_where=sa.text("confirm_at IS NOT NULL"),
+        postgresql_where=sa.text("confirm_at IS NOT NULL"),
+    )
+    op.create_table(
+        "commitment",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("ae_title", sa.String(length=16), nullable=False),
+        sa.Column("deliveries", sa.JSON(), nullable=False),
+        sa.Column("asked_at", sa.Float(53), nullable=False),
+        sa.Column("answered_at", sa.Float(53), nullable=True),
+        sa.Column("words", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_commitment")),
+        sa.UniqueConstraint("transaction_uid", name=op.f("uq_commitment_transaction_uid")),
+    )
+    op.create_table(
+        "pledge",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("instances", sa.JSON(), nullable=False),
+        sa.Column("failures", sa.JSON(), nullable=False),
+        sa.Column("asked_at", sa.Float(53), nullable=False),
+        sa.Column("decided_at", sa.Float(53), nullable=True),
+        sa.Column("due_at", sa.Float(53), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("waited_seconds", sa.Float(53), nullable=False),
+        sa.Column("ended_at", sa.Float(53), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_pledge")),
+        sa.UniqueConstraint(
+            "transaction_uid", "calling_ae_title", name=op.f("uq_pledge_transaction_uid_calling_ae_title")
+        ),
+    )
+    op.create_index(
+        "ix_pledge_open",
+        "pledge",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
 
 
 def downgrade() -> None:
