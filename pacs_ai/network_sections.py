@@ -59,6 +59,12 @@ class Peer(Section):
     """Time limit for the TCP connection."""
     answer_seconds: Seconds = 60.0
     """Time limit for the answer to an association request or a C-STORE."""
+    commitment: bool = False
+    """Ask it after delivery to commit to keeping the results (storage commitment, PS3.4 Annex J); a delivery is
+    `confirmed` only then. What it does not have is sent again. It must know the node's AE title, host and port, since
+    it may answer on an association of its own; where it does not answer, a query (C-FIND) shows whether it has them."""
+    commitment_seconds: Annotated[float, Field(gt=0, le=300)] = 300.0
+    """Time for its answer to that."""
     profile: Name = profiles.DEFAULT_PROFILE
     """Which objects it gets: `ohif`, `slicer`, `generic-pacs`, `dictation`, `archive`, or a `[[profile]]`."""
 

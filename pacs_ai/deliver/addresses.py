@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pacs_ai.deliver.association import Remote
+from pacs_ai.deliver.connection import Remote
 
 if TYPE_CHECKING:
     from pacs_ai.config import Config

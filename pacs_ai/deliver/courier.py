@@ -120,7 +120,8 @@ class Courier:
     def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> bool:
         """Note what became of one object; tells whether what comes after it in its job may be sent in this round."""
         if outcome.stored:
-            outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words)
+            confirm = any(peer.commitment for peer in self._config.peer if peer.name == held.peer)
+            outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words, confirm=confirm)
             _log.info("%s of job %d delivered to %s", parcel.kind, parcel.job_id, held.peer)
             return True
         if outcome.category is Category.TRANSIENT:

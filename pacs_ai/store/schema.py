@@ -319,7 +319,7 @@ commitment = Table(  # what this node asks of others
     Column("peer", String(64), nullable=False),
     Column("ae_title", String(16), nullable=False),
     Column("deliveries", JSON, nullable=False),  # their ids
-    Column("asked_at", Instant, nullable=False),
+    Column("asked_at", Instant),  # when the peer took the request, or refused it
     Column("answered_at", Instant),
     Column("words", Text, nullable=False),  # what the answer was
 )
