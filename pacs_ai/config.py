@@ -17,7 +17,7 @@ from pacs_ai import profiles
 from pacs_ai.conditions import When
 from pacs_ai.errors import UserError
 from pacs_ai.model_sections import AeTitle, Name, Pipeline, Port, Seconds, Section, faults
-from pacs_ai.network_sections import Peer, Tls
+from pacs_ai.network_sections import Audit, Peer, Tls
 
 
 class Node(Section):
@@ -84,18 +84,31 @@ class Receive(Section):
     Deflated (`DeflatedExplicitVRLittleEndian`), big endian and video are accepted only when listed here."""
     further_sop_classes: tuple[str, ...] = ()
     """UIDs of storage SOP classes to accept beside the Standard's: private ones, or newer than this release."""
-    max_associations: Annotated[int, Field(ge=1)] = 200
-    """Associations at one time; a further one is rejected (local limit exceeded)."""
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    """Connections at one time that have not asked for an association yet, such as health checks; beyond that the one
+    that has waited longest is closed."""
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 64
+    """The same of one address."""
+    max_associations: Annotated[int, Field(ge=1)] = 500
+    """Associations at one time, of each receiving process; a further one is rejected (local limit exceeded)."""
     max_associations_per_peer: Annotated[int, Field(ge=1)] = 32
-    """Associations of one calling AE title at one time."""
+    """Associations of one calling AE title at one time, of each receiving process."""
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1_048_576)] = 131_072
     """Longest P-DATA-TF that peers may send, in bytes."""
     max_instance_gb: Annotated[float, Field(gt=0)] = 4.0
     """A longer instance is answered 0xA700, in GB."""
     association_request_seconds: Seconds = 10.0
     """A connection that has not asked for an association by then is closed."""
+    handshake_seconds: Seconds = 5.0
+    """Of these, for the TLS handshake."""
     network_seconds: Seconds = 60.0
-    """An association that is silent for so long, or stops amid a PDU, is aborted."""
+    """An association that is silent for so long, between instances or amid one, is aborted."""
+    min_bytes_per_second: Annotated[int, Field(ge=1)] = 8192
+    """Least pace of an instance under way, averaged over 30 s; a slower sender is aborted, for it holds a place."""
+    write_seconds: Seconds = 10.0
+    """A peer that takes nothing of its answers for so long is aborted."""
+    answer_seconds: Seconds = 30.0
+    """An instance that is not on the disk and in the index by then is answered 0xA700: the sender tries again."""
     grace_seconds: Seconds = 20.0
     """On stop, time for associations in progress to end."""
 
@@ -254,6 +267,7 @@ class Config(Section):
     infer: Infer = Infer()
     deliver: Deliver = Deliver()
     retention: Retention = Retention()
+    audit: Audit = Audit()
     log: Log = Log()
 
     @field_validator("peer", "profile", "pipeline")
@@ -294,6 +308,7 @@ class Config(Section):
         if not self.tls.is_given:
             wanting = [f"peer {peer.name}: tls" for peer in self.peer if peer.tls]
             wanting += ["receive.tls_port"] * (receive.tls_port is not None)
+            wanting += ["audit.repository"] * bool(self.audit.repository)
             found += [f"{what} needs [tls] with certificate_file, key_file and trusted_file" for what in wanting]
         return found
 
@@ -306,6 +321,11 @@ class Config(Section):
     def models_folder(self) -> Path:
         """Where installed model packages lie."""
         return self.models.folder or self.store.folder / "models"
+
+    @property
+    def audit_folder(self) -> Path:
+        """Where the audit trail's file lies."""
+        return self.audit.folder or self.store.folder / "audit"
 
     @property
     def calling_ae_title(self) -> str:
@@ -383,4 +403,8 @@ def _with_whole_paths(config: Config, folder: Path) -> Config:
     tls = config.tls.model_copy(
         update={name: folder / path for name, path in config.tls if isinstance(path, Path)}  # of its three files
     )
-    return config.model_copy(update={"store": store, "models": models, "pipeline": pipelines, "tls": tls})
+    audit = config.audit.model_copy(
+        update={"folder": None if config.audit.folder is None else folder / config.audit.folder}
+    )
+    whole = {"store": store, "models": models, "pipeline": pipelines, "tls": tls, "audit": audit}
+    return config.model_copy(update=whole)

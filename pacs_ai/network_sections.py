@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pacs_ai import profiles
 from pacs_ai.model_sections import AeTitle, Name, Port, Seconds, Section
@@ -58,5 +59,53 @@ class Peer(Section):
     """Time limit for the TCP connection."""
     answer_seconds: Seconds = 60.0
     """Time limit for the answer to an association request or a C-STORE."""
+    commitment: bool = False
+    """Ask it after delivery to commit to keeping the results (storage commitment, PS3.4 Annex J); a delivery is
+    `confirmed` only then. What it does not have is sent again. It must know the node's AE title, host and port, since
+    it may answer on an association of its own; where it does not answer, a query (C-FIND) shows whether it has them."""
+    commitment_seconds: Annotated[float, Field(gt=0, le=300)] = 300.0
+    """Time for its answer to that."""
     profile: Name = profiles.DEFAULT_PROFILE
     """Which objects it gets: `ohif`, `slicer`, `generic-pacs`, `dictation`, `archive`, or a `[[profile]]`."""
+
+
+class Audit(Section):
+    """The audit trail: who sent, analysed, delivered, withdrew and deleted what (PS3.15 A.5). It names patients."""
+
+    to_file: bool = True
+    """Whether events are written to `audit.log`, one on each line, as RFC 5424 has it."""
+    folder: Path | None = None
+    """Where `audit.log` lies; empty: `audit` below `store.folder`. A relative path counts from the configuration
+    file."""
+    max_file_mb: Annotated[float, Field(ge=0.1)] = 100.0
+    """A longer `audit.log` is set aside under the time of its end, and a new one begun, in MB. None is deleted."""
+    repository: str = ""
+    """`host:port` of an Audit Record Repository that takes syslog over TLS (RFC 5425, port 6514; PS3.15 A.6). It needs
+    `[tls]`. Empty: none."""
+    repository_name: str = ""
+    """DNS name or common name that its certificate must bear; empty: its host."""
+    repository_seconds: Seconds = 10.0
+    """Time limit for the connection, and for each step of sending."""
+    source: str = ""
+    """Audit Source ID; empty: `node.name`."""
+    site: str = ""
+    """Audit Enterprise Site ID: the hospital; empty: none."""
+
+    @field_validator("repository")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError("give host:port, such as audit.example.org:6514")
+        return value
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is an audit trail at all."""
+        return self.to_file or bool(self.repository)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the repository."""
+        host, _, port = self.repository.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)

@@ -43,6 +43,7 @@ class DeliveryState(StrEnum):
     WAITING = "waiting"  #: for its due time
     SENDING = "sending"  #: claimed by a courier
     SENT = "sent"  #: the peer answered Success or Warning
+    CONFIRMED = "confirmed"  #: the peer committed to keep it (storage commitment), or shows it in a query
     FAILED = "failed"  #: refused for good, or not delivered within the time limit
     CANCELLED = "cancelled"  #: by an operator, superseded before it was sent, or another form is sent instead
     RETRACTED = "retracted"  #: the peer has it or may have it, and is told that it is withdrawn
@@ -80,6 +81,8 @@ class DeliveryEvent(StrEnum):
 
     CLAIMED = "claimed"
     ACCEPTED = "accepted"
+    CONFIRMED = "confirmed"
+    MISSED = "missed"
     POSTPONED = "postponed"
     LOST = "lost"
     FAILED = "failed"
@@ -156,7 +159,11 @@ DELIVERY: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState] = {
     (_D.WAITING, _DE.REPLACED): _D.CANCELLED,
     (_D.SENDING, _DE.REPLACED): _D.CANCELLED,
     (_D.FAILED, _DE.REPLACED): _D.CANCELLED,
+    (_D.SENT, _DE.CONFIRMED): _D.CONFIRMED,
+    (_D.SENT, _DE.MISSED): _D.WAITING,
+    (_D.SENT, _DE.FAILED): _D.FAILED,
     (_D.SENT, _DE.RETRACTED): _D.RETRACTED,
+    (_D.CONFIRMED, _DE.RETRACTED): _D.RETRACTED,
     (_D.WAITING, _DE.RETRACTED): _D.RETRACTED,
     (_D.SENDING, _DE.RETRACTED): _D.RETRACTED,
     (_D.FAILED, _DE.RETRACTED): _D.RETRACTED,
@@ -167,7 +174,7 @@ DELIVERY: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState] = {
 FINAL_JOB_STATES = frozenset({_J.DONE, _J.REFUSED, _J.FAILED, _J.CANCELLED, _J.SUPERSEDED, _J.RETRACTED})
 
 #: Deliveries in these states reached the peer, or may be about to.
-REACHED = frozenset({_D.SENT, _D.SENDING, _D.RETRACTED})
+REACHED = frozenset({_D.SENT, _D.CONFIRMED, _D.SENDING, _D.RETRACTED})
 
 
 class IllegalMove(Exception):  # noqa: N818 - a fault of the program, not of its input

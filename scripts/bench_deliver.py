@@ -28,7 +28,7 @@ from rich.table import Table
 
 from pacs_ai import profiles
 from pacs_ai.deliver import scu
-from pacs_ai.deliver.association import Remote
+from pacs_ai.deliver.connection import Remote
 from pacs_ai.encode.provenance import Work
 from pacs_ai.encode.results import encode
 from pacs_ai.infer.volume import load_volume

@@ -81,6 +81,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[infer]", config.Infer, ""),
     ("[deliver]", config.Deliver, ""),
     ("[retention]", config.Retention, ""),
+    ("[audit]", network_sections.Audit, ""),
     ("[log]", config.Log, ""),
 )
 

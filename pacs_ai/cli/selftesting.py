@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from pacs_ai.deliver.association import Remote
+    from pacs_ai.deliver.connection import Remote
     from pacs_ai.deliver.scu import Outcome
     from pacs_ai.encode.encoded import Encoded
     from pacs_ai.profiles import Plan

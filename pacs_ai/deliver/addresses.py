@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pacs_ai.deliver.association import Remote
+from pacs_ai.deliver.connection import Remote
 
 if TYPE_CHECKING:
     from pacs_ai.config import Config
@@ -22,4 +23,14 @@ def remote(config: Config, peer: Peer) -> Remote:
         acse_seconds=peer.answer_seconds,
         dimse_seconds=peer.answer_seconds,
         network_seconds=peer.answer_seconds,
+        tls=config.tls if peer.tls else None,
+        certificate_name=peer.certificate_name,
     )
+
+
+def remote_at(config: Config, name: str, ae_title: str, host: str, port: int) -> Remote:
+    """Return how the node calls a peer at the address that a delivery keeps, also where the peer is no more."""
+    peer = next((one for one in config.peer if one.name == name), None)
+    if peer is None:
+        return Remote(ae_title, host, port, config.calling_ae_title)
+    return replace(remote(config, peer), ae_title=ae_title, host=host, port=port)

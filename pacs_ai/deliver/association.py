@@ -6,14 +6,15 @@ for. So the connection is driven here, on a plain blocking socket: one step afte
 
 from __future__ import annotations
 
-import socket
+import ssl
 import struct
-import time
+from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Self
 
+from pacs_ai import tls
 from pacs_ai.deliver import command, pdus
+from pacs_ai.deliver.connection import Deadline, Remote, connect
 from pacs_ai.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -35,64 +36,6 @@ VALUE_HEADER = 6
 RELEASE_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A peer and how long to wait for it.
-
-    Parameters
-    ----------
-    ae_title, host, port
-        Whom to call.
-    calling_ae_title
-        Who calls.
-    connect_seconds
-        Limit for the TCP connection.
-    acse_seconds
-        Limit for the answer to an association request.
-    dimse_seconds
-        Limit for the answer to a request, from its last byte on.
-    network_seconds
-        Limit for the peer to take the next bytes; the association is lost when it takes none for so long.
-    slowest_bytes_per_second
-        A data set may take `network_seconds` plus its length over this rate; a peer that reads drop by drop ends there.
-    maximum_pdu_size
-        Longest PDU that is taken from the peer, in bytes.
-    """
-
-    ae_title: str
-    host: str
-    port: int
-    calling_ae_title: str
-    connect_seconds: float = 10.0
-    acse_seconds: float = 30.0
-    dimse_seconds: float = 60.0
-    network_seconds: float = 60.0
-    slowest_bytes_per_second: int = 32_768
-    maximum_pdu_size: int = 131_072
-
-    def __str__(self) -> str:
-        return f"{self.ae_title} at {self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """A moment of the monotonic clock; steps of the wall clock do not move it."""
-
-    at: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """Return the moment `seconds` from now."""
-        return cls(time.monotonic() + seconds)
-
-    def left(self) -> float:
-        """Return the seconds that remain; TimeoutError when none do."""
-        seconds = self.at - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError
-        return seconds
-
-
 class Association:
     """An established association; a context manager that releases, or aborts after an error.
 
@@ -102,6 +45,8 @@ class Association:
         The peer.
     contexts
         What is proposed, at most 128.
+    serves
+        SOP classes of which the node is the SCP on this association (PS3.7 D.3.3.4).
 
     Raises
     ------
@@ -110,9 +55,11 @@ class Association:
         ended the association. The message says which, for an administrator. The association is over then.
     """
 
-    def __init__(self, remote: Remote, contexts: Sequence[PresentationContext]) -> None:
+    def __init__(self, remote: Remote, contexts: Sequence[PresentationContext], serves: Sequence[str] = ()) -> None:
         self.remote = remote
-        self._socket = _connect(remote)
+        self._serves = serves
+        self._received: deque[tuple[int, int, bytes]] = deque()
+        self._socket = connect(remote)
         #: (SOP Class UID, Transfer Syntax UID) -> Presentation Context ID, PS3.8 9.3.2.2.
         self.accepted: dict[tuple[str, str], int] = {}
         #: The same for those that were refused -> result, PS3.8 Table 9-18.
@@ -138,7 +85,7 @@ class Association:
             self.abort()
 
     def request(self, context_id: int, command_set: bytes) -> None:
-        """Send a command set (PS3.7 6.3.1)."""
+        """Send a command set (PS3.7 6.3.1), a request or the response to one."""
         with self._explained("stopped reading"):
             self._send(
                 self._data_pdus(context_id, pdus.COMMAND_FRAGMENT, command_set, last=True),
@@ -167,15 +114,41 @@ class Association:
     def answer(self) -> tuple[int, command.Answer]:
         """Wait for the response to what was asked last and return it with its Presentation Context ID."""
         deadline = Deadline.after(self.remote.dimse_seconds)
-        encoded = b""
         with self._explained(f"did not answer within {self.remote.dimse_seconds:g} s"):
-            while True:
-                for context_id, control, fragment in self._fragments(deadline):
-                    if not control & pdus.COMMAND_FRAGMENT or len(encoded) + len(fragment) > MAX_COMMAND_LENGTH:
-                        raise self._ended("sent something else than the answer to the request")
-                    encoded += fragment
-                    if control & pdus.LAST_FRAGMENT:
-                        return context_id, self._decoded(encoded)
+            context_id, answer = self._command(deadline)
+        if answer.has_data_set:
+            raise self._ended("sent an answer with a data set where none belongs")
+        return context_id, answer
+
+    def message(self, seconds: float, longest: int) -> tuple[int, command.Answer, bytes]:
+        """Wait so long for a response or a request, with its data set of at most `longest` bytes, b"" without one."""
+        deadline = Deadline.after(seconds)
+        with self._explained(f"did not answer within {seconds:g} s"):
+            context_id, answer = self._command(deadline)
+            return context_id, answer, self._message_part(0, longest, deadline)[1] if answer.has_data_set else b""
+
+    def send_bytes(self, context_id: int, data_set: bytes) -> None:
+        """Send a short data set."""
+        with self._explained("stopped reading"):
+            deadline = Deadline.after(self.remote.network_seconds)
+            self._send(self._data_pdus(context_id, 0, data_set, last=True), deadline)
+
+    def _command(self, deadline: Deadline) -> tuple[int, command.Answer]:
+        context_id, encoded = self._message_part(pdus.COMMAND_FRAGMENT, MAX_COMMAND_LENGTH, deadline)
+        return context_id, self._decoded(encoded)
+
+    def _message_part(self, kind: int, longest: int, deadline: Deadline) -> tuple[int, bytes]:
+        """Return a whole command set or data set, with its Presentation Context ID."""
+        encoded = b""
+        while True:
+            while not self._received:
+                self._received.extend(self._fragments(deadline))
+            context_id, control, fragment = self._received.popleft()
+            if control & pdus.COMMAND_FRAGMENT != kind or len(encoded) + len(fragment) > longest:
+                raise self._ended("sent something else than the answer to the request")
+            encoded += fragment
+            if control & pdus.LAST_FRAGMENT:
+                return context_id, encoded
 
     def release(self) -> None:
         """Ask for the release and wait a little; whatever happens now does not change what was answered before."""
@@ -200,7 +173,9 @@ class Association:
     def _negotiate(self, contexts: Sequence[PresentationContext]) -> None:
         remote = self.remote
         proposed = _numbered(contexts)
-        request = pdus.associate_request(remote.ae_title, remote.calling_ae_title, proposed, remote.maximum_pdu_size)
+        request = pdus.associate_request(
+            remote.ae_title, remote.calling_ae_title, proposed, remote.maximum_pdu_size, self._serves
+        )
         deadline = Deadline.after(remote.acse_seconds)
         with self._explained(f"did not answer the association request within {remote.acse_seconds:g} s"):
             self._send([request], deadline)
@@ -235,8 +210,6 @@ class Association:
             answer = command.decode(encoded)
         except ValueError as error:
             raise self._ended(f"sent an answer that cannot be read ({error})") from error
-        if answer.has_data_set:
-            raise self._ended("sent an answer with a data set where none belongs")
         return answer
 
     def _data_pdus(self, context_id: int, kind: int, content: bytes, *, last: bool) -> Iterator[bytes | memoryview]:
@@ -251,9 +224,13 @@ class Association:
         except TimeoutError:
             raise
         except OSError:
-            # The peer hung up; an A-ABORT that it sent before says why.
-            with suppress(OSError):
+            # The peer hung up; an A-ABORT or a TLS alert that it sent before says why.
+            try:
                 self._pdu(Deadline.after(1.0))
+            except ssl.SSLError:
+                raise
+            except OSError:
+                pass
             raise
 
     def _fragments(self, deadline: Deadline) -> list[tuple[int, int, bytes]]:
@@ -299,32 +276,10 @@ class Association:
             yield
         except TimeoutError as error:
             raise self._ended(silence) from error
+        except ssl.SSLError as error:
+            raise self._ended(f"ended the connection: {tls.fault_words(error)}") from error
         except OSError as error:
             raise self._ended("closed the connection without an answer") from error
-
-
-def _connect(remote: Remote) -> socket.socket:
-    deadline = Deadline.after(remote.connect_seconds)
-    try:
-        addresses = socket.getaddrinfo(remote.host, remote.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise Unavailable(f"the host name of {remote} cannot be resolved; is it right?") from error
-    fault = ""
-    for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(deadline.left())
-            sock.connect(address)
-            # A small PDU never waits for the acknowledgement of the one before: 14 -> 140 instances/s.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except TimeoutError:
-            fault = f"no connection within {remote.connect_seconds:g} s; is a firewall between?"
-        except OSError as error:
-            fault = f"{error.strerror}; is it running, and are host and port right?"
-        else:
-            return sock
-        sock.close()
-    raise Unavailable(f"{remote} cannot be reached ({fault})")
 
 
 def _numbered(contexts: Sequence[PresentationContext]) -> list[PresentationContext]:

@@ -1,4 +1,4 @@
-"""The command sets of C-ECHO and C-STORE: what is asked of a peer, and what it answered (PS3.7 9.3 and Annex E)."""
+"""The command sets of the services used: what is asked of a peer, and what it answered (PS3.7 9.3, 10.3, Annex E)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 COMMAND_GROUP_LENGTH = 0x0000_0000
 AFFECTED_SOP_CLASS_UID = 0x0000_0002
+REQUESTED_SOP_CLASS_UID = 0x0000_0003
 COMMAND_FIELD = 0x0000_0100
 MESSAGE_ID = 0x0000_0110
 MESSAGE_ID_BEING_RESPONDED_TO = 0x0000_0120
@@ -19,10 +20,16 @@ COMMAND_DATA_SET_TYPE = 0x0000_0800
 STATUS = 0x0000_0900
 ERROR_COMMENT = 0x0000_0902
 AFFECTED_SOP_INSTANCE_UID = 0x0000_1000
+REQUESTED_SOP_INSTANCE_UID = 0x0000_1001
+EVENT_TYPE_ID = 0x0000_1002
+ACTION_TYPE_ID = 0x0000_1008
 
 # Command Field, PS3.7 Table E.1-1.
 C_STORE_RQ = 0x0001
+C_FIND_RQ = 0x0020
 C_ECHO_RQ = 0x0030
+N_EVENT_REPORT_RQ = 0x0100
+N_ACTION_RQ = 0x0130
 RESPONSE = 0x8000
 
 # Command Data Set Type, PS3.7 E.1.
@@ -34,7 +41,7 @@ MEDIUM_PRIORITY = 0x0000
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: whose it is, and what it says.
+    """A response: whose it is, and what it says; or a request of the peer's own.
 
     Parameters
     ----------
@@ -50,6 +57,8 @@ class Answer:
         Error Comment (0000,0902), printable ASCII only: it is the peer's text and goes to logs.
     has_data_set
         A data set follows.
+    own_message_id, type_id
+        Message ID (0000,0110) and Event Type ID (0000,1002), of a request.
     """
 
     command: int
@@ -59,6 +68,8 @@ class Answer:
     sop_instance_uid: str
     comment: str
     has_data_set: bool
+    own_message_id: int | None = None
+    type_id: int | None = None
 
 
 def encode(elements: Mapping[int, int | str]) -> bytes:
@@ -93,6 +104,61 @@ def c_echo_request(message_id: int, sop_class_uid: str) -> bytes:
     )
 
 
+def c_find_request(message_id: int, sop_class_uid: str) -> bytes:
+    """Return the command set of C-FIND-RQ (PS3.7 Table 9.3-3)."""
+    return encode(
+        {
+            AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            COMMAND_FIELD: C_FIND_RQ,
+            MESSAGE_ID: message_id,
+            PRIORITY: MEDIUM_PRIORITY,
+            COMMAND_DATA_SET_TYPE: DATA_SET,
+        }
+    )
+
+
+def n_action_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, action_type_id: int) -> bytes:
+    """Return the command set of N-ACTION-RQ (PS3.7 Table 10.3-7)."""
+    return encode(
+        {
+            REQUESTED_SOP_CLASS_UID: sop_class_uid,
+            COMMAND_FIELD: N_ACTION_RQ,
+            MESSAGE_ID: message_id,
+            COMMAND_DATA_SET_TYPE: DATA_SET,
+            REQUESTED_SOP_INSTANCE_UID: sop_instance_uid,
+            ACTION_TYPE_ID: action_type_id,
+        }
+    )
+
+
+def n_event_report_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type_id: int) -> bytes:
+    """Return the command set of N-EVENT-REPORT-RQ (PS3.7 Table 10.3-1)."""
+    return encode(
+        {
+            AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            COMMAND_FIELD: N_EVENT_REPORT_RQ,
+            MESSAGE_ID: message_id,
+            COMMAND_DATA_SET_TYPE: DATA_SET,
+            AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+            EVENT_TYPE_ID: event_type_id,
+        }
+    )
+
+
+def n_event_report_response(request: Answer, status: int) -> bytes:
+    """Return the command set of N-EVENT-REPORT-RSP (PS3.7 Table 10.3-2)."""
+    return encode(
+        {
+            AFFECTED_SOP_CLASS_UID: request.sop_class_uid,
+            COMMAND_FIELD: N_EVENT_REPORT_RQ | RESPONSE,
+            MESSAGE_ID_BEING_RESPONDED_TO: request.own_message_id or 0,
+            COMMAND_DATA_SET_TYPE: NO_DATA_SET,
+            STATUS: status,
+            AFFECTED_SOP_INSTANCE_UID: request.sop_instance_uid,
+        }
+    )
+
+
 def decode(encoded: bytes) -> Answer:
     """Return what a response says.
 
@@ -114,6 +180,8 @@ def decode(encoded: bytes) -> Answer:
         sop_instance_uid=_text(elements, AFFECTED_SOP_INSTANCE_UID),
         comment=_text(elements, ERROR_COMMENT),
         has_data_set=data_set_type not in {None, NO_DATA_SET},
+        own_message_id=_number(elements, MESSAGE_ID),
+        type_id=_number(elements, EVENT_TYPE_ID),
     )
 
 

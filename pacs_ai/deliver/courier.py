@@ -10,8 +10,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.deliver.notary import Notary
-from pacs_ai.deliver.scu import Outcome, Outgoing, Remote, send
+from pacs_ai.deliver.scu import Outcome, Outgoing, send
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Transient
 from pacs_ai.store import outbox
@@ -101,7 +102,8 @@ class Courier:
             parcel = waiting[instance.sop_instance_uid]
             return parcel.job_id in held_up or not outbox.is_wanted(self._database, parcel)
 
-        for outcome in send(self._remote(held), outgoing, is_held_back):
+        remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
+        for outcome in send(remote, outgoing, is_held_back):
             parcel = waiting.pop(outcome.sop_instance_uid)
             if outcome.category is Category.TRANSIENT and outcome.status is None:
                 lost = outcome.words
@@ -118,7 +120,8 @@ class Courier:
     def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> bool:
         """Note what became of one object; tells whether what comes after it in its job may be sent in this round."""
         if outcome.stored:
-            outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words)
+            confirm = any(peer.commitment for peer in self._config.peer if peer.name == held.peer)
+            outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words, confirm=confirm)
             _log.info("%s of job %d delivered to %s", parcel.kind, parcel.job_id, held.peer)
             return True
         if outcome.category is Category.TRANSIENT:
@@ -142,18 +145,4 @@ class Courier:
             sop_class_uid=parcel.sop_class_uid,
             sop_instance_uid=parcel.sop_instance_uid,
             transfer_syntax_uid=parcel.transfer_syntax_uid,
-        )
-
-    def _remote(self, held: Round) -> Remote:
-        waits = next(((p.connect_seconds, p.answer_seconds) for p in self._config.peer if p.name == held.peer), None)
-        connect, answer = waits or (10.0, 60.0)
-        return Remote(
-            ae_title=held.ae_title,
-            host=held.host,
-            port=held.port,
-            calling_ae_title=self._config.calling_ae_title,
-            connect_seconds=connect,
-            acse_seconds=answer,
-            dimse_seconds=answer,
-            network_seconds=answer,
         )

@@ -13,6 +13,7 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
 )
 
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -63,9 +64,19 @@ class Acceptance:
 
 
 def associate_request(
-    called: str, calling: str, contexts: Sequence[PresentationContext], maximum_pdu_size: int
+    called: str,
+    calling: str,
+    contexts: Sequence[PresentationContext],
+    maximum_pdu_size: int,
+    serves: Sequence[str] = (),
 ) -> bytes:
-    """Return the A-ASSOCIATE-RQ PDU (PS3.8 9.3.2; user information: PS3.7 D.3.3)."""
+    """Return the A-ASSOCIATE-RQ PDU (PS3.8 9.3.2; user information: PS3.7 D.3.3).
+
+    Parameters
+    ----------
+    serves
+        SOP classes of which the requestor is the SCP, and not the SCU (PS3.7 D.3.3.4).
+    """
     maximum_length = MaximumLengthNotification()
     maximum_length.maximum_length_received = maximum_pdu_size
     implementation = ImplementationClassUIDNotification()
@@ -77,10 +88,17 @@ def associate_request(
     primitive.calling_ae_title = calling
     primitive.called_ae_title = called
     primitive.presentation_context_definition_list = list(contexts)
-    primitive.user_information = [maximum_length, implementation, version]
+    primitive.user_information = [maximum_length, implementation, version, *map(_as_scp, serves)]
     pdu = A_ASSOCIATE_RQ()
     pdu.from_primitive(primitive)
     return bytes(pdu.encode())
+
+
+def _as_scp(sop_class_uid: str) -> SCP_SCU_RoleSelectionNegotiation:
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid = UID(sop_class_uid)
+    role.scu_role, role.scp_role = False, True
+    return role
 
 
 def read_acceptance(body: bytes) -> Acceptance:

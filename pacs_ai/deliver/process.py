@@ -1,10 +1,11 @@
-"""The deliver process: steps the courier until it is stopped."""
+"""The deliver process: steps the courier until it is stopped, and tells the audit trail what the node did."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pacs_ai import loop
+from pacs_ai.audit.auditor import Auditor, AuditThread, takers, teller
 from pacs_ai.deliver.courier import Courier
 from pacs_ai.store.files import Files
 from pacs_ai.store.life import entered, rest
@@ -19,7 +20,15 @@ def run(config: Config, stop: threading.Event) -> None:
     """Deliver until `stop` is set."""
     with entered(config, "deliver") as (database, owner):
         courier = Courier(config, database, Files(config.store.folder / "files"), owner)
+        audit = AuditThread(Auditor(database, teller(config), takers(config)), stop)
+        audit.start()
         bell = database.bell()
-        loop.run(courier.step, rest(bell, database, owner, stop), stop)
+
+        def step() -> bool:
+            audit.check()
+            return courier.step()
+
+        loop.run(step, rest(bell, database, owner, stop), stop)
         courier.join(config.receive.grace_seconds)
+        audit.join(config.receive.grace_seconds)
         bell.close()

@@ -18,7 +18,8 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
 from pacs_ai.deliver import command, pdus
-from pacs_ai.deliver.association import Association, Remote
+from pacs_ai.deliver.association import Association
+from pacs_ai.deliver.connection import Remote
 from pacs_ai.dicom import contexts, status
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import NotUnderstood, Unavailable

@@ -72,7 +72,7 @@ _FINAL_JOBS = {
     JobState.CANCELLED,
     JobState.SUPERSEDED,
 }
-_FINAL_DELIVERIES = {DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.CANCELLED}
+_FINAL_DELIVERIES = {DeliveryState.SENT, DeliveryState.CONFIRMED, DeliveryState.FAILED, DeliveryState.CANCELLED}
 
 
 class NodeFailed(PacsAiError):  # noqa: N818 - what happened, as the other errors of the node
@@ -100,7 +100,7 @@ class Snapshot:
     @property
     def sent(self) -> int:
         """Deliveries that the peer answered."""
-        return sum(one.state is DeliveryState.SENT for one in self.deliveries)
+        return sum(one.state in {DeliveryState.SENT, DeliveryState.CONFIRMED} for one in self.deliveries)
 
     @property
     def settled(self) -> bool:

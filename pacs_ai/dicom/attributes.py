@@ -127,6 +127,9 @@ MAX_INFLATION = 1000
 MAX_INFLATED_BYTES = 4 << 30
 _INFLATE_STEP = 1 << 16
 
+#: Stated VRs under which a UID and a Patient ID are read; b"" is implicit VR. Under others, readers differ.
+_IDENTITY_VRS = dict.fromkeys(_UIDS, frozenset({b"", b"UI", b"UN"}))
+_IDENTITY_VRS["PatientID"] = frozenset({b"", b"UN", b"LO", b"LT", b"SH", b"ST", b"UC", b"UT"})
 _NUMBER_FORMATS = {b"US": "H", b"SS": "h", b"UL": "L", b"SL": "l", b"FL": "f", b"FD": "d"}
 _CHARACTER_SET_VRS = frozenset({b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UT"})
 #: Deflated Explicit VR little endian, and JPIP (HTJ2K) Referenced Deflate.
@@ -218,6 +221,7 @@ def read_header(data_set: bytes | memoryview, transfer_syntax_uid: str) -> Heade
     NotUnderstood
         The data set is truncated or malformed (`structure.locate`), inflates beyond the bounds, or lacks a sound
         SOP Class, SOP Instance, Study Instance or Series Instance UID: digits and dots, at most 64 (PS3.5 9.1).
+        One of these or the Patient ID has a value representation under which readers differ about it.
         Leading zeros of a component are let pass, since real archives hold them.
     """
     big_endian = transfer_syntax_uid == ExplicitVRBigEndian
@@ -225,6 +229,9 @@ def read_header(data_set: bytes | memoryview, transfer_syntax_uid: str) -> Heade
         data_set = inflate(data_set)
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
     places = locate(data_set, _WANTED, implicit=implicit, big_endian=big_endian)
+    for keyword, known in _IDENTITY_VRS.items():
+        if keyword in places and places[keyword].vr not in known:
+            raise NotUnderstood(f"the {keyword} is stated to be of another value representation than it is")
     order = ">" if big_endian else "<"
     character_set = ""
     if "SpecificCharacterSet" in places:

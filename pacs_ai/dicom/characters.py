@@ -81,9 +81,10 @@ def decode(raw: bytes, specific_character_set: str) -> str:
 def _decode_escaped(raw: bytes, first: str) -> str:
     """Decode the runs between escape sequences, each by the set that its escape sequence designates (PS3.5 6.1.2.5)."""
     marks = list(_ESCAPE.finditer(raw))
-    text = raw[: marks[0].start()].decode(first, "replace") if marks else raw.decode(first, "replace")
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    starts = [*[mark.start() for mark in marks], len(raw)]
+    text = raw[: starts[0]].decode(first, "replace")
+    for mark, end in zip(marks, starts[1:], strict=True):
         codec, keeps_escape = _ESCAPES.get(mark.group(), (first, False))
-        run = raw[mark.start() if keeps_escape else mark.end() : following.start() if following else None]
+        run = raw[mark.start() if keeps_escape else mark.end() : end]
         text += run.decode(codec, "replace")
     return text

@@ -28,6 +28,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_DELIMITATION = 0xFFFEE00D
 SEQUENCE_DELIMITATION = 0xFFFEE0DD
+PIXEL_DATA = 0x7FE00010
 #: The last tag below the groups that a data set may hold: 0000 (commands) and 0002 (file meta) lie beneath it.
 _FLOOR = 0x0003FFFF
 
@@ -62,6 +63,7 @@ class _Frame:
     undefined: bool
     implicit: bool
     wanted: Mapping[int, str]
+    layout: _Layout
     count: int = 0
 
 
@@ -123,7 +125,7 @@ class _Walk:
 
     def run(self, *, implicit: bool) -> None:
         frames = self.frames
-        frames.append(_Frame(False, len(self.data), False, implicit, self.wanted.top))
+        frames.append(_Frame(False, len(self.data), False, implicit, self.wanted.top, self.layout))
         while frames:
             frame = frames[-1]
             if frame.is_sequence:
@@ -136,7 +138,7 @@ class _Walk:
     def _explicit_elements(self, frame: _Frame) -> None:
         """Walk on to the next sequence, or to the end of this data set or item; explicit VR (PS3.5 7.1.2)."""
         data, end, wanted, short = self.data, frame.end, frame.wanted, SHORT_VR
-        header, at, count = self.layout.explicit.unpack_from, self.at, frame.count
+        header, at, count = frame.layout.explicit.unpack_from, self.at, frame.count
         ordered = len(self.frames) == 1
         found, previous = (self.top, self.previous) if ordered else (self.nested, _FLOOR)
         while at < end:
@@ -149,12 +151,14 @@ class _Walk:
                 if tag == ITEM_DELIMITATION:
                     self._leave_item(frame, tag, at, count)
                     return
-                start, length = self._long_form(tag, vr, at)
+                start, length = self._long_form(frame, tag, vr, at)
                 if length == UNDEFINED_LENGTH or vr == b"SQ":
                     self.previous = tag if ordered else self.previous
                     self._add(frame, count + 1)
                     self._enter(frame, tag, Place(vr, start, length))
                     return
+            elif tag >= ITEM:
+                raise NotUnderstood(f"{_name(tag)} stands at byte {at} as if it were an element")
             if tag in wanted:
                 found.setdefault(wanted[tag], Place(vr, start, length))
             if ordered:
@@ -168,7 +172,7 @@ class _Walk:
     def _implicit_elements(self, frame: _Frame) -> None:
         """Walk on to the next sequence, or to the end of this data set or item; implicit VR (PS3.5 7.1.3)."""
         data, end, wanted, sequences = self.data, frame.end, frame.wanted, SEQUENCE_TAGS
-        header, at, count = self.layout.implicit.unpack_from, self.at, frame.count
+        header, at, count = frame.layout.implicit.unpack_from, self.at, frame.count
         ordered = len(self.frames) == 1
         found, previous = (self.top, self.previous) if ordered else (self.nested, _FLOOR)
         while at < end:
@@ -213,16 +217,18 @@ class _Walk:
             raise NotUnderstood("an item of undefined length has no delimiter")
         self.frames.pop()
 
-    def _long_form(self, tag: int, vr: bytes, at: int) -> tuple[int, int]:
+    def _long_form(self, frame: _Frame, tag: int, vr: bytes, at: int) -> tuple[int, int]:
         """Return start and length of a value whose length has 32 bits, as that of any VR to come (PS3.5 7.1.2)."""
         if not (vr.isalpha() and vr.isupper()) or tag >= ITEM:
             raise NotUnderstood(f"element {_name(tag)} at byte {at} has no value representation")
-        return at + 12, self.layout.length.unpack_from(self.data, at + 8)[0]
+        return at + 12, frame.layout.length.unpack_from(self.data, at + 8)[0]
 
     def _enter(self, frame: _Frame, tag: int, place: Place) -> None:
         """Enter a sequence, or pass over encapsulated pixel data."""
         if place.vr not in {b"SQ", b"UN"}:
-            self.at = self._after_fragments(place.start, frame.end)
+            if tag != PIXEL_DATA or place.vr not in {b"OB", b"OW"}:  # PS3.5 A.4
+                raise NotUnderstood(f"element {_name(tag)} has no length, and is neither sequence nor pixel data")
+            self.at = self._after_fragments(frame, place.start)
             return
         if len(self.frames) > 2 * MAX_NESTING:
             raise NotUnderstood(f"sequences are nested deeper than {MAX_NESTING}")
@@ -230,10 +236,10 @@ class _Walk:
         end = frame.end if undefined else place.start + place.length
         if end > frame.end:
             raise NotUnderstood(f"sequence {_name(tag)} reaches {end - frame.end} bytes too far")
-        # The content of an UN of undefined length is in implicit VR (PS3.5 6.2.2 note 2).
-        implicit = frame.implicit or place.vr == b"UN"
+        # The content of an UN of undefined length is in implicit VR little endian (PS3.5 6.2.2 note 2).
+        implicit, layout = (True, _LITTLE) if place.vr == b"UN" else (frame.implicit, frame.layout)
         wanted = self.wanted.within.get(tag, _NOTHING) if len(self.frames) == 1 else frame.wanted
-        self.frames.append(_Frame(True, end, undefined, implicit, wanted))
+        self.frames.append(_Frame(True, end, undefined, implicit, wanted, layout))
         self.at = place.start
 
     def _items(self, frame: _Frame) -> None:
@@ -246,10 +252,11 @@ class _Walk:
                 return
             if at + 8 > frame.end:
                 raise NotUnderstood("a sequence has no delimiter, or ends within the header of an item")
-            group, element, length = self.layout.implicit.unpack_from(self.data, at)
+            group, element, length = frame.layout.implicit.unpack_from(self.data, at)
             tag = group << 16 | element
             self.at = at + 8
             if tag == SEQUENCE_DELIMITATION and frame.undefined:
+                _check_delimiter(length, at)
                 self.frames.pop()
                 return
             if tag != ITEM:
@@ -259,25 +266,27 @@ class _Walk:
         end = frame.end if undefined else self.at + length
         if end > frame.end:
             raise NotUnderstood(f"an item reaches {end - frame.end} bytes beyond the end of its sequence")
-        self.frames.append(_Frame(False, end, undefined, frame.implicit, frame.wanted))
+        self.frames.append(_Frame(False, end, undefined, frame.implicit, frame.wanted, frame.layout))
 
     def _leave_item(self, frame: _Frame, tag: int, at: int, count: int) -> None:
         if tag != ITEM_DELIMITATION or not frame.undefined:
             raise NotUnderstood(f"{_name(tag)} stands at byte {at} where no such item is open")
+        _check_delimiter(frame.layout.length.unpack_from(self.data, at + 4)[0], at)
         self.at = at + 8
         self._add(frame, count)
         self.frames.pop()
         if self.at > frame.end:
             raise NotUnderstood("the data set ends within an item delimiter")
 
-    def _after_fragments(self, at: int, end: int) -> int:
+    def _after_fragments(self, frame: _Frame, at: int) -> int:
         """Return where encapsulated pixel data ends, having seen each fragment and the delimiter (PS3.5 A.4)."""
-        header, data = self.layout.implicit.unpack_from, self.data
+        header, data, end = frame.layout.implicit.unpack_from, self.data, frame.end
         while at + 8 <= end:
             group, element, length = header(data, at)
             tag = group << 16 | element
             at += 8
             if tag == SEQUENCE_DELIMITATION:
+                _check_delimiter(length, at - 8)
                 return at
             if tag != ITEM or length == UNDEFINED_LENGTH:
                 raise NotUnderstood(f"encapsulated pixel data holds {_name(tag)} at byte {at - 8}, no fragment")
@@ -286,6 +295,12 @@ class _Walk:
             if self.count > MAX_ELEMENTS:
                 break
         raise NotUnderstood("encapsulated pixel data ends before its delimiter, or has too many fragments")
+
+
+def _check_delimiter(length: int, at: int) -> None:
+    """Refuse what follows a delimiter and might be taken for its value (PS3.5 Table 7.5-1: the length is 0)."""
+    if length:
+        raise NotUnderstood(f"the delimiter at byte {at} has a length")
 
 
 def _misplaced(tag: int) -> NotUnderstood:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from pacs_ai.config import Config
-    from pacs_ai.deliver.association import Remote
+    from pacs_ai.deliver.connection import Remote
     from pacs_ai.network_sections import Peer
     from pacs_ai.profiles import Encoding, Plan
 

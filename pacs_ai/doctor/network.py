@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pacs_ai.deliver import addresses, scu
-from pacs_ai.deliver.association import Remote
+from pacs_ai.deliver.connection import Remote
 from pacs_ai.doctor import fitting
 from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError, Unavailable

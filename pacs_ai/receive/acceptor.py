@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.receive.connection import Bounds, Connection
 from pacs_ai.receive.guard import Limits, where
+from pacs_ai.tls import fault_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -204,9 +205,13 @@ class Acceptor:
         try:
             await self.loop.connect_accepted_socket(lambda: connection, connected, ssl=tls, **limits)
         except (OSError, ssl.SSLError) as error:
-            words = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
+            words = (
+                fault_words(error)
+                if isinstance(error, ssl.SSLError)
+                else "it ended the TLS handshake, or took too long"
+            )
             LOGGER.warning("no connection with %s: %s", connection.address, words)
-            self._refused(connection.address, f"TLS handshake: {words}")
+            self._refused(connection.address, f"TLS: {words}")
             self.forget(connection)
 
     def _stop_waiting(self, connection: Connection) -> None:

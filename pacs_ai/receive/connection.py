@@ -212,6 +212,14 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is not None
 
     @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """The certificate that the peer proved itself with; None without TLS."""
+        found: Mapping[str, Any] | None = (
+            None if self._transport is None else self._transport.get_extra_info("peercert")
+        )
+        return found
+
+    @property
     def quiet_seconds(self) -> float:
         """Time since the last byte came; 0 while a message is under way or unanswered."""
         return 0.0 if self._is_busy() else self._door.now() - self._last_active

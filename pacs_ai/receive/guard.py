@@ -30,6 +30,7 @@ class Rejection(NamedTuple):
 
 
 CALLING_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 3, "calling AE title not recognised")
+CERTIFICATE_OF_ANOTHER = Rejection(1, 1, 3, "its certificate bears another name than the one configured")
 CALLED_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognised")
 LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
 TEMPORARY_CONGESTION = Rejection(2, 3, 1, "temporary congestion")

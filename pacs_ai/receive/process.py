@@ -19,6 +19,7 @@ from pacs_ai.store.files import Files
 from pacs_ai.store.index import Index
 from pacs_ai.store.life import entered
 from pacs_ai.store.owners import BEAT_SECONDS
+from pacs_ai.tls import server_context
 
 if TYPE_CHECKING:
     import threading
@@ -58,12 +59,24 @@ def listen(config: Config, files: Files) -> Listen:
             pdu_bytes=receive.max_pdu_bytes,
             instance_bytes=int(receive.max_instance_gb * 1e9),
             network_seconds=receive.network_seconds,
+            bytes_per_second=receive.min_bytes_per_second,
+            write_seconds=receive.write_seconds,
+            answer_seconds=receive.answer_seconds,
         ),
-        waiting=Limits(request_seconds=receive.association_request_seconds),
+        waiting=Limits(
+            connections=receive.max_connections,
+            connections_per_address=receive.max_connections_per_address,
+            request_seconds=receive.association_request_seconds,
+            handshake_seconds=receive.handshake_seconds,
+        ),
         maximum_associations=receive.max_associations,
         maximum_associations_per_peer=receive.max_associations_per_peer,
         reuse_port=receive.processes > 1,
         has_free_space=FreeSpace(config, files),
+        plain=receive.plain,
+        tls=None if receive.tls_port is None else server_context(config.tls),
+        tls_port=receive.tls_port,
+        certificate_names={peer.ae_title: peer.certificate_name for peer in config.peer if peer.certificate_name},
     )
 
 

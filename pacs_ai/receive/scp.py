@@ -22,6 +22,7 @@ from pacs_ai.receive.acceptor import Acceptor, Port, listening, new_event_loop
 from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.exchange import Desk, Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator, service_contexts
+from pacs_ai.tls import bears
 
 if TYPE_CHECKING:
     import asyncio
@@ -77,6 +78,8 @@ class Listen:
         Asked before each instance; False answers "out of resources" and keeps nothing of it.
     tls, tls_port
         How TLS is spoken on a second port; None for no such port. Port 0 takes a free one (`Receiver.tls_port`).
+    certificate_names
+        Calling AE title -> the name that its certificate must bear, for callers by TLS; others may bear any.
     plain
         Whether the port without TLS is opened.
     services
@@ -101,6 +104,7 @@ class Listen:
     has_free_space: Callable[[], bool] = always
     tls: ssl.SSLContext | None = None
     tls_port: int | None = None
+    certificate_names: Mapping[str, str] = field(default_factory=dict)
     plain: bool = True
     services: Services = field(default_factory=dict)
     on_refusal: Callable[[Refusal], None] = ignore
@@ -236,7 +240,11 @@ class Receiver:
         """Judge a peer and its request; called in the loop's thread, one at a time."""
         asked = guard.examine(request)
         running = Counter(exchange.info.calling_ae_title for exchange in self._open)
-        decided = judge(self._listen, asked, connection.address, running) or self._negotiator.agree(request)
+        decided = (
+            judge(self._listen, asked, connection.address, running)
+            or self._judge_certificate(asked, connection)
+            or self._negotiator.agree(request)
+        )
         if isinstance(decided, guard.Rejection):
             names = (shown(asked.raw_calling), shown(asked.raw_called))
             LOGGER.warning(
@@ -255,6 +263,13 @@ class Receiver:
         self._open.add(exchange)
         LOGGER.info("association of %s at %s to %s opened", info.calling_ae_title, info.address, info.called_ae_title)
         return decided, exchange
+
+    def _judge_certificate(self, asked: guard.AssociationRequest, connection: Connection) -> guard.Rejection | None:
+        wanted = self._listen.certificate_names.get(asked.calling_ae_title or "")
+        certificate = connection.certificate
+        if wanted and certificate is not None and not bears(certificate, wanted):
+            return guard.CERTIFICATE_OF_ANOTHER
+        return None
 
     def _turned_away(self, address: str, words: str) -> None:
         self._listen.on_refusal(Refusal("connection", address, "", "", words, datetime.now(UTC)))

@@ -128,6 +128,8 @@ def insert_deliveries(
                 "attempts": 0,
                 "due_at": now(),
                 "waited_seconds": 0.0,
+                "asks": 0,
+                "losses": 0,
                 "created_at": now(),
             },
         ).scalar_one_or_none()

@@ -198,8 +198,16 @@ def _state(connection: Connection, held: Round, parcel: Parcel) -> str | None:
     return state if _holds(connection, held) else None
 
 
-def accepted(database: Database, held: Round, parcel: Parcel, status: int, reason: str) -> None:
-    """Note that the peer answered Success or Warning, also where it was cancelled too late."""
+def accepted(
+    database: Database, held: Round, parcel: Parcel, status: int, reason: str, *, confirm: bool = False
+) -> None:
+    """Note that the peer answered Success or Warning, also where it was cancelled too late.
+
+    Parameters
+    ----------
+    confirm
+        The peer is to be asked whether it keeps it (`pacs_ai.store.commitments`).
+    """
     with database.write() as connection:
         if _state(connection, held, parcel) in {DeliveryState.SENDING, DeliveryState.CANCELLED}:
             move(
@@ -210,6 +218,9 @@ def accepted(database: Database, held: Round, parcel: Parcel, status: int, reaso
                 reason=reason,
                 status=status,
                 sent_at=now(),
+                confirm_at=now() if confirm else None,
+                commitment_id=None,
+                asks=0,
             )
 
 

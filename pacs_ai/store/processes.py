@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from pacs_ai.store import schema
+from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.owners import is_dead
 
@@ -36,11 +36,13 @@ class ProcessView:
 
 
 def register(database: Database, owner: str, kind: str, detail: str = "") -> None:
-    """Enter this process; rows of dead ones go."""
+    """Enter this process; rows of dead ones go, and the journal tells of both."""
     with database.write() as connection:
         dead = [row.owner for row in connection.execute(sa.select(_process.c.owner)) if is_dead(row.owner)]
         connection.execute(sa.delete(_process).where(_process.c.owner.in_([*dead, owner])))
         at = now()
+        for gone in dead:
+            journal.append(connection, "node", gone[:64], "died", reason="ended without saying so", actor=gone)
         connection.execute(
             sa.insert(_process).values(
                 owner=owner,
@@ -52,6 +54,7 @@ def register(database: Database, owner: str, kind: str, detail: str = "") -> Non
                 seen_at=at,
             )
         )
+        journal.append(connection, "node", owner[:64], "started", reason=detail, actor=owner)
 
 
 def seen(database: Database, owner: str) -> None:
@@ -63,7 +66,9 @@ def seen(database: Database, owner: str) -> None:
 def leave(database: Database, owner: str) -> None:
     """Take this process out."""
     with database.write() as connection:
-        connection.execute(sa.delete(_process).where(_process.c.owner == owner))
+        left = connection.execute(sa.delete(_process).where(_process.c.owner == owner))
+        if left.rowcount:
+            journal.append(connection, "node", owner[:64], "stopped", actor=owner)
 
 
 def running(connection: Connection) -> list[ProcessView]:

@@ -75,7 +75,7 @@ def _has_moved(row: Row[Any], address: Address) -> bool:
 
 def _send_anew(connection: Connection, row: Row[Any], address: Address | None, actor: str) -> None:
     """Make a delivery due at once, to the peer's present address."""
-    values: dict[str, Any] = {"due_at": now(), "waited_seconds": 0.0, "attempts": 0}
+    values: dict[str, Any] = {"due_at": now(), "waited_seconds": 0.0, "attempts": 0, "losses": 0}
     reason = "sent again by an operator"
     if address is not None:
         values |= {"ae_title": address.ae_title, "host": address.host, "port": address.port}

@@ -35,6 +35,7 @@ REASONS = {
     "worklist": "made for the wrong patient or order",
     "retention": "data retention policy expired",
 }
+_THERE = frozenset({DeliveryState.SENT, DeliveryState.CONFIRMED, DeliveryState.SENDING})
 _RETRACTABLE = frozenset({JobState.DONE, JobState.SUPERSEDED})
 
 
@@ -135,7 +136,7 @@ def _concerned(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
 
 
 def _may_be_there(row: Row[Any]) -> bool:
-    return row.state in {DeliveryState.SENT, DeliveryState.SENDING} or bool(row.doubtful)
+    return row.state in _THERE or bool(row.doubtful)
 
 
 def _groups(

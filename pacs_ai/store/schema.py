@@ -1,4 +1,4 @@
-"""The tables: index (study, series, instance, association), jobs, outbox (result, delivery, notice), journal.
+"""The tables: index (study, series, instance, association), jobs, outbox (result, delivery, notice), journal, audit.
 
 Columns that hold a DICOM attribute bear its keyword in snake_case. Times are UTC.
 """
@@ -127,6 +127,7 @@ instance = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", Instant, nullable=False),
     Column("purged_at", Instant),  # file deleted by retention
+    Column("pledged_at", Instant),  # the node committed to keep it: retention leaves it alone
     UniqueConstraint("sop_instance_uid", "sha256"),
 )
 #: One content per SOP Instance UID is the current one, whatever processes do at the same time.
@@ -149,6 +150,13 @@ association = Table(
     Column("opened_at", Instant, nullable=False),
     Column("ended_at", Instant, index=True),
     Column("released", Boolean, nullable=False),
+    Column("audited_at", Instant),  # when all that it brought was in the audit trail
+)
+Index(
+    "ix_association_unaudited",
+    association.c.ended_at,
+    sqlite_where=association.c.audited_at.is_(None),
+    postgresql_where=association.c.audited_at.is_(None),
 )
 
 association_series = Table(
@@ -157,6 +165,7 @@ association_series = Table(
     Column("assoc_id", String(36), primary_key=True),
     Column("series_id", _Id, ForeignKey("series.id"), primary_key=True, index=True),
     Column("arrivals", BigInteger, nullable=False),
+    Column("audited", BigInteger),  # of the arrivals, how many are in the audit trail; none where empty
 )
 
 job = Table(
@@ -287,8 +296,57 @@ delivery = Table(
     Column("waited_seconds", Float(53), nullable=False),  # of backoff, in all; the limit counts this, no clock
     Column("created_at", Instant, nullable=False),
     Column("sent_at", Instant),
+    Column("commitment_id", _Id),  # the last request that names it
+    Column("asks", Integer, nullable=False),  # such requests since it was delivered
+    Column("losses", Integer, nullable=False),  # times that the peer said Success and then had it not
+    Column("confirm_at", Instant),  # when the next step of its confirmation is due; none: none is
+    Column("confirmed_at", Instant),
     UniqueConstraint("result_id", "peer"),
     Index("ix_delivery_state_peer", "state", "peer"),
+)
+Index(
+    "ix_delivery_confirm",
+    delivery.c.peer,
+    sqlite_where=delivery.c.confirm_at.is_not(None),
+    postgresql_where=delivery.c.confirm_at.is_not(None),
+)
+
+commitment = Table(  # what this node asks of others
+    "commitment",
+    metadata,
+    _id(),
+    Column("transaction_uid", String(64), nullable=False, unique=True),
+    Column("peer", String(64), nullable=False),
+    Column("ae_title", String(16), nullable=False),
+    Column("deliveries", JSON, nullable=False),  # their ids
+    Column("asked_at", Instant),  # when the peer took the request, or refused it
+    Column("answered_at", Instant),
+    Column("words", Text, nullable=False),  # what the answer was
+)
+
+pledge = Table(  # what others ask of this node
+    "pledge",
+    metadata,
+    _id(),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("peer", String(64), nullable=False),
+    Column("instances", JSON, nullable=False),  # [SOP Class UID, SOP Instance UID] of each
+    Column("failures", JSON, nullable=False),  # SOP Instance UID -> Failure Reason; {} before it is decided
+    Column("asked_at", Instant, nullable=False),
+    Column("decided_at", Instant),
+    Column("due_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("waited_seconds", Float(53), nullable=False),
+    Column("ended_at", Instant),  # when the peer took the answer, or it was given up
+    Column("reason", Text, nullable=False),
+    UniqueConstraint("transaction_uid", "calling_ae_title"),
+)
+Index(
+    "ix_pledge_open",
+    pledge.c.id,
+    sqlite_where=pledge.c.ended_at.is_(None),
+    postgresql_where=pledge.c.ended_at.is_(None),
 )
 
 destination = Table(
@@ -328,4 +386,39 @@ journal = Table(
     Column("reason", Text, nullable=False),
     Column("actor", String(128), nullable=False),
     Index("ix_journal_subject", "subject", "subject_id"),
+)
+
+audit_notice = Table(
+    "audit_notice",
+    metadata,
+    _id(),
+    Column("at", Instant, nullable=False),
+    Column("kind", String(16), nullable=False),  # pacs_ai.store.trail.NoticeKind
+    Column("address", String(64), nullable=False),
+    Column("calling_ae_title", String(64), nullable=False),  # escaped, so it may be longer than a title
+    Column("called_ae_title", String(64), nullable=False),
+    Column("times", BigInteger, nullable=False),  # how often it happened
+    Column("reason", Text, nullable=False),
+    Column("actor", String(128), nullable=False),
+)
+
+audit_event = Table(
+    "audit_event",
+    metadata,
+    _id(),
+    Column("at", Instant, nullable=False),
+    Column("severity", Integer, nullable=False),  # RFC 5424 6.2.1
+    Column("message", Text, nullable=False),  # AuditMessage, PS3.15 A.5.1
+    sqlite_autoincrement=True,  # rows go when all have them, and no number may come again
+)
+
+audit_cursor = Table(
+    "audit_cursor",
+    metadata,
+    Column("name", String(16), primary_key=True),  # journal: rows that became events; else where events were taken
+    Column("position", _Id, nullable=False),
+    Column("turn", BigInteger, nullable=False),  # raised by each move, so that of two auditors one moves
+    Column("moved_at", Instant, nullable=False),
+    Column("failing_since", Instant),
+    Column("problem", Text, nullable=False),
 )

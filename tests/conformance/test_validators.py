@@ -115,7 +115,7 @@ def test_every_kind_is_made(plain):
     assert {one.kind for one in plain.objects} == set(ENCODERS)
 
 
-def test_dciodvfy_finds_no_error(made, ledger):
+def test_RES_03_dciodvfy_finds_no_error(made, ledger):
     judge(ledger, few(made.objects), "dciodvfy", lambda one: beyond_exemptions(one.name, iod_errors(one.path)))
 
 
@@ -133,7 +133,7 @@ def test_dciodvfy_finds_no_error_over_real_series(real, ledger):
     judge(ledger, few(real.objects), "dciodvfy", complaints)
 
 
-def test_dcentvfy_finds_one_patient_and_one_study(made, ledger, tmp_path):
+def test_RES_03_dcentvfy_finds_one_patient_and_one_study(made, ledger, tmp_path):
     listed = tmp_path / "list"
     listed.write_text("\n".join(map(str, (*made.sources, *(one.path for one in made.objects)))) + "\n")
     verdict = run(tool("dcentvfy"), "-f", listed)
@@ -144,7 +144,7 @@ def test_dcentvfy_finds_one_patient_and_one_study(made, ledger, tmp_path):
     assert strange == []
 
 
-def test_dcmtk_reads_every_report_without_a_message(made, ledger):
+def test_RES_03_dcmtk_reads_every_report_without_a_message(made, ledger):
     def complaints(one):
         said = [run(f"/usr/bin/{name}", one.path).stderr for name in ("dsrdump", "dsr2html")]
         return beyond_exemptions(one.name, [line for text in said for line in text.splitlines()])
@@ -153,7 +153,7 @@ def test_dcmtk_reads_every_report_without_a_message(made, ledger):
     judge(ledger, [one for one in made.objects if one.is_tree], "dsrdump, dsr2html", complaints)
 
 
-def test_the_name_is_the_sources_byte_for_byte(made):
+def test_RES_04_the_name_is_the_sources_byte_for_byte(made):
     source = pydicom.dcmread(made.sources[0], stop_before_pixels=True)
     written = source.get_item("PatientName").value
     for one in made.objects:
@@ -223,7 +223,7 @@ def test_dcmqi_reads_exactly_the_voxels(plain, ledger, tmp_path):
     judge(ledger, [one for one in plain.objects if one.name == "segmentation-binary"], "dcmqi", complaints)
 
 
-def test_orthanc_gives_back_the_bytes_that_it_got(plain, ledger, tmp_path):
+def test_RES_03_orthanc_gives_back_the_bytes_that_it_got(plain, ledger, tmp_path):
     if missing():
         pytest.skip(missing())
     server = Orthanc(tmp_path, autoroute=False)

@@ -12,7 +12,7 @@ from pydicom.uid import UID
 
 from pacs_ai import config
 from pacs_ai.deliver import command, pdus, scu
-from pacs_ai.deliver.association import Remote
+from pacs_ai.deliver.connection import Remote
 from pacs_ai.dicom import attributes, characters, contexts, identifiers, status, structure
 from pacs_ai.dicom.status import Category
 from pacs_ai.infer import pixels

@@ -9,7 +9,7 @@ from running_node import peer_table
 from pacs_ai.states import JobState
 
 
-def test_a_crash_in_a_codec_fails_its_job_alone(make_node, make_peer, make_series):
+def test_INF_10_a_crash_in_a_codec_fails_its_job_alone(make_node, make_peer, make_series):
     pacs = make_peer()
     node = make_node(
         peer=[peer_table("pacs", pacs.ae_title, pacs.port)],

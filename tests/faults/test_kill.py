@@ -102,7 +102,7 @@ def test_route_is_killed_while_a_series_is_quiet(node, pacs, make_series, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["infer", "infer child"])
-def test_a_worker_is_killed_while_it_infers(node, pacs, hold, make_series, tmp_path, kind):
+def test_QUE_01_a_worker_is_killed_while_it_infers(node, pacs, hold, make_series, tmp_path, kind):
     hold.touch()
     study, paths = make_series(3 + len(kind))
     node.send_all(paths)
@@ -148,7 +148,9 @@ def test_the_supervisor_is_killed_and_takes_everything_with_it(node, pacs, hold,
     assert_arrived(node, pacs, job, tmp_path)
 
 
-def test_a_worker_that_was_only_asleep_writes_nothing(make_node, make_peer, make_series, tmp_path_factory, tmp_path):
+def test_QUE_02_a_worker_that_was_only_asleep_writes_nothing(
+    make_node, make_peer, make_series, tmp_path_factory, tmp_path
+):
     """It stands still for longer than its claim lasts; another does the work, and its own results come too late."""
     hold, pacs = tmp_path_factory.mktemp("hold") / "hold", make_peer()
     node = make_node(

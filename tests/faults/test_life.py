@@ -70,7 +70,7 @@ def changed(path, target, *, rle=False):
     return target
 
 
-def test_below_the_watermark_nothing_is_taken(full, make_series):
+def test_STO_02_below_the_watermark_nothing_is_taken(full, make_series):
     _, paths = make_series(300)
     outcomes = full.send(paths)
     assert {outcome.status for outcome in outcomes} == {OUT_OF_RESOURCES}
@@ -79,7 +79,7 @@ def test_below_the_watermark_nothing_is_taken(full, make_series):
     assert [path for path in full.files_folder.rglob("*") if path.is_file()] == []
 
 
-def test_a_second_node_in_the_same_folder_is_refused(full, tmp_path):
+def test_STO_10_a_second_node_in_the_same_folder_is_refused(full, tmp_path):
     other = RunningNode(tmp_path, store={"folder": str(full.config.store.folder)})
     command = [sys.executable, "-m", "pacs_ai", "--config", str(other.config_path), "run"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
@@ -126,7 +126,7 @@ def test_a_stop_amid_a_study_keeps_what_was_acknowledged(node, pacs, make_series
     assert "Traceback" not in node.log_path.read_text()
 
 
-def test_a_late_slice_makes_a_revision_that_cites_the_delivered_report(node, pacs, make_series):
+def test_QUE_04_a_late_slice_makes_a_revision_that_cites_the_delivered_report(node, pacs, make_series):
     study, paths = make_series(302)
     node.send_all(paths[:-1])
     first = node.delivered(study)
@@ -171,7 +171,7 @@ def test_a_late_slice_takes_back_what_was_not_on_its_way(node, pacs, make_series
 
 
 @pytest.mark.parametrize(("keep", "dense_blocks"), [("first", 0), ("latest", 1)])
-def test_other_pixels_under_one_uid_withhold_the_series_until_a_person_decides(
+def test_STO_06_other_pixels_under_one_uid_withhold_the_series_until_a_person_decides(
     node, pacs, make_series, tmp_path, keep, dense_blocks
 ):
     plain_study, plain = make_series(310)

@@ -157,7 +157,7 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_checkpoints_execute_nothing(name, tmp_path, canary):
+def test_MOD_01_checkpoints_execute_nothing(name, tmp_path, canary):
     (tmp_path / name).write_bytes(CHECKPOINTS[name](canary))
     with pytest.raises(PipelineFault) as refusal:
         convert.convert("torch", tmp_path, {"file": name})
@@ -395,7 +395,7 @@ SAFETENSORS = {
 
 
 @pytest.mark.parametrize("name", SAFETENSORS)
-def test_safetensors_are_within_their_bytes(name, tmp_path, canary):
+def test_MOD_05_safetensors_are_within_their_bytes(name, tmp_path, canary):
     made = read(package(tmp_path / "evil", weights_dot_safetensors=SAFETENSORS[name]))
     for read_it in (made.tensors, made.arrays):
         with pytest.raises(PipelineFault, match="is no safetensors file"):
@@ -462,7 +462,7 @@ def good(tmp_path):
 
 
 @pytest.mark.parametrize("deed", [changed, one_more, linked, other_card])
-def test_what_differs_from_its_digest_is_not_used(deed, good, canary):
+def test_MOD_04_what_differs_from_its_digest_is_not_used(deed, good, canary):
     before = read(good)
     before.verify()
     deed(good)
@@ -496,7 +496,7 @@ def test_a_pinned_digest_holds(good, canary):
 
 
 @pytest.mark.parametrize("deed", [changed, one_more, linked, other_card])
-def test_a_package_that_is_swapped_while_the_node_runs_is_refused(deed, good, canary):
+def test_MOD_08_a_package_that_is_swapped_while_the_node_runs_is_refused(deed, good, canary):
     """MOD-08."""
     watch = Watch(read(good), "ab" * 32)
     watch.check()
@@ -610,7 +610,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_archives_stay_in_their_folder(name, tmp_path, canary):
+def test_MOD_06_archives_stay_in_their_folder(name, tmp_path, canary):
     path, to = tmp_path / name, tmp_path / "to" / "members"
     path.write_bytes(ARCHIVES[name]())
     to.mkdir(parents=True)
@@ -740,7 +740,7 @@ BUNDLES = {
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_bundles_execute_nothing(name, tmp_path, canary):
+def test_MOD_03_bundles_execute_nothing(name, tmp_path, canary):
     folder = package(
         tmp_path / "evil",
         runtime="monai-bundle",
@@ -812,7 +812,7 @@ def calls(path: Path):
             yield ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}, node.lineno
 
 
-def test_nothing_in_the_tree_opens_programs():
+def test_MOD_02_CFG_05_nothing_in_the_tree_opens_programs():
     root = Path(__file__).resolve().parents[2]
     found = []
     for path in sorted((root / "pacs_ai").rglob("*.py")):
@@ -865,7 +865,7 @@ def listener():
         yield server
 
 
-def test_a_model_cannot_reach_the_network(tmp_path, listener, monkeypatch):
+def test_MOD_09_a_model_cannot_reach_the_network(tmp_path, listener, monkeypatch):
     port = listener.getsockname()[1]
     (tmp_path / "curious.py").write_text(textwrap.dedent(CURIOUS.format(port=port, told=str(tmp_path / "told"))))
     made = tmp_path / "curious-1.dist-info"

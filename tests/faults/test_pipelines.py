@@ -63,7 +63,7 @@ def ended(node, make_module_series):
         ("devour", "given up after 3 crashes; the last: out of memory"),
     ],
 )
-def test_the_third_crash_fails_the_job(ended, deed, words):
+def test_QUE_01_the_third_crash_fails_the_job(ended, deed, words):
     assert ended[deed].state is JobState.FAILED
     assert ended[deed].reason == words
     assert (ended[deed].crashes, ended[deed].attempts) == (3, 3)

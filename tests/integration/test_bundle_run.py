@@ -289,7 +289,7 @@ def test_a_key_per_input(make):
     assert np.array_equal(label_map(findings), truth(venous.voxels))
 
 
-def test_missing_inputs_and_no_numbers_are_refused(make):
+def test_INF_04_missing_inputs_and_no_numbers_are_refused(make):
     pipeline = prepared(make())
     with pytest.raises(Refused, match="the series image is missing"):
         pipeline.run({})
@@ -302,7 +302,7 @@ def test_missing_inputs_and_no_numbers_are_refused(make):
         pipeline.run({"image": Volume(voxels[0], source.affine, "CT")})
 
 
-def test_a_network_that_returns_no_numbers_is_a_fault(make):
+def test_INF_04_a_network_that_returns_no_numbers_is_a_fault(make):
     state = thresholds()
     state["bias"][0] = float("nan")
     with pytest.raises(PipelineFault, match="would pass for background"):

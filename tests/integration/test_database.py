@@ -161,7 +161,7 @@ def test_resting_beats_now_and_then(database, monkeypatch):
 
 
 @pytest.mark.postgres
-def test_connections_that_the_server_ended_are_opened_anew(migrated_postgres):
+def test_STO_09_connections_that_the_server_ended_are_opened_anew(migrated_postgres):
     """As after a restart of PostgreSQL: the next transaction goes through, and the bell rings again."""
     database, other = Database(migrated_postgres), Database(migrated_postgres)
     bell = database.bell()

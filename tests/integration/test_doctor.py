@@ -258,7 +258,7 @@ def test_what_has_no_sample_is_said(make_config):
     assert "was not tried" in only(machine.examine_decoders(config), Level.WARNING).words
 
 
-def test_libraries_are_held_against_the_requirements(monkeypatch):
+def test_CFG_06_libraries_are_held_against_the_requirements(monkeypatch):
     assert [finding.level for finding in machine.examine_libraries()] == [Level.OK]
     versions = {"python-gdcm": "3.2.2", "pydicom": "3.1.0"}
     right = machine.metadata.version

@@ -61,7 +61,7 @@ def test_the_same_in_other_clothes_is_a_variant(stations, sender):
     assert (stations.series().instances, stations.series().revision) == (1, 1)
 
 
-def test_other_pixels_under_one_uid_are_a_conflict_that_is_kept_and_shown(stations, sender):
+def test_STO_06_other_pixels_under_one_uid_are_a_conflict_that_is_kept_and_shown(stations, sender):
     sender.send(content=1)
     assert sender.send(content=2) == [Outcome.CONFLICT]
     series = stations.series()
@@ -230,7 +230,7 @@ def test_long_and_odd_text_is_taken_as_it_is(stations, sender):
 # -- several at once
 
 
-def test_32_threads_with_the_same_instance_make_one_row(stations, sender):
+def test_STO_05_32_threads_with_the_same_instance_make_one_row(stations, sender):
     arrival = sender.arrival()
     start = threading.Barrier(32)
 
@@ -305,7 +305,7 @@ def test_two_processes_bring_the_same_new_series_in_opposite_order(stations, tmp
     assert [row.arrivals for row in stations.rows(schema.series)] == [20] * 8
 
 
-def test_a_database_that_stays_locked_is_unavailable_and_nothing_is_recorded(stations, sender, monkeypatch):
+def test_STO_09_a_database_that_stays_locked_is_unavailable_and_nothing_is_recorded(stations, sender, monkeypatch):
     monkeypatch.setattr("pacs_ai.store.database._BUSY_SECONDS", 0.05)
     impatient = Database(stations.database.url)
     arrival = sender.arrival()

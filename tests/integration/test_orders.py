@@ -26,7 +26,7 @@ from pacs_ai.store.schema import Role
 # -- operators
 
 
-def test_cancel_while_running(stations, source):
+def test_QUE_10_cancel_while_running(stations, source):
     job_id, _ = stations.enqueue(stations.work(source))
     held = stations.claim()
     orders.cancel(stations.database, job_id, actor="operator")
@@ -46,7 +46,7 @@ def test_cancel_a_done_job_withdraws_what_was_not_sent(stations, sender):
     assert stations.jobs() == [JobState.DONE]
 
 
-def test_cancel_while_it_is_sent_ends_cancelled_or_sent_whatever_is_true(stations, sender):
+def test_QUE_10_cancel_while_it_is_sent_ends_cancelled_or_sent_whatever_is_true(stations, sender):
     job_id = stations.done_job(sender)
     held = outbox.claim(stations.database, "pacs", ME)
     assert held is not None

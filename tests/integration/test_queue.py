@@ -131,7 +131,7 @@ def test_a_route_added_while_the_job_ends_gets_its_deliveries(stations, source):
 # -- order
 
 
-def test_stat_behind_500_routine_starts_next(stations, source):
+def test_QUE_07_stat_behind_500_routine_starts_next(stations, source):
     first, _ = stations.enqueue(stations.work(source))
     copies(stations, first, 499)
     stat, _ = stations.enqueue(stations.work(source, pipeline="other", priority=STAT))
@@ -139,7 +139,7 @@ def test_stat_behind_500_routine_starts_next(stations, source):
     assert [stations.claim().job_id for _ in range(3)] == [stat, urgent, first]
 
 
-def test_an_old_routine_job_is_not_starved(stations, source, wall):
+def test_QUE_06_an_old_routine_job_is_not_starved(stations, source, wall):
     routine, _ = stations.enqueue(stations.work(source, priority=ROUTINE))
     wall.forward(minutes=61)
     stations.enqueue(stations.work(source, pipeline="other", priority=STAT))
@@ -185,7 +185,7 @@ def test_a_job_given_back_is_due_at_once_and_was_not_tried(stations, source):
 # -- claims
 
 
-def test_many_threads_claim_each_job_once(stations, source):
+def test_QUE_03_many_threads_claim_each_job_once(stations, source):
     first, _ = stations.enqueue(stations.work(source))
     copies(stations, first, 39)
     claimed: list[int] = []
@@ -212,7 +212,7 @@ def _work_off(url: str, owner: str, start: object, found: object) -> None:
     found.put(claimed)
 
 
-def test_two_processes_claim_each_job_once(stations, source):
+def test_QUE_03_two_processes_claim_each_job_once(stations, source):
     first, _ = stations.enqueue(stations.work(source))
     copies(stations, first, 59)
     context = multiprocessing.get_context("spawn")
@@ -233,7 +233,7 @@ def test_two_processes_claim_each_job_once(stations, source):
 # -- takeover
 
 
-def test_a_worker_that_was_asleep_cannot_finish_nor_anything_else(stations, source):
+def test_QUE_02_a_worker_that_was_asleep_cannot_finish_nor_anything_else(stations, source):
     stations.enqueue(stations.work(source))
     asleep = stations.claim(ELSEWHERE)
     time = Clock()
@@ -356,7 +356,7 @@ def test_finish_and_sweep_at_once_end_in_one_of_both(stations, source):
 
 
 @pytest.mark.parametrize("how", ["died", "reported"])
-def test_the_third_crash_fails_the_job_and_keeps_why(stations, source, how):
+def test_QUE_01_the_third_crash_fails_the_job_and_keeps_why(stations, source, how):
     job_id, _ = stations.enqueue(stations.work(source))
     for _ in range(3):
         held = stations.claim(DEAD if how == "died" else ME)
@@ -374,7 +374,7 @@ def test_the_third_crash_fails_the_job_and_keeps_why(stations, source, how):
 
 
 @pytest.mark.parametrize("days", [3653, -3653])
-def test_a_jump_of_the_wall_clock_expires_and_delays_nothing(stations, sender, source, wall, days):
+def test_QUE_08_a_jump_of_the_wall_clock_expires_and_delays_nothing(stations, sender, source, wall, days):
     first, _ = stations.enqueue(stations.work(source))
     held = stations.claim(ELSEWHERE)
     second, _ = stations.enqueue(stations.work(source, pipeline="other"))
@@ -390,7 +390,7 @@ def test_a_jump_of_the_wall_clock_expires_and_delays_nothing(stations, sender, s
     assert stations.job(first).state == JobState.DONE
 
 
-def test_a_clock_that_was_set_back_starves_no_job(stations, source, wall):
+def test_QUE_08_a_clock_that_was_set_back_starves_no_job(stations, source, wall):
     wall.forward(days=3653)
     before, _ = stations.enqueue(stations.work(source))
     wall.forward(days=-3653)

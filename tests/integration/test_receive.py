@@ -270,7 +270,7 @@ def test_dcmtk_sends_real_files_of_every_encoding_as_they_are(node: Node, shared
         assert dcmread(node.path(arrival)).PixelData == dcmread(path).PixelData
 
 
-def test_what_is_accepted_where_it_is_listed_only(make_node: Callable[..., Node], shared_data: Path):
+def test_ASC_08_what_is_accepted_where_it_is_listed_only(make_node: Callable[..., Node], shared_data: Path):
     name = "CTImage.dcm_BigEndianExplicitTransferSyntax_1.2.840.10008.1.2.2.dcm"
     path = shared_data / "ct_transfer_syntaxes" / name
     sop_class_uid, uid, syntax, data_set = part10(path)
@@ -291,7 +291,7 @@ def test_a_further_sop_class_is_stored(make_node: Callable[..., Node]):
     assert node.arrivals[0].header.sop_class_uid == private
 
 
-def test_command_and_data_set_must_agree(node: Node):
+def test_DAT_02_command_and_data_set_must_agree(node: Node):
     ds = small_ct()
     data_set = encode(ds, False, True)
     answer = send_bytes(node, data_set, uid="1.2.3.4.5")
@@ -304,14 +304,14 @@ def test_command_and_data_set_must_agree(node: Node):
 
 
 @pytest.mark.parametrize("data_set", [b"\x08\0", b"no DICOM at all, just some text" * 9, bytes(5000)])
-def test_what_is_no_data_set_is_not_understood(node: Node, data_set: bytes):
+def test_DAT_17_what_is_no_data_set_is_not_understood(node: Node, data_set: bytes):
     answer = send_bytes(node, data_set)
     assert answer.Status == status.CANNOT_UNDERSTAND
     assert 0 < len(answer.ErrorComment) <= 64
     assert node.stored_paths() == []
 
 
-def test_a_truncated_instance_is_not_understood(node: Node):
+def test_DAT_05_a_truncated_instance_is_not_understood(node: Node):
     ds = small_ct()
     answer = send_bytes(node, encode(ds, False, True)[:-10], uid=ds.SOPInstanceUID)
     assert answer.Status == status.CANNOT_UNDERSTAND
@@ -320,12 +320,12 @@ def test_a_truncated_instance_is_not_understood(node: Node):
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize("uid", ["../../tmp/pwn", "/etc/cron.d/x", "1.2\n3", "1..2"])
-def test_a_sop_instance_uid_that_is_none_is_refused(node: Node, uid: str):
+def test_DAT_01_a_sop_instance_uid_that_is_none_is_refused(node: Node, uid: str):
     assert send_bytes(node, b"\x08\0\x18\0UI\x04\x001.2\0", uid=uid).Status == status.INVALID_SOP_INSTANCE
     assert node.stored_paths() == []
 
 
-def test_faults_of_the_index_are_never_success(node: Node, caplog: pytest.LogCaptureFixture):
+def test_STO_09_faults_of_the_index_are_never_success(node: Node, caplog: pytest.LogCaptureFixture):
     def fail_with(error: Exception) -> None:
         def fault(arrivals: Sequence[Arrival]) -> None:
             raise error
@@ -346,7 +346,7 @@ def test_faults_of_the_index_are_never_success(node: Node, caplog: pytest.LogCap
     assert node.arrivals[0].sha256
 
 
-def test_a_full_disk_is_out_of_resources(make_node: Callable[..., Node]):
+def test_STO_01_a_full_disk_is_out_of_resources(make_node: Callable[..., Node]):
     class Full(Files):
         def write(self, parts: Sequence[bytes | memoryview]):
             raise OutOfResources("the disk is full")
@@ -357,7 +357,7 @@ def test_a_full_disk_is_out_of_resources(make_node: Callable[..., Node]):
     assert node.arrivals == []
 
 
-def test_below_the_watermark_nothing_is_written(make_node: Callable[..., Node]):
+def test_STO_02_below_the_watermark_nothing_is_written(make_node: Callable[..., Node]):
     room = [False]
     node = make_node(has_free_space=lambda: room[0])
     assert send(node, small_ct()).Status == status.OUT_OF_RESOURCES
@@ -375,7 +375,7 @@ def test_an_instance_beyond_the_limit_is_out_of_resources_and_the_next_one_is_ta
     assert len(node.arrivals) == len(node.stored_paths()) == 1
 
 
-def test_thirty_two_parallel_sends_of_one_instance_are_one_file(node: Node):
+def test_STO_05_thirty_two_parallel_sends_of_one_instance_are_one_file(node: Node):
     ds = small_ct(PixelData=bytes(100_000))
     assocs = [node.associate(CT, calling=f"SENDER{number}") for number in range(32)]
     answers: list[int] = []
@@ -446,11 +446,11 @@ def rejection(node: Node, **titles: str) -> tuple[int, int, int]:
     return primitive.result, primitive.result_source, primitive.diagnostic
 
 
-def test_wrong_called_ae_title_is_rejected(node: Node):
+def test_ASC_01_wrong_called_ae_title_is_rejected(node: Node):
     assert rejection(node, called="SOMEBODY") == (1, 1, 7)
 
 
-def test_callers_may_be_restricted_by_title_and_address(make_node: Callable[..., Node]):
+def test_ASC_02_callers_may_be_restricted_by_title_and_address(make_node: Callable[..., Node]):
     callers = {"PACS": frozenset({"127.0.0.0/8"}), "CT": None, "FAR": frozenset({"10.0.0.1", "2001:db8::/32"})}
     node = make_node(callers=callers)
     for calling in ("PACS", "CT"):
@@ -459,7 +459,7 @@ def test_callers_may_be_restricted_by_title_and_address(make_node: Callable[...,
         assert rejection(node, calling=calling) == (1, 1, 3)
 
 
-def test_the_limits_of_associations_are_ours(make_node: Callable[..., Node]):
+def test_ASC_09_ASC_10_the_limits_of_associations_are_ours(make_node: Callable[..., Node]):
     node = make_node(maximum_associations=3, maximum_associations_per_peer=2)
     first, second = node.associate(calling="GREEDY"), node.associate(calling="GREEDY")
     assert rejection(node, calling="GREEDY") == (2, 3, 2)
@@ -485,7 +485,7 @@ def test_an_end_that_cannot_be_noted_is_noted_later(node: Node):
     assert node.ended == [(node.arrivals[0].assoc_id, True)]
 
 
-def test_stop_waits_for_what_is_under_way_and_aborts_the_rest(make_node: Callable[..., Node]):
+def test_NET_20_stop_waits_for_what_is_under_way_and_aborts_the_rest(make_node: Callable[..., Node]):
     node = make_node()
     gate = threading.Event()
     node.fault = lambda arrivals: gate.wait(10) and None
@@ -515,7 +515,7 @@ def test_two_receivers_share_a_port(make_node: Callable[..., Node]):
     assert len(first.arrivals) + len(second.arrivals) == 20
 
 
-def test_a_slow_commit_does_not_let_requests_pile_up(node: Node):
+def test_NET_15_a_slow_commit_does_not_let_requests_pile_up(node: Node):
     """A peer that pipelines requests is read no faster than it is answered."""
     gate = threading.Event()
     node.fault = lambda arrivals: gate.wait(10) and None

@@ -173,7 +173,7 @@ def is_readable(connection: socket.socket) -> bool:
     return True
 
 
-def test_a_hundred_half_association_requests_deny_nothing_and_are_closed_at_the_deadline(make_receiver, connect):
+def test_NET_03_a_hundred_half_association_requests_deny_nothing_and_are_closed_at_the_deadline(make_receiver, connect):
     receiver = make_receiver(waiting=guard.Limits(request_seconds=1.0, connections_per_address=200))
     started = time.monotonic()
     half = [connect(receiver) for _ in range(100)]
@@ -197,7 +197,7 @@ def test_a_request_that_drips_in_whole_is_answered(make_receiver, connect):
     [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"SSH-2.0-x\r\n", b"\r\n" * 1000],
     ids=["http", "tls", "ssh", "newlines"],
 )
-def test_what_is_not_dicom_is_closed_at_once(make_receiver, connect, garbage):
+def test_NET_10_what_is_not_dicom_is_closed_at_once(make_receiver, connect, garbage):
     connection = connect(make_receiver())
     started = time.monotonic()
     connection.sendall(garbage)
@@ -205,7 +205,7 @@ def test_what_is_not_dicom_is_closed_at_once(make_receiver, connect, garbage):
     assert time.monotonic() - started < 1.0
 
 
-def test_another_first_pdu_is_aborted(make_receiver, connect):
+def test_NET_08_another_first_pdu_is_aborted(make_receiver, connect):
     receiver = make_receiver()
     for kind in (0x02, 0x03, 0x04, 0x05, 0x06):
         connection = connect(receiver)
@@ -214,7 +214,7 @@ def test_another_first_pdu_is_aborted(make_receiver, connect):
         assert is_closed(connection)
 
 
-def test_a_request_of_four_gigabytes_is_aborted_before_it_is_read(make_receiver, connect):
+def test_NET_06_a_request_of_four_gigabytes_is_aborted_before_it_is_read(make_receiver, connect):
     connection = connect(make_receiver())
     connection.sendall(b"\x01\0\xff\xff\xff\xff")
     assert answer(connection)[0] == ABORT
@@ -228,14 +228,14 @@ MANY = [(2 * n + 1, CTImageStorage) for n in range(128)]
     [[], [(2, CTImageStorage)], [(1, CTImageStorage), (1, Verification)], [*MANY, (255, Verification)]],
     ids=["none", "even", "repeated", "129"],
 )
-def test_malformed_presentation_contexts_are_aborted(make_receiver, connect, contexts):
+def test_ASC_04_malformed_presentation_contexts_are_aborted(make_receiver, connect, contexts):
     connection = connect(make_receiver())
     connection.sendall(request(contexts=contexts))
     assert answer(connection)[0] == ABORT
     assert is_closed(connection)
 
 
-def test_128_contexts_are_answered(make_receiver, connect):
+def test_ASC_04_128_contexts_are_answered(make_receiver, connect):
     connection = connect(make_receiver())
     connection.sendall(request(contexts=MANY))
     assert answer(connection)[0] == ACCEPT
@@ -257,7 +257,7 @@ def test_items_that_overrun_are_malformed():
 
 
 @pytest.mark.parametrize("title", [b"", b"A\0B", b"A\nB", b"\x1b[31mRED", b"\xff" * 16, b"A\\B"])
-def test_ae_titles_that_are_none_are_rejected_and_logged_escaped(make_receiver, connect, caplog, title):
+def test_ASC_03_ae_titles_that_are_none_are_rejected_and_logged_escaped(make_receiver, connect, caplog, title):
     receiver = make_receiver()
     connection = connect(receiver)
     connection.sendall(request(calling=title))
@@ -276,7 +276,7 @@ def test_spaces_around_ae_titles_mean_nothing(make_receiver, connect):
     assert answer(connection)[0] == ACCEPT
 
 
-def test_half_a_pdu_in_an_association_ends_it(make_receiver, connect, files, arrivals):
+def test_NET_04_half_a_pdu_in_an_association_ends_it(make_receiver, connect, files, arrivals):
     receiver = make_receiver(bounds=Bounds(network_seconds=1.0))
     connection = associate(receiver, connect)
     connection.sendall(pdv(store_command(), 3)[:50])
@@ -294,10 +294,10 @@ def test_a_silent_association_ends(make_receiver, connect):
     until(lambda: receiver.associations == 0)
 
 
-def test_a_pdu_that_drips_ends_its_association(make_receiver, connect):
+def test_NET_05_a_pdu_that_drips_ends_its_association(make_receiver, connect):
     receiver = make_receiver(bounds=Bounds(network_seconds=5.0, bytes_per_second=10_000, pace_seconds=0.6))
     connection = associate(receiver, connect)
-    whole = pdv(bytes(8000), 0)
+    whole = pdv(store_command(), 3) + pdv(bytes(8000), 0)
     pause = threading.Event()
     aborted_after = None
     for start in range(100):  # 5 bytes at a time, each well within the longest pause
@@ -311,7 +311,7 @@ def test_a_pdu_that_drips_ends_its_association(make_receiver, connect):
     until(lambda: receiver.associations == 0)
 
 
-def test_a_pdu_longer_than_agreed_is_aborted_unread(make_receiver, connect):
+def test_NET_07_a_pdu_longer_than_agreed_is_aborted_unread(make_receiver, connect):
     receiver = make_receiver(bounds=Bounds(pdu_bytes=16384))
     connection = associate(receiver, connect)
     connection.sendall(struct.pack(">BxL", 4, 16385))
@@ -332,7 +332,7 @@ def test_an_endless_command_set_is_aborted(make_receiver, connect):
 
 
 @pytest.mark.parametrize("how", ["abort", "close", "reset"])
-def test_a_peer_that_vanishes_amid_an_instance_leaves_nothing(make_receiver, connect, files, arrivals, how):
+def test_NET_13_a_peer_that_vanishes_amid_an_instance_leaves_nothing(make_receiver, connect, files, arrivals, how):
     receiver = make_receiver()
     whole = pdv(store_command(), 3) + pdv(bytes(3000), 0) + pdv(bytes(3000), 2)
     for offset in range(1, len(whole), 331):
@@ -375,7 +375,7 @@ def test_a_port_that_is_taken_is_said_in_words(make_receiver):
         make_receiver(port=taken.port)
 
 
-def test_a_command_amid_a_data_set_is_aborted(make_receiver, connect, arrivals):
+def test_ASC_12_a_command_amid_a_data_set_is_aborted(make_receiver, connect, arrivals):
     receiver = make_receiver()
     connection = associate(receiver, connect)
     connection.sendall(pdv(store_command(), 3) + pdv(bytes(100), 0) + pdv(store_command(), 3))
@@ -395,7 +395,7 @@ def test_a_command_amid_a_data_set_is_aborted(make_receiver, connect, arrivals):
     ],
     ids=["empty", "data first", "another group", "truncated", "unknown context"],
 )
-def test_broken_messages_are_aborted(make_receiver, connect, broken):
+def test_NET_09_broken_messages_are_aborted(make_receiver, connect, broken):
     receiver = make_receiver()
     connection = associate(receiver, connect)
     connection.sendall(broken)

@@ -44,7 +44,7 @@ def replay(node, job_id, *options):
     return CliRunner().invoke(main, ["-c", str(node.config_path), "replay", str(job_id), "--json", *options])
 
 
-def test_every_object_of_every_kind_comes_out_byte_for_byte(done):
+def test_RES_07_every_object_of_every_kind_comes_out_byte_for_byte(done):
     node, job_id, made = done
     result = replay(node, job_id)
     assert result.exit_code == 0, result.output

@@ -58,7 +58,7 @@ def test_the_days_count_from_the_delivery_not_from_the_reception(stations, sende
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "withheld", "failed"])
-def test_inputs_of_a_job_that_has_not_ended_stay(stations, source, files, wall, state):
+def test_STO_11_inputs_of_a_job_that_has_not_ended_stay(stations, source, files, wall, state):
     job_id, _ = stations.enqueue(stations.work(source))
     if state == "running":
         stations.claim()

@@ -143,7 +143,7 @@ def test_one_association_per_image_every_two_seconds_is_one_job(make_node, stati
     assert stations.series().revision == 1
 
 
-def test_an_association_that_stays_open_while_it_carries_ten_studies(make_node, stations):
+def test_QUE_05_an_association_that_stays_open_while_it_carries_ten_studies(make_node, stations):
     node = make_node()
     for study in range(10):
         for number in range(5):
@@ -170,7 +170,7 @@ def test_abort_and_send_again_is_one_job(make_node, stations):
     assert stations.series().instances == 6
 
 
-def test_a_late_slice_is_a_second_revision_and_the_first_is_superseded(make_node, stations):
+def test_QUE_04_a_late_slice_is_a_second_revision_and_the_first_is_superseded(make_node, stations):
     node = make_node()
     node.sender.send(numbers=range(3))
     node.sender.end()
@@ -366,7 +366,7 @@ def test_a_pipeline_that_came_back_runs_the_retried_job(make_node, stations):
 # -- routes that wait
 
 
-def test_waiting_for_the_study(make_node, stations):
+def test_QUE_05_waiting_for_the_study(make_node, stations):
     node = make_node(SINGLE | {"wait_for": "study"})
     node.sender.send("1", range(3), assoc="a1")
     node.sender.send("2", range(3), assoc="a2", Modality="OT")
@@ -577,7 +577,7 @@ def test_an_idle_router_writes_nothing(make_node, stations):
 
 
 @pytest.mark.parametrize("days", [3653, -3653])
-def test_a_jump_of_the_wall_clock_completes_and_expires_nothing(make_node, stations, wall: WallClock, days):
+def test_QUE_08_a_jump_of_the_wall_clock_completes_and_expires_nothing(make_node, stations, wall: WallClock, days):
     node = make_node(SINGLE | {"wait_for": "study"}, PAIR)
     node.sender.send("1", range(3), assoc="a1", SeriesDescription="t1")
     node.sender.end("a1")

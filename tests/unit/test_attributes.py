@@ -204,7 +204,7 @@ def test_a_ct_header_takes_a_fraction_of_a_millisecond(shared_data: Path):
 # -- structure (RELIABILITY DAT-03 to DAT-06, DAT-13, DAT-17)
 
 
-def test_truncated_anywhere_is_refused():
+def test_DAT_05_truncated_anywhere_is_refused():
     """Between two elements nobody can see that more should come; everywhere else it shows."""
     whole = identity(with_pixels=True)
     between = {len(encode(an_instance()[:tag])) for tag in (0x00200037, 0x00280010, 0x00280011, 0x00400275, 0x7FE00010)}
@@ -254,7 +254,7 @@ def test_elements_after_the_pixel_data_are_walked_too():
         ("ends within", b"\x10\x40\x10"),
     ],
 )
-def test_malformed_is_refused_with_its_reason(reason: str, tail: bytes):
+def test_DAT_05_DAT_06_DAT_13_malformed_is_refused_with_its_reason(reason: str, tail: bytes):
     with pytest.raises(NotUnderstood, match=reason):
         read_header(identity() + tail, EXPLICIT)
 
@@ -287,7 +287,7 @@ def nested(depth: int, *, undefined: bool) -> bytes:
 
 
 @pytest.mark.parametrize("undefined", [True, False])
-def test_sixteen_nested_sequences_are_read_and_more_are_refused_at_once(undefined: bool):
+def test_DAT_03_sixteen_nested_sequences_are_read_and_more_are_refused_at_once(undefined: bool):
     assert read_header(identity() + nested(16, undefined=undefined), EXPLICIT)
     for depth in (17, 300, 3000):
         tail = nested(depth, undefined=undefined)
@@ -298,7 +298,7 @@ def test_sixteen_nested_sequences_are_read_and_more_are_refused_at_once(undefine
 
 
 @pytest.mark.parametrize("implicit", [True, False])
-def test_a_million_elements_are_refused_within_half_a_second(implicit: bool):
+def test_DAT_04_a_million_elements_are_refused_within_half_a_second(implicit: bool):
     packed = struct.Struct("<HHL" if implicit else "<HH2sH")
     between = (0,) if implicit else (b"LO", 0)
     bomb = b"".join(packed.pack(0x11 + 2 * (n >> 16), n & 0xFFFF, *between) for n in range(1_000_000))
@@ -308,7 +308,7 @@ def test_a_million_elements_are_refused_within_half_a_second(implicit: bool):
     assert time.perf_counter() - begun < 0.5
 
 
-def test_a_million_items_are_refused_within_half_a_second():
+def test_DAT_04_a_million_items_are_refused_within_half_a_second():
     begun = time.perf_counter()
     with pytest.raises(NotUnderstood, match="more than 100000"):
         read_header(long(0x11, 0x10, b"SQ", 8_000_000, ITEM * 1_000_000), EXPLICIT)
@@ -375,7 +375,7 @@ def test_the_data_sets_own_value_counts_before_that_of_an_item():
     [b"../../../../tmp/pwn", b"/etc/cron.d/x", b"1.2\x003", b"1.2\n3", b"1" * 66, b"", b"1..2", b".1", b"1.", b"1 2",
      b"1\\2", "1.٣".encode()],
 )  # fmt: skip
-def test_what_is_no_uid_is_refused(keyword: str, value: bytes):
+def test_DAT_01_what_is_no_uid_is_refused(keyword: str, value: bytes):
     ds = an_instance()
     del ds.PixelData
     ds[keyword].value = "9.9.9.9.9.9.9"
@@ -398,7 +398,7 @@ def test_padding_of_a_uid_is_no_part_of_it():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_endless_patient_id_is_refused_and_other_endless_text_is_cut():
+def test_DAT_11_an_endless_patient_id_is_refused_and_other_endless_text_is_cut():
     ds = an_instance()
     with pydicom.config.disable_value_validation():
         ds.StudyDescription = "x" * 5000
@@ -430,7 +430,7 @@ def test_an_endless_patient_id_is_refused_and_other_endless_text_is_cut():
         ("", b"a \0\0", "a"),
     ],
 )
-def test_text_is_decoded_by_terms_of_the_standard_only(term: str, raw: bytes, text: str):
+def test_DAT_10_text_is_decoded_by_terms_of_the_standard_only(term: str, raw: bytes, text: str):
     ds = an_instance()
     with pydicom.config.disable_value_validation():
         del ds.SpecificCharacterSet, ds.PatientName
@@ -444,7 +444,7 @@ def test_text_is_decoded_by_terms_of_the_standard_only(term: str, raw: bytes, te
 
 
 @pytest.mark.parametrize("number", [b"nan", b"1e400", b"-inf", b"abc", b"", b"1\\x"])
-def test_what_is_no_finite_number_is_none(number: bytes):
+def test_DAT_14_what_is_no_finite_number_is_none(number: bytes):
     assert numbers(Header({"SliceThickness": number.decode()}), "SliceThickness") == ()
 
 
@@ -467,7 +467,7 @@ def test_deflated_is_inflated_first():
     assert inflate(memoryview(deflate(bytes_of_noise))) == bytes_of_noise
 
 
-def test_deflated_bomb_and_broken_streams_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_DAT_07_deflated_bomb_and_broken_streams_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attributes, "MAX_INFLATION", 100)
     with pytest.raises(NotUnderstood, match="grows beyond"):
         read_header(deflate(bytes(20_000_000)), DEFLATED)
@@ -499,7 +499,7 @@ def survives(raw: bytes, transfer_syntax_uid: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=600), st.sampled_from([IMPLICIT, EXPLICIT, BIG, DEFLATED, JPEG_LS, "9.9"]))
-def test_any_bytes_are_read_or_refused(raw: bytes, transfer_syntax_uid: str):
+def test_DAT_17_any_bytes_are_read_or_refused(raw: bytes, transfer_syntax_uid: str):
     survives(raw, transfer_syntax_uid)
 
 
@@ -533,7 +533,7 @@ def test_each_flipped_byte_of_a_real_header_is_read_or_refused(shared_data: Path
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_read_after_a_mutation_agrees_with_pydicom():
+def test_DAT_18_what_is_read_after_a_mutation_agrees_with_pydicom():
     """The identity is what another reader sees, or the instance is refused."""
     whole = identity(with_pixels=True)
     generator = np.random.default_rng(5)

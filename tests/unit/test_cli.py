@@ -205,7 +205,7 @@ def test_each_value_says_where_it_comes_from(run):
     assert origins["[[peer]]", "port"] == "default"
 
 
-def test_secrets_are_masked(run):
+def test_CFG_02_secrets_are_masked(run):
     text = """
         [store]
         database = "postgresql+psycopg://node:s3cret@db/pacs"
@@ -239,7 +239,7 @@ ROUTE = '[[route]]\nrun = "{}"\nwhen = {{ {} }}\n'
         ('[[pipeline]]\nname = "b"\nbundle = "/nowhere"\n' + ROUTE.format("b", 'modality = "CT"'), "not in the table"),
     ],
 )
-def test_contradictions_are_found(run, text, words):
+def test_CFG_01_contradictions_are_found(run, text, words):
     result = run("config", "check", config=text)
     assert result.exit_code == 1
     assert words in " ".join(result.output.split())
@@ -255,7 +255,7 @@ def test_contradictions_are_found(run, text, words):
         (ROUTE.format("ct-lung", 'modality = "CT"') + 'deliver_to = ["nobody"]', "which is no [[peer]]"),
     ],
 )
-def test_wrong_keys_are_named_in_one_sentence_each(run, text, words):
+def test_CFG_01_wrong_keys_are_named_in_one_sentence_each(run, text, words):
     for command in (("config", "check"), ("status",), ("run",)):
         result = run(*command, config=text)
         assert result.exit_code == 2
@@ -269,7 +269,7 @@ def test_node_does_not_start_with_contradictions(run):
     assert "route ct-liver: there is no pipeline ct-liver" in result.stderr
 
 
-def test_node_does_not_start_on_a_taken_port(run):
+def test_CFG_01_node_does_not_start_on_a_taken_port(run):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -71,7 +71,7 @@ def encoded(findings=None, evidence=None):
         ("SOPInstanceUID", "1.2.3", "not among its images"),
     ],
 )
-def test_one_different_source_is_refused_without_its_value(keyword, value, words):
+def test_RES_01_one_different_source_is_refused_without_its_value(keyword, value, words):
     evidence = make_evidence()
     setattr(evidence.datasets[5], keyword, value)
     with pytest.raises(Refused, match=words) as refusal:
@@ -240,7 +240,7 @@ def test_a_flipped_bit_is_noticed():
         )
 
 
-def test_references_to_images_that_were_not_read_are_noticed():
+def test_RES_02_references_to_images_that_were_not_read_are_noticed():
     """What `Dataset.decompress()` does to SOP Instance UIDs passes every validator."""
     results = encoded()
     evidence = make_evidence()

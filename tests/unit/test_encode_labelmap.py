@@ -215,7 +215,7 @@ def test_same_findings_same_bytes(syntax):
     assert made[0] == made[1]
 
 
-def test_a_label_map_of_a_large_series_is_small_and_fast_to_make():
+def test_RES_09_a_label_map_of_a_large_series_is_small_and_fast_to_make():
     """A sixteenth of a binary one; the issue's own figures are taken by scripts/bench_encode.py."""
     phantom = Phantom(60, 8, 8)
     z, y, x = np.ogrid[:60, :512, :512]

@@ -30,7 +30,7 @@ def results(evidence=None, findings=None, **changes):
     return {one.kind: one.dataset for one in made}
 
 
-def test_same_work_same_bytes_in_another_process():
+def test_RES_07_same_work_same_bytes_in_another_process():
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "from encode_material import *\nfrom objects import SEG_AND_SR\n"
@@ -83,7 +83,7 @@ def test_a_rerun_makes_other_uids_for_everything():
         ("ISO_IR 100", "Einzelwort"),
     ],
 )
-def test_names_stay_byte_for_byte(charset, name):
+def test_RES_04_names_stay_byte_for_byte(charset, name):
     with config.disable_value_validation():
         plain = make_evidence(
             SpecificCharacterSet=charset, PatientName=name, StudyDescription="Größe" if "100" in charset else "x"
@@ -177,7 +177,7 @@ def test_faults_that_are_not_repeated_are_told_without_values():
     assert "secret" not in str(told).lower()
 
 
-def test_results_say_what_they_are():
+def test_RES_08_results_say_what_they_are():
     made = results()
     assert (made["SEG"].SeriesNumber, made["SR"].SeriesNumber) == (9001, 9002)
     assert made["SEG"].SeriesInstanceUID != made["SR"].SeriesInstanceUID
@@ -193,7 +193,7 @@ def test_results_say_what_they_are():
         assert ds.ContentQualification == "PRODUCT"
 
 
-def test_a_long_title_never_cuts_the_disclaimer():
+def test_RES_08_a_long_title_never_cuts_the_disclaimer():
     card = type(CARD)(**{**vars(CARD), "title": "Ünlimited \n\\ " + "words " * 1000})
     for ds in results(card=card).values():
         assert 60 < len(ds.SeriesDescription) <= 64
@@ -253,7 +253,7 @@ def test_own_texts_fit_every_character_set(given, limit, expected):
     assert clean(given, limit) == expected
 
 
-def test_a_model_with_wild_labels_still_makes_valid_objects():
+def test_RES_06_a_model_with_wild_labels_still_makes_valid_objects():
     wild = "Lunge\x07 " + "ä\\" * 3000
     labels = (type(CARD.labels[0])(wild, CARD.labels[0].category, Code("39607008", "SCT", "Lung " * 50)),)
     card = type(CARD)(**{**vars(CARD), "labels": labels})

@@ -229,7 +229,7 @@ def test_an_outline_of_noise_still_fits_an_element_of_64_kib():
 
 
 @pytest.mark.parametrize("segments", [(), (Segment("Left lung", np.zeros((12, 30, 41), np.uint8), 1),)])
-def test_nothing_found_is_said_in_words_and_codes(segments):
+def test_RES_05_nothing_found_is_said_in_words_and_codes(segments):
     (one,) = encode(Findings(segments), {"image": make_evidence()}, {"image": make_volume()}, make_work(), SEG_AND_SR)
     ds = one.dataset
     assert one.kind == "SR"

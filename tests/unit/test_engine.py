@@ -65,7 +65,7 @@ def test_windows_of_images_are_monai_s():
     assert torch.allclose(predict(image, network, 32, 0.5, "gaussian"), expected, atol=1e-4, rtol=0)
 
 
-def test_the_same_bytes_again_and_within_1e_5_with_other_neighbours():
+def test_INF_07_the_same_bytes_again_and_within_1e_5_with_other_neighbours():
     image, network = seeded(1, 2, 30, 40, 40), Net().eval()
     alone = predict(image, network, 16, 0.5, "gaussian", sw_batch_size=1)
     assert predict(image, network, 16, 0.5, "gaussian", sw_batch_size=1).numpy().tobytes() == alone.numpy().tobytes()
@@ -95,7 +95,7 @@ def test_a_network_that_returns_no_image_is_a_fault():
 # -- memory
 
 
-def test_batches_shrink_when_memory_runs_out():
+def test_INF_05_batches_shrink_when_memory_runs_out():
     network, image = Net().eval(), seeded(1, 2, 16, 40, 40)
     seen = []
 

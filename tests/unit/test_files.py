@@ -48,7 +48,7 @@ def test_what_was_written_is_read_again_under_the_digest_of_its_bytes(files: Fil
     assert files.verify(stored.sha256)
 
 
-def test_only_the_owner_may_look(files: Files):
+def test_STO_12_only_the_owner_may_look(files: Files):
     stored = files.write([b"x"])
     assert stat.S_IMODE(stored.path.stat().st_mode) == 0o600
     for folder in (files.folder, stored.path.parent, files.folder / ".new"):
@@ -63,7 +63,7 @@ def test_the_same_bytes_from_32_senders_are_one_file(files: Files):
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n", ""])
-def test_nothing_but_a_digest_becomes_a_path(files: Files, name: str):
+def test_DAT_01_nothing_but_a_digest_becomes_a_path(files: Files, name: str):
     with pytest.raises(ValueError):
         files.path(name)
 
@@ -89,7 +89,7 @@ def test_file_is_synced_before_its_name_and_the_directory_after(files: Files, mo
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.EROFS, errno.ENFILE])
 @pytest.mark.parametrize("call", ["open", "write", "fsync"])
-def test_shortage_is_said_in_words_leaves_nothing_and_passes(
+def test_STO_04_shortage_is_said_in_words_leaves_nothing_and_passes(
     files: Files, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ):
     stored = files.path(hashlib.sha256(b"payload").hexdigest())
@@ -134,7 +134,7 @@ print("held")
 """
 
 
-def test_a_really_full_disk(tmp_path: Path):
+def test_STO_01_a_really_full_disk(tmp_path: Path):
     """A tmpfs of 3 MB in a mount namespace of its own."""
     disk = f"mount -t tmpfs -o size=3m tmpfs {tmp_path} && exec {sys.executable} -c '{FULL_DISK}' {tmp_path}/store"
     told = subprocess.run(["unshare", "-rm", "sh", "-c", disk], capture_output=True, text=True, check=False)
@@ -150,7 +150,7 @@ def test_short_writes_are_continued(files: Files, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("when", ["write", "sync"])
-def test_after_a_failed_sync_of_the_disk_nothing_more_is_written(
+def test_STO_03_after_a_failed_sync_of_the_disk_nothing_more_is_written(
     files: Files, monkeypatch: pytest.MonkeyPatch, when: str
 ):
     first = files.write([b"first"])
@@ -164,7 +164,7 @@ def test_after_a_failed_sync_of_the_disk_nothing_more_is_written(
     assert files.read(first.sha256) == b"first"
 
 
-def test_a_bit_flip_is_seen(files: Files):
+def test_STO_07_a_bit_flip_is_seen(files: Files):
     stored = files.write([b"payload"])
     stored.path.write_bytes(b"paxload")
     assert not files.verify(stored.sha256)
@@ -191,7 +191,7 @@ def test_adopting_moves_an_encoded_result_in(files: Files, tmp_path: Path):
     assert stat.S_IMODE(stored.path.stat().st_mode) == 0o600
 
 
-def test_a_link_in_the_store_is_not_followed(files: Files, tmp_path: Path):
+def test_STO_12_a_link_in_the_store_is_not_followed(files: Files, tmp_path: Path):
     secret = tmp_path / "secret"
     secret.write_bytes(b"payload")
     sha256 = hashlib.sha256(b"payload").hexdigest()
@@ -202,7 +202,7 @@ def test_a_link_in_the_store_is_not_followed(files: Files, tmp_path: Path):
     assert not stored.path.is_symlink()
 
 
-def test_a_link_for_a_shard_is_refused(tmp_path: Path):
+def test_STO_12_a_link_for_a_shard_is_refused(tmp_path: Path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "ab").symlink_to(tmp_path)
     with pytest.raises(UserError, match="name another"):

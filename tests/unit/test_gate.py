@@ -85,7 +85,7 @@ def test_another_patient_or_study_is_refused_without_its_value(encoding, keyword
 
 
 @every
-def test_a_reference_to_an_instance_that_was_not_read_is_refused(encoding):
+def test_RES_02_a_reference_to_an_instance_that_was_not_read_is_refused(encoding):
     """What `Dataset.decompress()` does to SOP Instance UIDs passes every validator."""
     evidence = honest_case().own
     result = honest(encoding)[-1]
@@ -159,7 +159,7 @@ def test_uids_outside_and_inside_must_agree(encoding):
 
 
 @every
-def test_the_clearance_is_that_of_the_card(encoding):
+def test_MOD_07_the_clearance_is_that_of_the_card(encoding):
     refuse(
         tampered(encoding, lambda one: changed(one, set_("ContentQualification", "PRODUCT"))), "qualified as PRODUCT"
     )
@@ -347,7 +347,7 @@ def test_frames_that_lie_elsewhere_are_refused(encoding):
 
 
 @of_kind("multi-frame", Kind.PARAMETRIC_MAP)
-def test_a_frame_that_cites_its_neighbour_is_refused(encoding):
+def test_RES_02_a_frame_that_cites_its_neighbour_is_refused(encoding):
     def swap(ds):
         frames = ds.PerFrameFunctionalGroupsSequence
         a, b = (first_of(frames[n], "DerivationImageSequence", "SourceImageSequence") for n in (2, 3))

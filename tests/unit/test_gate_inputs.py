@@ -87,7 +87,7 @@ def refusal(given, **wanted):
         pytest.param(volume(), {"laterality": ("L", "R")}, Reason.LATERALITY, id="side unknown"),
     ],
 )
-def test_what_a_model_was_not_made_for_is_refused_with_its_code(given, wanted, reason):
+def test_INF_01_PRI_06_what_a_model_was_not_made_for_is_refused_with_its_code(given, wanted, reason):
     assert refusal(given, **wanted).reason is reason
 
 
@@ -240,7 +240,7 @@ def test_a_volume_within_its_range_is_not_spoken_of():
 
 
 @pytest.mark.parametrize("mask", [np.zeros_like(MASK), np.repeat(MASK[:, :, :1] | True, 5, axis=2) & (VOXELS > 50)])
-def test_nothing_and_three_times_too_much_are_marked_or_refused(mask):
+def test_INF_06_nothing_and_three_times_too_much_are_marked_or_refused(mask):
     (remark,) = found(mask)
     assert "outside the expected range of 0.004 to 0.02" in remark
     with pytest.raises(Refused, match="withheld") as raised:
@@ -248,7 +248,7 @@ def test_nothing_and_three_times_too_much_are_marked_or_refused(mask):
     assert raised.value.reason is Reason.IMPLAUSIBLE_RESULT
 
 
-def test_a_segment_that_is_the_whole_image_is_refused():
+def test_INF_06_a_segment_that_is_the_whole_image_is_refused():
     with pytest.raises(Refused, match="whole image") as raised:
         found(np.ones_like(MASK), ())
     assert raised.value.reason is Reason.IMPLAUSIBLE_RESULT
@@ -270,7 +270,7 @@ def test_a_stated_value_is_held_against_its_range_whatever_its_unit():
 
 
 @pytest.mark.parametrize("voxels", [MASK[:2], MASK.astype(np.float32), MASK.astype(np.int16)])
-def test_another_shape_or_type_is_a_fault_of_the_model(voxels):
+def test_INF_06_another_shape_or_type_is_a_fault_of_the_model(voxels):
     with pytest.raises(PipelineFault, match="must"):
         found(voxels)
 

@@ -167,7 +167,7 @@ def seeds(quick, long):
 
 
 @seeds(2, 40)
-def test_a_marked_voxel_comes_back_at_its_instance_and_place_in_all_48_orientations(seed, tmp_path):
+def test_INF_03_a_marked_voxel_comes_back_at_its_instance_and_place_in_all_48_orientations(seed, tmp_path):
     for number, orientation in itertools.product(seed, range(48)):
         rng = np.random.default_rng([1, number, orientation])
         one = study(rng, ORIENTATIONS[orientation], regular(rng))
@@ -175,7 +175,7 @@ def test_a_marked_voxel_comes_back_at_its_instance_and_place_in_all_48_orientati
 
 
 @seeds(240, 5000)
-def test_gaps_tilts_and_irregular_stacks_are_refused_and_never_misplaced(seed, tmp_path):
+def test_INF_01_gaps_tilts_and_irregular_stacks_are_refused_and_never_misplaced(seed, tmp_path):
     """What is refused says why; what is accepted has every voxel where its instance says."""
     refused = 0
     for number in seed:
@@ -241,7 +241,7 @@ def test_planes_are_stacked_where_they_lie_or_refused(seed):
 
 
 @seeds(180, 3000)
-def test_two_patients_never_mix(seed, tmp_path):
+def test_RES_01_two_patients_never_mix(seed, tmp_path):
     """One instance of another patient, study, series, issuer, birth date or sex, in any place of any stack."""
     wrong = {
         "PatientID": "P2",

@@ -197,7 +197,7 @@ def test_impossible_attributes_are_refused_by_name(changes, reason):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom says so too
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400"])
-def test_numbers_that_are_not_finite_are_refused(value):
+def test_DAT_14_numbers_that_are_not_finite_are_refused(value):
     ds = attributes()
     ds["ImagePositionPatient"]._value = [1.0, float(value), 3.0]
     assert "not a finite number" in refusal(read_plane, ds, ds, ds)

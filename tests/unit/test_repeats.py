@@ -76,7 +76,7 @@ class Repeated:
             self.digests.add(tuple(hashlib.sha256(one.path.read_bytes()).hexdigest() for one in answer.files))
 
 
-def test_one_hundred_times_the_same_bytes_and_nothing_left_behind(settings, tmp_path):
+def test_INF_07_one_hundred_times_the_same_bytes_and_nothing_left_behind(settings, tmp_path):
     repeated = Repeated(settings, order(tmp_path, "ohif", Kind.SEGMENTATION))
     repeated.do(WARM)
     objects, memory = tracked(), resident_kb()
@@ -106,7 +106,7 @@ def growth(settings: Config, given: Order, jobs: int) -> float:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_ten_thousand_jobs_grow_by_less_than_a_hundredth_each_thousand(settings, tmp_path):
+def test_INF_09_ten_thousand_jobs_grow_by_less_than_a_hundredth_each_thousand(settings, tmp_path):
     assert growth(settings, order(tmp_path, "ohif", Kind.SEGMENTATION), 10_000) < 0.01
 
 
@@ -132,7 +132,7 @@ def predicted(image: torch.Tensor, starts: tuple[tuple[int, ...], ...], batch: i
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_windows_in_another_order_give_the_same_labels(batch):
+def test_INF_07_windows_in_another_order_give_the_same_labels(batch):
     """Sums of floats depend on their order, in the last digits: labels do not (Dice 1.0, 1e-5 on the values)."""
     image = torch.rand(1, 24, 32, 32, generator=torch.Generator().manual_seed(1))
     down, *across = tiling.even(image.shape[1:], (16, 16, 16), (0.5,) * 3).starts
@@ -153,7 +153,7 @@ def test_windows_in_another_order_give_the_same_labels(batch):
         (RuntimeError("CUDA error: no kernel image is available"), "cpu", "failed"),
     ],
 )
-def test_a_gpu_that_failed_is_a_crash_which_replaces_the_process(
+def test_INF_05_a_gpu_that_failed_is_a_crash_which_replaces_the_process(
     settings, tmp_path, monkeypatch, error, device, policy
 ):
     """INF-05: what a process of a lost device computes afterwards would fail as well."""
@@ -169,7 +169,7 @@ def test_a_gpu_that_failed_is_a_crash_which_replaces_the_process(
     assert ("the device cuda:0 failed" in answer.words) == (policy == "crash")
 
 
-def test_a_process_is_replaced_after_its_share_of_jobs(settings, monkeypatch):
+def test_INF_09_PRI_05_a_process_is_replaced_after_its_share_of_jobs(settings, monkeypatch):
     made = []
 
     class Stand:

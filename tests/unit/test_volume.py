@@ -137,7 +137,7 @@ def check_placed(loaded, datasets) -> None:
 
 @pytest.mark.parametrize("orientation", [*AXIS_ALIGNED, *OBLIQUE])
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [3, 0, 4, 1, 2]])
-def test_every_voxel_lies_where_its_instance_says(tmp_path, orientation, order):
+def test_INF_02_every_voxel_lies_where_its_instance_says(tmp_path, orientation, order):
     datasets = [slice_(k, orientation) for k in order]
     loaded = load_volume(write(tmp_path, datasets))
     check_placed(loaded, datasets)
@@ -155,7 +155,7 @@ def oblique_series(tmp_path_factory):
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(order=st.permutations(range(9)))
-def test_the_order_of_the_files_never_matters(oblique_series, order):
+def test_INF_02_the_order_of_the_files_never_matters(oblique_series, order):
     paths, datasets = oblique_series
     loaded = load_volume([paths[k] for k in order])
     check_placed(loaded, datasets)
@@ -259,7 +259,7 @@ def test_all_images_at_one_position_are_no_volume(tmp_path):
         ("Modality", "MR", "Modality"),
     ],
 )
-def test_mixed_identity_is_refused_without_telling_values(tmp_path, keyword, value, name):
+def test_RES_01_mixed_identity_is_refused_without_telling_values(tmp_path, keyword, value, name):
     datasets = [slice_(k) for k in range(4)]
     setattr(datasets[2], keyword, value)
     assert refusal(write(tmp_path, datasets)) == f"{name} is not the same in all images: 2 different values in 4 images"
@@ -324,12 +324,12 @@ def test_a_single_slice_takes_its_thickness(tmp_path):
         ({"SOPInstanceUID": None}, "no SOP Instance UID"),
     ],
 )
-def test_what_no_slice_may_be(tmp_path, changes, reason):
+def test_DAT_08_DAT_09_what_no_slice_may_be(tmp_path, changes, reason):
     assert reason in refusal(write(tmp_path, [slice_(0), slice_(1, **changes), slice_(2)]))
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"32.5", b"nan "), (b"32.5", b"1e99"), (b"32.5", b"ab.c")])
-def test_positions_that_are_no_numbers_are_refused(tmp_path, old, new):
+def test_DAT_14_positions_that_are_no_numbers_are_refused(tmp_path, old, new):
     paths = write(tmp_path, [slice_(k) for k in range(3)])
     raw = paths[1].read_bytes()
     assert raw.count(old) == 1
@@ -352,7 +352,7 @@ def test_a_missing_sop_class_comes_from_the_file_header(tmp_path):
 # --- files
 
 
-def test_a_changed_file_is_not_analysed(tmp_path):
+def test_STO_07_a_changed_file_is_not_analysed(tmp_path):
     paths = write(tmp_path, [slice_(k) for k in range(3)])
     digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     assert len(load_volume(paths, digests=digests).volume.voxels) == 3
@@ -485,7 +485,7 @@ def test_high_throughput_jpeg_2000(tmp_path):
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
-def test_a_damaged_or_lying_compressed_slice_is_refused(tmp_path, syntax):
+def test_DAT_08_a_damaged_or_lying_compressed_slice_is_refused(tmp_path, syntax):
     ds = slice_(0, Rows=40, Columns=40)
     put_pixels(ds, np.arange(1600))
     compress(ds, syntax)

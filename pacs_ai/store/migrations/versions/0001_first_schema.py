@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 
-def upgrade() -> None:
+def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
     """Apply."""
     op.create_table(
         "association",
@@ -23,9 +23,50 @@ def upgrade() -> None:
         sa.Column("opened_at", sa.Float(53), nullable=False),
         sa.Column("ended_at", sa.Float(53), nullable=True),
         sa.Column("released", sa.Boolean(), nullable=False),
+        sa.Column("audited_at", sa.Float(53), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
     )
     op.create_index(op.f("ix_association_ended_at"), "association", ["ended_at"], unique=False)
+    op.create_index(
+        "ix_association_unaudited",
+        "association",
+        ["ended_at"],
+        unique=False,
+        sqlite_where=sa.text("audited_at IS NULL"),
+        postgresql_where=sa.text("audited_at IS NULL"),
+    )
+    op.create_table(
+        "audit_notice",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=64), nullable=False),
+        sa.Column("called_ae_title", sa.String(length=64), nullable=False),
+        sa.Column("times", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_notice")),
+    )
+    op.create_table(
+        "audit_event",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("severity", sa.Integer(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_event")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "audit_cursor",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("turn", sa.BigInteger(), nullable=False),
+        sa.Column("moved_at", sa.Float(53), nullable=False),
+        sa.Column("failing_since", sa.Float(53), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_audit_cursor")),
+    )
     op.create_table(
         "destination",
         sa.Column("peer", sa.String(length=64), nullable=False),
@@ -158,6 +199,7 @@ def upgrade() -> None:
         sa.Column("assoc_id", sa.String(length=36), nullable=False),
         sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("arrivals", sa.BigInteger(), nullable=False),
+        sa.Column("audited", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_association_series_series_id")),
         sa.PrimaryKeyConstraint("assoc_id", "series_id", name=op.f("pk_association_series")),
     )
@@ -177,6 +219,7 @@ def upgrade() -> None:
         sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
         sa.Column("received_at", sa.Float(53), nullable=False),
         sa.Column("purged_at", sa.Float(53), nullable=True),
+        sa.Column("pledged_at", sa.Float(53), nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_instance_series_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint("sop_instance_uid", "sha256", name=op.f("uq_instance_sop_instance_uid_sha256")),
@@ -283,6 +326,11 @@ def upgrade() -> None:
         sa.Column("waited_seconds", sa.Float(precision=53), nullable=False),
         sa.Column("created_at", sa.Float(53), nullable=False),
         sa.Column("sent_at", sa.Float(53), nullable=True),
+        sa.Column("commitment_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("asks", sa.Integer(), nullable=False),
+        sa.Column("losses", sa.Integer(), nullable=False),
+        sa.Column("confirm_at", sa.Float(53), nullable=True),
+        sa.Column("confirmed_at", sa.Float(53), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_delivery_job_id")),
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_delivery_result_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
@@ -290,6 +338,55 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_delivery_job_id"), "delivery", ["job_id"], unique=False)
     op.create_index("ix_delivery_state_peer", "delivery", ["state", "peer"], unique=False)
+    op.create_index(
+        "ix_delivery_confirm",
+        "delivery",
+        ["peer"],
+        unique=False,
+        sqlite_where=sa.text("confirm_at IS NOT NULL"),
+        postgresql_where=sa.text("confirm_at IS NOT NULL"),
+    )
+    op.create_table(
+        "commitment",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("ae_title", sa.String(length=16), nullable=False),
+        sa.Column("deliveries", sa.JSON(), nullable=False),
+        sa.Column("asked_at", sa.Float(53), nullable=True),
+        sa.Column("answered_at", sa.Float(53), nullable=True),
+        sa.Column("words", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_commitment")),
+        sa.UniqueConstraint("transaction_uid", name=op.f("uq_commitment_transaction_uid")),
+    )
+    op.create_table(
+        "pledge",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("instances", sa.JSON(), nullable=False),
+        sa.Column("failures", sa.JSON(), nullable=False),
+        sa.Column("asked_at", sa.Float(53), nullable=False),
+        sa.Column("decided_at", sa.Float(53), nullable=True),
+        sa.Column("due_at", sa.Float(53), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("waited_seconds", sa.Float(53), nullable=False),
+        sa.Column("ended_at", sa.Float(53), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_pledge")),
+        sa.UniqueConstraint(
+            "transaction_uid", "calling_ae_title", name=op.f("uq_pledge_transaction_uid_calling_ae_title")
+        ),
+    )
+    op.create_index(
+        "ix_pledge_open",
+        "pledge",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
 
 
 def downgrade() -> None:

@@ -1,0 +1,180 @@
+"""Who takes audit events: a file, one event on each line, and a repository by syslog over TLS (RFC 5425)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from pacs_ai import tls
+from pacs_ai.errors import OutOfResources, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pacs_ai.audit.syslog import Envelope
+    from pacs_ai.store.trail import Event
+
+FILE, REPOSITORY = "file", "repository"
+_NAME = "audit.log"
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Taker(Protocol):
+    """Someone who is to have every event."""
+
+    name: str
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Take events; return only when they are safe there.
+
+        Raises
+        ------
+        Transient
+            They are not, or that is not known: they are offered again.
+        """
+
+
+class AuditFile:
+    """`audit.log` in a folder, 0600: synced before `take` returns, set aside when it is long.
+
+    Parameters
+    ----------
+    folder
+        Made with mode 0700 where it is missing.
+    max_bytes
+        A longer file is set aside as ``audit-20260131T235959Z.log``.
+    """
+
+    name = FILE
+
+    def __init__(self, folder: Path, envelope: Envelope, max_bytes: int) -> None:
+        self._folder = folder
+        self._envelope = envelope
+        self._max_bytes = max_bytes
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self._folder / _NAME
+
+    def take(self, events: Sequence[Event]) -> None:
+        """See `Taker.take`."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._append(b"".join(map(self._envelope.line, events)))
+        except OSError as error:
+            raise OutOfResources(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _append(self, lines: bytes) -> None:
+        handle = os.open(self.path, _APPEND, 0o600)
+        try:
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                lines = b"\n" + lines  # the line before was cut off when this machine lost its power
+            while lines:
+                lines = lines[os.write(handle, lines) :]
+            os.fsync(handle)
+            if size == 0:
+                _sync_folder(self._folder)
+            if os.fstat(handle).st_size > self._max_bytes:
+                self._set_aside()
+        finally:
+            os.close(handle)
+
+    def _set_aside(self) -> None:
+        at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        names = (f"audit-{at}{'' if n == 0 else f'-{n}'}.log" for n in range(1_000_000))
+        target = next(path for name in names if not (path := self._folder / name).exists())
+        self.path.rename(target)
+        _sync_folder(self._folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Repository:
+    """An Audit Record Repository: a TLS connection for each parcel, closed in order, so that it is known to be read.
+
+    Syslog acknowledges nothing. A TLS stack that answers our close_notify has read what came before it (RFC 5425
+    4.4), so `take` waits for that; a repository that closes without a word counts as having read it, one that resets
+    the connection does not.
+
+    Parameters
+    ----------
+    context
+        As `pacs_ai.tls.client_context` makes it.
+    address
+        Host and port.
+    certificate_name
+        DNS name or common name that its certificate must bear.
+    seconds
+        Time limit for the connection, and for each step.
+    """
+
+    name = REPOSITORY
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        address: tuple[str, int],
+        certificate_name: str,
+        seconds: float,
+        envelope: Envelope,
+    ) -> None:
+        self._context = context
+        self._address = address
+        self._certificate_name = certificate_name
+        self._seconds = seconds
+        self._envelope = envelope
+
+    def take(self, events: Sequence[Event]) -> None:
+        """See `Taker.take`."""
+        with self._connection() as connection:
+            for event in events:
+                connection.sendall(self._envelope.frame(event))
+            self._close(connection)
+
+    def greet(self) -> None:
+        """Connect and close, without a message; Unavailable where that fails."""
+        with self._connection() as connection:
+            self._close(connection)
+
+    @contextmanager
+    def _connection(self) -> Iterator[ssl.SSLSocket]:
+        where = f"audit repository at {self._address[0]}:{self._address[1]}"
+        try:
+            with (
+                socket.create_connection(self._address, timeout=self._seconds) as plain,
+                self._context.wrap_socket(plain, server_hostname=None) as connection,
+            ):
+                self._prove(connection, where)
+                yield connection
+        except ssl.SSLError as error:
+            raise Unavailable(f"{where}: {tls.fault_words(error)}") from error
+        except OSError as error:
+            raise Unavailable(f"{where} cannot be reached ({error.strerror or error})") from error
+
+    def _prove(self, connection: ssl.SSLSocket, where: str) -> None:
+        certificate = connection.getpeercert() or {}
+        if not tls.bears(certificate, self._certificate_name):
+            names = ", ".join(tls.names_in(certificate)) or "no name"
+            raise Unavailable(
+                f"{where}: its certificate bears {names}, not {self._certificate_name}: correct audit.repository_name"
+            )
+
+    @staticmethod
+    def _close(connection: ssl.SSLSocket) -> None:
+        try:
+            connection.unwrap()
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return  # it closed without close_notify, after what it was sent

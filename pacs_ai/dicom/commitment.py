@@ -1,0 +1,171 @@
+"""What travels in storage commitment: which instances are asked for, and which of them are kept (PS3.4 Annex J)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence  # noqa: TC003 - dataclass fields
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from pydicom import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from pacs_ai.dicom import status
+from pacs_ai.dicom.attributes import is_uid
+from pacs_ai.dicom.reading import READING_FAULTS, read_items, read_text, read_whole
+from pacs_ai.dicom.structure import Wanted, locate
+from pacs_ai.errors import NotUnderstood, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Storage Commitment Push Model SOP Class, and its one well-known instance (PS3.4 J.3).
+SOP_CLASS_UID = "1.2.840.10008.1.20.1"
+SOP_INSTANCE_UID = "1.2.840.10008.1.20.1.1"
+#: Action Type ID of the request (PS3.4 Table J.3-1).
+REQUEST = 1
+#: Event Type IDs of the answer (PS3.4 Table J.3-2).
+ALL_KEPT, SOME_FAILED = 1, 2
+#: The encodings in which these are spoken of, preferred first.
+TRANSFER_SYNTAXES = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+
+# Failure Reason (0008,1197), PS3.3 C.14.1.1; those that are not among the statuses.
+CLASS_INSTANCE_CONFLICT = 0x0119
+DUPLICATE_TRANSACTION_UID = 0x0131
+_REASONS = {
+    status.PROCESSING_FAILURE: "processing failure",
+    status.NO_SUCH_OBJECT_INSTANCE: "it does not have it",
+    CLASS_INSTANCE_CONFLICT: "it has it as another SOP class",
+    status.SOP_CLASS_NOT_SUPPORTED: "it does not commit to this SOP class",
+    DUPLICATE_TRANSACTION_UID: "the transaction was known to it",
+    status.RESOURCE_LIMITATION: "it is short of resources",
+}
+
+#: (SOP Class UID, SOP Instance UID)
+Reference = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Action information: keep these (PS3.4 Table J.3-1)."""
+
+    transaction_uid: str
+    instances: Sequence[Reference]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Event information: these are kept, and these not for a Failure Reason (PS3.4 Table J.3-2)."""
+
+    transaction_uid: str
+    kept: Sequence[Reference]
+    failures: Mapping[Reference, int]
+
+    @property
+    def event_type_id(self) -> int:
+        """The event that it is."""
+        return SOME_FAILED if self.failures else ALL_KEPT
+
+
+def reason_words(reason: int) -> str:
+    """Say what a Failure Reason means, for an administrator."""
+    return f"{_REASONS.get(reason, 'a reason that the Standard does not define')} (0x{reason:04X})"
+
+
+def encode_request(request: Request, transfer_syntax_uid: str) -> bytes:
+    """Return the data set of an N-ACTION-RQ."""
+    ds = Dataset()
+    ds.TransactionUID = request.transaction_uid
+    ds.ReferencedSOPSequence = _items(request.instances)
+    return encoded(ds, transfer_syntax_uid)
+
+
+def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
+    """Return the data set of an N-EVENT-REPORT-RQ."""
+    ds = Dataset()
+    ds.TransactionUID = report.transaction_uid
+    if report.kept:
+        ds.ReferencedSOPSequence = _items(report.kept)
+    if report.failures:
+        ds.FailedSOPSequence = _items(report.failures)
+        for item, reason in zip(ds.FailedSOPSequence, report.failures.values(), strict=True):
+            item.FailureReason = reason
+    return encoded(ds, transfer_syntax_uid)
+
+
+def read_request(data: bytes, transfer_syntax_uid: str) -> Request:
+    """Read the data set of an N-ACTION-RQ; NotUnderstood where it is none."""
+    ds = decoded(data, transfer_syntax_uid)
+    instances = _references(ds, "ReferencedSOPSequence")
+    if not instances:
+        raise NotUnderstood("the request names no instance")
+    return Request(_transaction(ds), tuple(instances))
+
+
+def read_report(data: bytes, transfer_syntax_uid: str) -> Report:
+    """Read the data set of an N-EVENT-REPORT-RQ; NotUnderstood where it is none."""
+    ds = decoded(data, transfer_syntax_uid)
+    failures = _references(ds, "FailedSOPSequence", "FailureReason")
+    kept = tuple(one for one in _references(ds, "ReferencedSOPSequence") if one not in failures)
+    return Report(_transaction(ds), kept, failures)
+
+
+def encoded(ds: Dataset, transfer_syntax_uid: str) -> bytes:
+    """Return a data set without file meta."""
+    stream = DicomBytesIO()
+    stream.is_little_endian = True
+    stream.is_implicit_VR = transfer_syntax_uid == ImplicitVRLittleEndian
+    write_dataset(stream, ds)
+    return stream.getvalue()
+
+
+def decoded(data: bytes, transfer_syntax_uid: str) -> Dataset:
+    """Read a data set without file meta that a stranger wrote; NotUnderstood where it is none."""
+    implicit = transfer_syntax_uid == ImplicitVRLittleEndian
+    if not implicit and transfer_syntax_uid != ExplicitVRLittleEndian:
+        raise NotUnderstood(f"a data set in {transfer_syntax_uid}, which is not read here")
+    locate(data, Wanted({}, {}), implicit=implicit)
+    try:
+        return read_dataset(BytesIO(data), implicit, is_little_endian=True)
+    except READING_FAULTS as error:
+        raise NotUnderstood("the data set cannot be read") from error
+
+
+def _items(references: Iterable[Reference]) -> list[Dataset]:
+    items = []
+    for sop_class_uid, sop_instance_uid in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID = sop_class_uid
+        item.ReferencedSOPInstanceUID = sop_instance_uid
+        items.append(item)
+    return items
+
+
+def _transaction(ds: Dataset) -> str:
+    return _uid(ds, "TransactionUID")
+
+
+def _references(ds: Dataset, sequence: str, number: str = "") -> dict[Reference, int]:
+    """Return what a sequence names, each with a number of its own, 0 where none is asked for."""
+    try:
+        return {
+            (_uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")): (
+                read_whole(item, number, status.PROCESSING_FAILURE) if number else 0
+            )
+            for item in read_items(ds, sequence)
+        }
+    except Refused as error:
+        raise NotUnderstood(str(error)) from error
+
+
+def _uid(ds: Dataset, keyword: str) -> str:
+    try:
+        text = read_text(ds, keyword).rstrip("\0 ")
+    except Refused as error:
+        raise NotUnderstood(str(error)) from error
+    if not is_uid(text):
+        raise NotUnderstood(f"{keyword} is missing or no UID")
+    return text

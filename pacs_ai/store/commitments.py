@@ -1,0 +1,302 @@
+"""Which delivered results a peer is asked to keep, and what it answered: storage commitment as the one who asks.
+
+A request is written down before it is sent, so that the answer finds it whenever and wherever it comes; one that
+nobody answered is followed by a look whether the peer shows the results in a query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from pacs_ai.dicom.commitment import reason_words
+from pacs_ai.dicom.identifiers import derive_uid
+from pacs_ai.profiles import NOTICES
+from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
+from pacs_ai.store import journal, schema
+from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
+from pacs_ai.store.moves import move
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from pacs_ai.dicom.commitment import Report
+    from pacs_ai.store.database import Database
+
+_delivery, _result, _job, _destination = schema.delivery, schema.result, schema.job, schema.destination
+_commitment = schema.commitment
+
+#: Most instances in one request.
+BATCH = 200
+#: Requests for one delivery that a peer without a query may leave unanswered.
+MOST_ASKS = 3
+#: Times that a peer may answer Success and then not have it; then a person has to look.
+MOST_LOSSES = 3
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One delivery whose peer is asked about it."""
+
+    delivery_id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be done at one peer: ask for these deliveries, or look whether it has them.
+
+    Parameters
+    ----------
+    transaction_uid
+        Of the request.
+    looks
+        The request was not answered in time: look.
+    """
+
+    commitment_id: int
+    transaction_uid: str
+    looks: bool
+    peer: str
+    ae_title: str
+    host: str
+    port: int
+    deliveries: tuple[Delivered, ...]
+
+
+class Verdict(StrEnum):
+    """What an answer was worth."""
+
+    TAKEN = "taken"
+    REPEATED = "repeated"  #: it had been answered before; nothing changes
+    UNKNOWN = "unknown"  #: no such request to that AE title
+
+
+def due_peers(connection: Connection) -> list[str]:
+    """Return the peers that are to be asked, or looked at, and to which nothing is being sent."""
+    at_work = sa.exists().where(_destination.c.peer == _delivery.c.peer, _destination.c.owner != "")
+    query = sa.select(_delivery.c.peer).where(_is_due(), ~at_work).distinct()
+    return sorted(connection.execute(query).scalars())
+
+
+def _is_due() -> sa.ColumnElement[bool]:
+    return sa.and_(
+        _delivery.c.confirm_at.is_not(None),
+        is_due(_delivery.c.confirm_at),
+        _delivery.c.state == DeliveryState.SENT.value,
+    )
+
+
+def take(database: Database, peer: str) -> Step | None:
+    """Take the next step at a peer; nobody else takes it within `LONGEST_WAIT`. None where nothing is due."""
+    due = sa.select(_delivery).where(_delivery.c.peer == peer, _is_due()).order_by(_delivery.c.id)
+    with database.write() as connection:
+        rows = connection.execute(due.limit(BATCH).with_for_update()).all()
+        if not rows:
+            return None
+        first = rows[0]
+        rows = [row for row in rows if _alike(row) == _alike(first)]
+        deliveries = _of(connection, [row.id for row in rows])
+        if first.commitment_id is None:
+            request = _write_request(connection, first, deliveries)
+        else:
+            query = sa.select(_commitment).where(_commitment.c.id == first.commitment_id)
+            request = connection.execute(query).one()
+        _schedule(connection, deliveries, LONGEST_WAIT, commitment_id=request.id)
+        return Step(
+            commitment_id=request.id,
+            transaction_uid=request.transaction_uid,
+            looks=request.asked_at is not None,
+            peer=peer,
+            ae_title=first.ae_title,
+            host=first.host,
+            port=first.port,
+            deliveries=tuple(deliveries),
+        )
+
+
+def _alike(row: Row[Any]) -> tuple[Any, ...]:
+    return row.commitment_id, row.ae_title, row.host, row.port
+
+
+def _of(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivered]:
+    query = (
+        sa.select(_delivery.c.id, _result)
+        .join(_result, _result.c.id == _delivery.c.result_id)
+        .where(_delivery.c.id.in_(delivery_ids))
+        .order_by(_delivery.c.id)
+    )
+    return [
+        Delivered(row[0], row.study_instance_uid, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid)
+        for row in connection.execute(query)
+    ]
+
+
+def _write_request(connection: Connection, first: Row[Any], deliveries: Sequence[Delivered]) -> Row[Any]:
+    last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(_commitment.c.id), 0))).scalar_one()
+    sent_at = 0.0 if first.sent_at is None else first.sent_at.timestamp()
+    uids = [one.sop_instance_uid for one in deliveries]
+    values = {
+        "transaction_uid": str(derive_uid("storage commitment", first.peer, last, sent_at, uids)),
+        "peer": first.peer,
+        "ae_title": first.ae_title,
+        "deliveries": [one.delivery_id for one in deliveries],
+        "asked_at": None,
+        "answered_at": None,
+        "words": "",
+    }
+    return connection.execute(sa.insert(_commitment).values(**values).returning(_commitment)).one()
+
+
+def _schedule(connection: Connection, deliveries: Sequence[Delivered], seconds: float, **values: Any) -> None:
+    """Set when the next step is due, of those that are still where they were."""
+    these = [one.delivery_id for one in deliveries]
+    connection.execute(
+        sa.update(_delivery)
+        .where(_delivery.c.id.in_(these), _delivery.c.state == DeliveryState.SENT.value)
+        .values(confirm_at=now() + timedelta(seconds=min(seconds, LONGEST_WAIT)), **values)
+    )
+
+
+# -- what came of a step
+
+
+def asked(database: Database, step: Step, *, seconds: float) -> None:
+    """Note that the peer took the request; it has so long to answer."""
+    with database.write() as connection:
+        _note_asked(connection, step, "")
+        unanswered = _commitment.c.answered_at.is_(None)
+        query = sa.select(_commitment.c.id).where(_commitment.c.id == step.commitment_id, unanswered)
+        if connection.execute(query).first() is not None:
+            _schedule(connection, step.deliveries, seconds)
+
+
+def refused(database: Database, step: Step, words: str) -> None:
+    """Note that the peer does not take such requests: whether it has the results is looked up at once."""
+    with database.write() as connection:
+        _note_asked(connection, step, words)
+        _schedule(connection, step.deliveries, 0.0)
+
+
+def _note_asked(connection: Connection, step: Step, words: str) -> None:
+    this = _commitment.c.id == step.commitment_id
+    connection.execute(sa.update(_commitment).where(this).values(asked_at=now(), words=words))
+    these = [one.delivery_id for one in step.deliveries]
+    connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(asks=_delivery.c.asks + 1))
+
+
+def later(database: Database, step: Step, *, seconds: float) -> None:
+    """Note that the peer could not be reached: the same step is due again after so long."""
+    with database.write() as connection:
+        _schedule(connection, step.deliveries, seconds)
+
+
+def looked(database: Database, step: Step, found: Collection[str], *, actor: str) -> None:
+    """Note which of the SOP Instance UIDs a query showed; the others are sent again."""
+    with database.write() as connection:
+        for one in step.deliveries:
+            row = _sent(connection, one.delivery_id, step.commitment_id)
+            if row is None:
+                continue
+            if one.sop_instance_uid in found:
+                _confirm(connection, row.id, "the peer shows it in a query", actor)
+            else:
+                _miss(connection, row, "a query does not show it", actor)
+
+
+def unknown(database: Database, step: Step, words: str, *, actor: str) -> int:
+    """Note that the peer offers no query either: it is asked anew, and after `MOST_ASKS` requests no more.
+
+    Returns how many deliveries stay unconfirmed.
+    """
+    left = 0
+    with database.write() as connection:
+        for one in step.deliveries:
+            row = _sent(connection, one.delivery_id, step.commitment_id)
+            if row is None:
+                continue
+            this = sa.update(_delivery).where(_delivery.c.id == row.id)
+            if row.asks < MOST_ASKS:
+                connection.execute(this.values(commitment_id=None, confirm_at=now()))
+            else:
+                reason = f"delivered, but not confirmed: {words}"
+                connection.execute(this.values(confirm_at=None, reason=reason))
+                _journal_open(connection, row, reason, actor)
+                left += 1
+    return left
+
+
+def _journal_open(connection: Connection, row: Row[Any], reason: str, actor: str) -> None:
+    state = DeliveryState.SENT.value
+    journal.append(connection, "delivery", row.id, "unconfirmed", before=state, after=state, reason=reason, actor=actor)
+
+
+def record(database: Database, report: Report, calling_ae_title: str, *, actor: str) -> Verdict:
+    """Note a peer's answer to a request.
+
+    What it keeps is confirmed; what it does not have, or does not name, is sent again, and failed after `MOST_LOSSES`
+    times. A request is answered once; what comes again, or from another AE title than was asked, changes nothing.
+    """
+    query = sa.select(_commitment).where(_commitment.c.transaction_uid == report.transaction_uid)
+    with database.write() as connection:
+        request = connection.execute(query.with_for_update()).one_or_none()
+        if request is None or request.ae_title != calling_ae_title:
+            return Verdict.UNKNOWN
+        if request.answered_at is not None:
+            return Verdict.REPEATED
+        kept = {uid for _, uid in report.kept}
+        reasons = {uid: reason for (_, uid), reason in report.failures.items()}
+        words = f"{len(kept)} kept, {len(reasons)} not"
+        answered = sa.update(_commitment).where(_commitment.c.id == request.id)
+        connection.execute(answered.values(answered_at=now(), words=words))
+        for one in _of(connection, request.deliveries):
+            row = _sent(connection, one.delivery_id, None if one.sop_instance_uid in kept else request.id)
+            if row is None:
+                continue
+            if one.sop_instance_uid in kept:
+                _confirm(connection, row.id, "the peer committed to keep it", actor)
+            else:
+                reason = reasons.get(one.sop_instance_uid)
+                why = "its answer does not name it" if reason is None else reason_words(reason)
+                _miss(connection, row, f"the peer does not commit to it: {why}", actor)
+        return Verdict.TAKEN
+
+
+def _sent(connection: Connection, delivery_id: int, commitment_id: int | None) -> Row[Any] | None:
+    """Lock a delivery and return it, where it is delivered and, if given, this request is its last."""
+    row = connection.execute(sa.select(_delivery).where(_delivery.c.id == delivery_id).with_for_update()).one()
+    if row.state != DeliveryState.SENT or (commitment_id is not None and row.commitment_id != commitment_id):
+        return None
+    return row
+
+
+def _confirm(connection: Connection, delivery_id: int, words: str, actor: str) -> None:
+    event = DeliveryEvent.CONFIRMED
+    move(connection, delivery_id, event, actor=actor, reason=words, confirm_at=None, confirmed_at=now())
+
+
+def _miss(connection: Connection, row: Row[Any], words: str, actor: str) -> None:
+    """Have what the peer does not have sent again; what nobody wants any more stays as it is."""
+    values: dict[str, Any] = {"confirm_at": None, "losses": row.losses + 1, "doubtful": True}
+    if not _is_wanted(connection, row):
+        connection.execute(sa.update(_delivery).where(_delivery.c.id == row.id).values(confirm_at=None, reason=words))
+    elif row.losses + 1 < MOST_LOSSES:
+        values |= {"commitment_id": None, "due_at": now(), "attempts": 0, "waited_seconds": 0.0}
+        move(connection, row.id, DeliveryEvent.MISSED, actor=actor, reason=f"sent again: {words}", **values)
+    else:
+        reason = f"delivered {MOST_LOSSES} times, and then not there: {words}"
+        move(connection, row.id, DeliveryEvent.FAILED, actor=actor, reason=reason, **values)
+
+
+def _is_wanted(connection: Connection, row: Row[Any]) -> bool:
+    query = sa.select(_job.c.state, _result.c.kind).where(_job.c.id == row.job_id, _result.c.id == row.result_id)
+    job_state, kind = connection.execute(query).one()
+    return job_state == JobState.DONE or kind in NOTICES
