@@ -75,6 +75,9 @@ class Intake(Protocol):
 class Ingest(Protocol):
     """What a listening side tells the node; every method may be called from several threads at once."""
 
+    def opened(self, association: AssociationInfo) -> None:
+        """Take note of an association that is being accepted, without waiting for anything."""
+
     def ended(self, assoc_id: str, released: bool) -> None:
         """Take note of an association's end, `released` or not (aborted, lost); called again if it raises Transient."""
 
@@ -95,8 +98,8 @@ class DurableIngest:
         Where the Part 10 files are written.
     record
         Commits the rows of arrivals in one transaction, and returns when that is durable (`pacs_ai.store.index`).
-    note_ended
-        Told of the end of each association, where somebody wants to know (`Ingest.ended`).
+    note_opened, note_ended
+        Told of each association, where somebody wants to know (`Ingest.opened`, `Ingest.ended`).
     """
 
     def __init__(
@@ -104,14 +107,21 @@ class DurableIngest:
         files: Files,
         record: Callable[[Sequence[Arrival]], object],
         *,
+        note_opened: Callable[[AssociationInfo], object] | None = None,
         note_ended: Callable[[str, bool], object] | None = None,
     ) -> None:
         self.files = files
         self._record = record
+        self._note_opened = note_opened
         self._note_ended = note_ended
         self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._committer = threading.Thread(target=self._commit_until_closed, name="committer", daemon=True)
         self._committer.start()
+
+    def opened(self, association: AssociationInfo) -> None:
+        """See `Ingest.opened`."""
+        if self._note_opened is not None:
+            self._note_opened(association)
 
     def ended(self, assoc_id: str, released: bool) -> None:
         """See `Ingest.ended`."""

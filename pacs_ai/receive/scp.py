@@ -261,6 +261,7 @@ class Receiver:
         )
         exchange = Exchange(info, decided, self._desk, connection)
         self._open.add(exchange)
+        self._ingest.opened(info)
         LOGGER.info("association of %s at %s to %s opened", info.calling_ae_title, info.address, info.called_ae_title)
         return decided, exchange
 
