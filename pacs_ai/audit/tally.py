@@ -34,7 +34,7 @@ class _Count:
 
 
 class Tally:
-    """Counts; `refused` and `idle` are called from wherever it happens and never wait for the database.
+    """Counts; `refused`, `opened` and `ended` are called where it happens and never wait for the database.
 
     Parameters
     ----------
@@ -47,6 +47,7 @@ class Tally:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: dict[_Key, _Count] = {}
+        self._open: dict[str, AssociationInfo] = {}
 
     # -- what is told to it
 
@@ -63,8 +64,17 @@ class Tally:
             )
         )
 
-    def idle(self, association: AssociationInfo) -> None:
-        """Count an association that ended and had brought nothing."""
+    def opened(self, association: AssociationInfo) -> None:
+        """Remember an association until it ends (`pacs_ai.receive.ingest.Ingest.opened`)."""
+        with self._lock:
+            self._open[association.assoc_id] = association
+
+    def ended(self, assoc_id: str, *, brought: bool) -> None:
+        """Count an association that ended, unless it `brought` something: then its rows tell of it."""
+        with self._lock:
+            association = self._open.pop(assoc_id, None)
+        if association is None or brought:
+            return
         self._add(
             Notice(
                 kind=NoticeKind.IDLE,
@@ -96,12 +106,6 @@ class Tally:
             trail.note(self._database, due)
         except Transient:
             self._give_back(due)
-
-    def run(self, stop: threading.Event) -> None:
-        """Write every second until `stop` is set, then the rest."""
-        while not stop.wait(FIRST_SECONDS):
-            self.write()
-        self.write(whole=True)
 
     def _take(self, *, whole: bool) -> list[Notice]:
         now = self._clock()

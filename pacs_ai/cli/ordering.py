@@ -39,7 +39,7 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
     config = session.config
     addresses = {p.name: Address(p.name, p.ae_title, p.host, p.port, config.plan_of(p.profile)) for p in config.peer}
     registry = Registry.of(config)
-    with session.database() as database:
+    with session.ordering() as database:
 
         def run_again(job_id: int) -> str:
             again = orders.retry(
@@ -66,7 +66,7 @@ def cancel(session: Session, job_ids: Sequence[int]) -> None:
     """
     from pacs_ai.store import orders
 
-    with session.database() as database:
+    with session.ordering() as database:
 
         def end(job_id: int) -> str:
             orders.cancel(database, job_id, actor=session.actor)
@@ -87,7 +87,7 @@ def pause(session: Session, pipeline: str, reason: str) -> None:
     from pacs_ai.store import orders
 
     _check_known(session, pipeline)
-    with session.database() as database:
+    with session.ordering() as database:
         count = orders.pause(database, pipeline, actor=session.actor, reason=reason)
     click.echo(f"{pipeline} is paused; {words.many(count, 'job')} withheld")
 
@@ -99,7 +99,7 @@ def resume(session: Session, pipeline: str) -> None:
     """Let a paused pipeline go on."""
     from pacs_ai.store import orders, views
 
-    with session.database() as database:
+    with session.ordering() as database:
         with database.read() as connection:
             paused = views.paused(connection)
         if pipeline not in paused:
@@ -125,7 +125,7 @@ def resolve(session: Session, series_uid: str, keep: Literal["first", "latest"])
     """
     from pacs_ai.store import orders
 
-    with session.database() as database:
+    with session.ordering() as database:
         count = orders.resolve(database, series_uid, keep=keep, actor=session.actor)
     click.echo(f"the {keep} content of {words.many(count, 'instance')} is kept; the series is analysed")
 

@@ -109,7 +109,7 @@ def retract(session: Session, /, reason: str, because: str, *, yes: bool, as_jso
     choice.check()
     if not because.strip():
         raise click.UsageError("say why in --because: readers of the study see it")
-    with session.database() as database:
+    with session.ordering() as database:
         planned, wrong = _look(database, choice.find(database))
         if not yes:
             _show(planned, session.config)

@@ -73,6 +73,18 @@ class Session:
             database.close()
 
     @contextmanager
+    def ordering(self) -> Iterator[Database]:
+        """Open the node's database for an order; the audit trail gets who gave it, and what was ordered."""
+        from pacs_ai.store import trail
+        from pacs_ai.store.clock import now
+
+        with self.database() as database:
+            if self.config.audit.is_kept:
+                order = trail.Notice(trail.NoticeKind.COMMAND, now(), _order(), actor=self.actor)
+                trail.note(database, [order])
+            yield database
+
+    @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open the node's database and yield a connection that sees one consistent state."""
         with self.database() as database, database.read() as connection:
@@ -88,3 +100,16 @@ class Session:
 
 
 pass_session = click.make_pass_decorator(Session)
+
+
+def _order() -> str:
+    """Return the command that runs, with what was given to it."""
+    context = click.get_current_context()
+    given = [
+        f"{name}={_told(value)}" for name, value in sorted(context.params.items()) if value not in (None, False, ())
+    ]
+    return " ".join((context.command_path, *given))
+
+
+def _told(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

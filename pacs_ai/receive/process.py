@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pacs_ai.audit.tally import FIRST_SECONDS, Tally
 from pacs_ai.dicom import contexts
 from pacs_ai.errors import Transient, UserError
 from pacs_ai.receive.connection import Bounds
@@ -33,16 +34,26 @@ def run(config: Config, stop: threading.Event) -> None:
     with entered(config, "receive", f"port {config.receive.port}") as (database, owner):
         files = Files(config.store.folder / "files")
         index = Index(database, files.path, owner)
-        ingest = DurableIngest(files, index.record, note_ended=index.association_ended)
+        tally = Tally(database)
+
+        def ended(assoc_id: str, released: bool) -> None:
+            tally.ended(assoc_id, brought=index.association_ended(assoc_id, released))
+
+        ingest = DurableIngest(files, index.record, note_opened=tally.opened, note_ended=ended)
         receiver = Receiver(listen(config, files), ingest)
         receiver.start()
+        beat_at = time.monotonic()
         try:
-            while not stop.wait(BEAT_SECONDS):
-                with suppress(Transient):
-                    processes.seen(database, owner)
+            while not stop.wait(FIRST_SECONDS):
+                tally.write()
+                if time.monotonic() - beat_at >= BEAT_SECONDS:
+                    beat_at = time.monotonic()
+                    with suppress(Transient):
+                        processes.seen(database, owner)
         finally:
             receiver.stop(config.receive.grace_seconds)
             ingest.close()
+            tally.write(whole=True)
 
 
 def listen(config: Config, files: Files) -> Listen:

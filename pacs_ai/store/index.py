@@ -124,10 +124,10 @@ class Index:
             return outcomes
         raise Unavailable("other processes keep recording the same instances; try again")
 
-    def association_ended(self, assoc_id: str, released: bool) -> None:
-        """Note the end of an association that brought instances."""
+    def association_ended(self, assoc_id: str, released: bool) -> bool:
+        """Note the end of an association that brought instances; False of one that brought none."""
         if assoc_id not in self._announced:
-            return
+            return False
         with self._database.write() as connection:
             connection.execute(
                 sa.update(_association)
@@ -135,6 +135,7 @@ class Index:
                 .values(ended_at=now(), released=released)
             )
         self._announced.discard(assoc_id)
+        return True
 
     def _note_associations(
         self, connection: Connection, arrivals: Sequence[Arrival], series: Mapping[tuple[str, str], _Series]

@@ -368,7 +368,10 @@ def test_refusals_wait_for_a_database_that_is_away(database, clock, monkeypatch,
 def test_refused_instances_and_idle_associations_have_events_of_their_own(database, auditor, memory, clock):
     counts = tally.Tally(database, clock)
     counts.refused(refusal(what="instance", reason="not a whole and sound DICOM data set"))
-    counts.idle(AssociationInfo("a", "MONITOR", "PACS_AI", "192.0.2.9", datetime.now(UTC)))
+    for name in ("a", "b"):
+        counts.opened(AssociationInfo(name, "MONITOR", "PACS_AI", "192.0.2.9", datetime.now(UTC)))
+    counts.ended("a", brought=False)
+    counts.ended("b", brought=True)
     counts.write(whole=True)
     settle(auditor)
     assert sorted(memory.kinds()) == [("110113", "110132"), ("idle-association",)]
