@@ -11,6 +11,7 @@ PacsAiError
 ├── Conflict          same SOP Instance UID, different content; a person decides
 ├── NotUnderstood     bytes that are no DICOM data set
 ├── Mismatch          data set and SOP class, or command and data set, disagree
+├── NotOffered        a peer does not offer what is asked of it
 └── PipelineFault     the pipeline broke its contract, or raised
 """
 
@@ -109,6 +110,10 @@ class NotUnderstood(Permanent):
 
 class Mismatch(Permanent):
     """The data set and its SOP class, or the command and the data set, disagree."""
+
+
+class NotOffered(Permanent):
+    """A peer does not offer the service that is asked of it, or refuses this request."""
 
 
 class PipelineFault(Permanent):

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pacs_ai.deliver.addresses import remote_at
+from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.notary import Notary
 from pacs_ai.deliver.scu import Outcome, Outgoing, send
 from pacs_ai.dicom.status import Category
@@ -43,6 +44,7 @@ class Courier:
             config.deliver.give_up_hours,
         )
         self._notary = Notary(config, database, files, owner)
+        self._confirmer = Confirmer(config, database, owner)
         self._rounds: dict[str, tuple[threading.Thread, Round]] = {}
         self._watch = Watch()
         self._swept = self._beaten = 0.0
@@ -58,6 +60,7 @@ class Courier:
             self._swept = time.monotonic()
             outbox.sweep(self._database, self._watch, self._owner)
         self._notary.look()
+        self._confirmer.look()
         with self._database.read() as connection:
             due = [peer for peer in outbox.due_peers(connection) if peer not in self._rounds]
         started = 0
@@ -74,6 +77,7 @@ class Courier:
         """Wait for the rounds in progress."""
         deadline = time.monotonic() + seconds
         self._notary.join(seconds)
+        self._confirmer.join(seconds)
         for thread, _ in self._rounds.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 

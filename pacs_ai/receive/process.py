@@ -6,11 +6,13 @@ import ipaddress
 import socket
 import time
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pacs_ai.audit.tally import FIRST_SECONDS, Tally
 from pacs_ai.dicom import contexts
 from pacs_ai.errors import Transient, UserError
+from pacs_ai.receive import commitment
 from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.guard import Limits
 from pacs_ai.receive.ingest import DurableIngest
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pacs_ai.config import Config
+    from pacs_ai.receive.service import Services
 
 
 def run(config: Config, stop: threading.Event) -> None:
@@ -40,7 +43,7 @@ def run(config: Config, stop: threading.Event) -> None:
             tally.ended(assoc_id, brought=index.association_ended(assoc_id, released))
 
         ingest = DurableIngest(files, index.record, note_opened=tally.opened, note_ended=ended)
-        receiver = Receiver(listen(config, files), ingest)
+        receiver = Receiver(listen(config, files, commitment.services(config, database, owner)), ingest)
         receiver.start()
         beat_at = time.monotonic()
         try:
@@ -56,8 +59,8 @@ def run(config: Config, stop: threading.Event) -> None:
             tally.write(whole=True)
 
 
-def listen(config: Config, files: Files) -> Listen:
-    """Return the listener's settings."""
+def listen(config: Config, files: Files, services: Services = MappingProxyType({})) -> Listen:
+    """Return the listener's settings, with what it serves beside storing."""
     receive = config.receive
     return Listen(
         bind=receive.bind,
@@ -87,6 +90,7 @@ def listen(config: Config, files: Files) -> Listen:
         plain=receive.plain,
         tls=None if receive.tls_port is None else server_context(config.tls),
         tls_port=receive.tls_port,
+        services=services,
         certificate_names={peer.ae_title: peer.certificate_name for peer in config.peer if peer.certificate_name},
     )
 

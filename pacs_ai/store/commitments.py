@@ -199,6 +199,13 @@ def later(database: Database, step: Step, *, seconds: float) -> None:
         _schedule(connection, step.deliveries, seconds)
 
 
+def waive(database: Database, step: Step) -> None:
+    """Note that the peer is no longer to be asked: what it has stays as it is."""
+    with database.write() as connection:
+        these = [one.delivery_id for one in step.deliveries]
+        connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(confirm_at=None))
+
+
 def looked(database: Database, step: Step, found: Collection[str], *, actor: str) -> None:
     """Note which of the SOP Instance UIDs a query showed; the others are sent again."""
     with database.write() as connection:
@@ -297,6 +304,7 @@ def _miss(connection: Connection, row: Row[Any], words: str, actor: str) -> None
 
 
 def _is_wanted(connection: Connection, row: Row[Any]) -> bool:
-    query = sa.select(_job.c.state, _result.c.kind).where(_job.c.id == row.job_id, _result.c.id == row.result_id)
+    of_job = sa.select(_job.c.state, _result.c.kind).join(_result, _result.c.job_id == _job.c.id)
+    query = of_job.where(_result.c.id == row.result_id)
     job_state, kind = connection.execute(query).one()
     return job_state == JobState.DONE or kind in NOTICES

@@ -1,0 +1,62 @@
+"""What a peer says about storage commitment on an association of its own: its answer, or a request to this node."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pacs_ai.dicom import commitment, status
+from pacs_ai.errors import NotUnderstood, Transient
+from pacs_ai.log import shown
+from pacs_ai.receive.service import N_EVENT_REPORT_RQ, Answer
+from pacs_ai.store import commitments
+from pacs_ai.store.commitments import Verdict
+
+if TYPE_CHECKING:
+    from pacs_ai.config import Config
+    from pacs_ai.receive.service import ServiceRequest, Services
+    from pacs_ai.store.database import Database
+
+LOGGER = logging.getLogger(__name__)
+
+_TAKEN = Answer(status.SUCCESS)
+_NOT_READ = Answer(status.INVALID_ARGUMENT_VALUE, "not understood")
+_UNKNOWN = Answer(status.INVALID_ARGUMENT_VALUE, "unknown transaction")
+_NOT_NOW = Answer(status.PROCESSING_FAILURE, "cannot be noted now; try again later")
+_NO_SUCH_EVENT = Answer(status.NO_SUCH_EVENT_TYPE, "no such event type")
+
+
+def services(config: Config, database: Database, actor: str) -> Services:
+    """Return what the listener serves beside storing: the answers of peers that this node asks."""
+    if not any(peer.commitment for peer in config.peer):
+        return {}
+    return {(commitment.SOP_CLASS_UID, N_EVENT_REPORT_RQ): Answers(database, actor)}
+
+
+class Answers:
+    """Takes N-EVENT-REPORT (PS3.4 J.3.3) from the peers that were asked, and notes what they keep."""
+
+    def __init__(self, database: Database, actor: str) -> None:
+        self._database = database
+        self._actor = actor
+
+    def __call__(self, request: ServiceRequest) -> Answer:
+        """Answer one report; what is unknown or comes again changes nothing."""
+        caller = shown(request.association.calling_ae_title)
+        if request.type_id not in {commitment.ALL_KEPT, commitment.SOME_FAILED}:
+            return _NO_SUCH_EVENT
+        try:
+            report = commitment.read_report(request.data_set, request.transfer_syntax)
+            calling = request.association.calling_ae_title
+            verdict = commitments.record(self._database, report, calling, actor=self._actor)
+        except NotUnderstood as error:
+            LOGGER.warning("%s answered on storage commitment, not understood: %s", caller, error)
+            return _NOT_READ
+        except Transient as error:
+            LOGGER.warning("%s answered on storage commitment, not noted: %s", caller, error)
+            return _NOT_NOW
+        if verdict is Verdict.UNKNOWN:
+            LOGGER.warning("%s answered on storage commitment to a request that it was not asked; ignored", caller)
+            return _UNKNOWN
+        LOGGER.info("%s answered on storage commitment: %s", caller, verdict)
+        return _TAKEN

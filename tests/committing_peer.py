@@ -1,0 +1,155 @@
+"""A small PACS for the tests that answers requests for storage commitment, and queries, as it is told to."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydicom import Dataset
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    StudyRootQueryRetrieveInformationModelFind,
+)
+
+from pacs_ai.dicom import contexts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class CommittingPeer:
+    """A storage SCP on loopback that keeps the headers of what it gets in `stored`, by SOP Instance UID.
+
+    Of a request for storage commitment it commits to what it has stored, study by study as it came, unless `answers`
+    is "never"; "here" answers on the association of the request, "elsewhere" on one of its own to `node_port`. `losing`
+    maps a SOP Instance UID to how many more times it is lost after its C-STORE was answered Success.
+    """
+
+    ae_title: str = "COMMITTER"
+    answers: str = "here"
+    commits: bool = True
+    queries: bool = True
+    action_status: int = 0x0000
+    node_port: int = 0
+    node_ae_title: str = "PACS_AI"
+    port: int = 0
+    losing: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, Dataset] = field(default_factory=dict)
+    received: list[str] = field(default_factory=list)
+    requests: list[Dataset] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    queried: int = 0
+    patients: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Listen."""
+        self._server = None
+        self._changed = threading.Condition()
+        ae = AE(self.ae_title)
+        ae.supported_contexts = contexts.acceptor_contexts()
+        if self.commits:
+            ae.add_supported_context(StorageCommitmentPushModel)
+        if self.queries:
+            ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_ACTION, self._action),
+            (evt.EVT_C_FIND, self._find),
+        ]
+        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        self.port = self._server.server_address[1]
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.ae.shutdown()
+            self._server = None
+
+    def wait_for(self, count: int) -> list[int]:
+        """Return the statuses with which the node answered, as soon as there are `count`."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.statuses) >= count, 60), f"{len(self.statuses)} of {count}"
+            return list(self.statuses)
+
+    def _store(self, event: evt.Event) -> int:
+        ds = event.dataset
+        uid = str(ds.SOPInstanceUID)
+        self.received.append(uid)
+        if self.losing.get(uid, 0) > 0:
+            self.losing[uid] -= 1
+        else:
+            self.stored[uid] = ds
+        return 0x0000
+
+    def _action(self, event: evt.Event) -> tuple[int, None]:
+        assert event.action_type == 1
+        self.requests.append(event.action_information)
+        if self.action_status == 0x0000 and self.answers != "never":
+            answer = self.here if self.answers == "here" else self.elsewhere
+            threading.Thread(target=answer, args=(event.assoc, event.action_information)).start()
+        return self.action_status, None
+
+    def event(self, request: Dataset) -> tuple[Dataset, int]:
+        """Return what the peer says of a request, and the Event Type ID."""
+        answer = Dataset()
+        answer.TransactionUID = request.TransactionUID
+        kept, failed = [], []
+        for item in request.ReferencedSOPSequence:
+            if str(item.ReferencedSOPInstanceUID) in self.stored:
+                kept.append(item)
+            else:
+                item.FailureReason = 0x0112
+                failed.append(item)
+        if kept:
+            answer.ReferencedSOPSequence = kept
+        if failed:
+            answer.FailedSOPSequence = failed
+        return answer, 2 if failed else 1
+
+    def here(self, assoc: evt.Association, request: Dataset) -> None:
+        """Answer on the association of the request."""
+        self._send(assoc, request)
+
+    def elsewhere(self, _assoc: object, request: Dataset) -> None:
+        """Answer on an association of the peer's own, in which it is the SCP."""
+        ae = AE(self.ae_title)
+        contexts_ = [build_context(StorageCommitmentPushModel)]
+        role = build_role(StorageCommitmentPushModel, scp_role=True)
+        assoc = ae.associate("127.0.0.1", self.node_port, contexts_, ae_title=self.node_ae_title, ext_neg=[role])
+        assert assoc.is_established
+        self._send(assoc, request)
+        assoc.release()
+
+    def _send(self, assoc: evt.Association, request: Dataset) -> None:
+        said, event_type = self.event(request)
+        response, _ = assoc.send_n_event_report(
+            said, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        )
+        with self._changed:
+            self.statuses.append(int(response.Status) if "Status" in response else -1)
+            self._changed.notify_all()
+
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        self.queried += 1
+        wanted = event.identifier
+        for ds in list(self.stored.values()):
+            if ds.StudyInstanceUID != wanted.StudyInstanceUID:
+                continue
+            if wanted.QueryRetrieveLevel == "IMAGE" and ds.SeriesInstanceUID != wanted.SeriesInstanceUID:
+                continue
+            match = Dataset()
+            match.QueryRetrieveLevel = wanted.QueryRetrieveLevel
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID"):
+                if keyword in wanted:
+                    setattr(match, keyword, ds.get(keyword, ""))
+            yield 0xFF00, match
+        for study, patient in self.patients.items():
+            if study == wanted.StudyInstanceUID and wanted.QueryRetrieveLevel == "STUDY":
+                match = Dataset()
+                match.QueryRetrieveLevel, match.StudyInstanceUID, match.PatientID = "STUDY", study, patient
+                yield 0xFF00, match

@@ -1,0 +1,391 @@
+"""Delivered means confirmed where the peer commits to it: what it keeps, loses, never answers, or answers twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+from committing_peer import CommittingPeer
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from stations import ME
+from stored_results import finish_with, plan_of
+
+from pacs_ai.config import Config
+from pacs_ai.deliver.confirmer import Confirmer
+from pacs_ai.deliver.courier import Courier
+from pacs_ai.dicom import commitment
+from pacs_ai.dicom.arrival import AssociationInfo
+from pacs_ai.dicom.commitment import Report, Request
+from pacs_ai.errors import NotUnderstood
+from pacs_ai.profiles import Kind, Wanted, encodings
+from pacs_ai.receive.commitment import services
+from pacs_ai.receive.ingest import DurableIngest
+from pacs_ai.receive.process import listen
+from pacs_ai.receive.scp import Receiver
+from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
+from pacs_ai.states import DeliveryState
+from pacs_ai.store import commitments, journal, outbox, resending, retraction, schema
+from pacs_ai.store.commitments import Verdict
+from pacs_ai.store.enqueue import Address
+from pacs_ai.store.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: What differs between the databases is shown by the other tests.
+sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+PLAN = plan_of(Wanted(Kind.SEGMENTATION, "binary"), Wanted(Kind.TEXT_REPORT))
+
+
+@pytest.fixture
+def make_committer() -> Iterator[Callable[..., CommittingPeer]]:
+    peers = []
+
+    def make(**fields: object) -> CommittingPeer:
+        peer = CommittingPeer(**fields)
+        peer.start()
+        peers.append(peer)
+        return peer
+
+    yield make
+    for peer in peers:
+        peer.stop()
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path / "store" / "files")
+
+
+class Bed:
+    """A job of two results for one peer, and the two actors that deliver and confirm them, stepped by hand."""
+
+    def __init__(self, stations, source, files, peer, folder, **settings):
+        self.stations, self.peer = stations, peer
+        table = {"name": "pacs", "ae_title": peer.ae_title, "host": "127.0.0.1", "port": peer.port}
+        self.config = Config.model_validate(
+            {
+                "store": {"folder": folder / "store"},
+                "peer": [{"commitment": True, "commitment_seconds": 0.3, "answer_seconds": 20} | table | settings],
+            }
+        )
+        self.address = Address("pacs", peer.ae_title, "127.0.0.1", peer.port, PLAN)
+        stations.enqueue(stations.work(source, destinations=(self.address,)))
+        self.job = finish_with(stations, files, encodings([PLAN]))
+        self.courier = Courier(self.config, stations.database, files, ME)
+        self.confirmer = Confirmer(self.config, stations.database, ME)
+
+    def deliver(self):
+        """Send what is due in one round."""
+        held = outbox.claim(self.stations.database, "pacs", ME)
+        assert held is not None
+        self.courier.serve(held)
+
+    def step(self):
+        return self.confirmer.step("pacs")
+
+    def due(self):
+        """Let the time for the peer's answer be over."""
+        with self.stations.database.write() as connection:
+            late = sa.update(schema.delivery).where(schema.delivery.c.confirm_at.is_not(None))
+            connection.execute(late.values(confirm_at=datetime.now(UTC) - timedelta(seconds=1)))
+
+    @property
+    def rows(self):
+        return self.stations.rows(schema.delivery)
+
+    @property
+    def uids(self):
+        return [row.sop_instance_uid for row in self.stations.rows(schema.result)]
+
+    @property
+    def requests(self):
+        return self.stations.rows(schema.commitment)
+
+
+@pytest.fixture
+def make_bed(stations, source, files, tmp_path):
+    return lambda peer, **settings: Bed(stations, source, files, peer, tmp_path, **settings)
+
+
+@sqlite
+def test_DEL_07_a_delivery_is_confirmed_only_by_the_peer_s_answer(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    assert bed.stations.deliveries() == ["sent", "sent"]
+    assert bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    assert not bed.step()
+    (request,) = bed.peer.requests
+    assert [str(one.ReferencedSOPInstanceUID) for one in request.ReferencedSOPSequence] == bed.uids
+    assert str(request.TransactionUID).startswith("2.25.")
+    assert bed.peer.wait_for(1) == [0x0000]
+    assert {row.reason for row in bed.rows} == {"the peer committed to keep it"}
+    with bed.stations.database.read() as connection:
+        events = [entry.event for entry in journal.of(connection, "delivery", bed.rows[0].id)]
+    assert events == ["enqueued", "claimed", "accepted", "confirmed"]
+
+
+@sqlite
+def test_a_peer_without_the_setting_is_not_asked(make_bed, make_committer):
+    bed = make_bed(make_committer(), commitment=False)
+    bed.deliver()
+    assert not bed.step()
+    assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+def test_DEL_07_what_the_peer_lost_is_sent_again_and_confirmed(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    lost = bed.uids[1]
+    bed.peer.losing[lost] = 1
+    bed.deliver()
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "waiting"]
+    assert "0x0112" in bed.rows[1].reason
+    bed.deliver()
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    assert bed.peer.received == [*bed.uids, lost]
+    assert len({str(one.TransactionUID) for one in bed.peer.requests}) == 2
+
+
+@sqlite
+def test_DEL_07_what_the_peer_loses_again_and_again_needs_a_person(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    bed.peer.losing[bed.uids[0]] = commitments.MOST_LOSSES
+    for _ in range(commitments.MOST_LOSSES):
+        bed.deliver()
+        bed.step()
+    assert bed.stations.deliveries() == ["failed", "confirmed"]
+    assert "delivered 3 times, and then not there" in bed.rows[0].reason
+    resending.retry(bed.stations.database, [bed.rows[0].id], actor=ME)
+    bed.deliver()
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+def test_DEL_07_a_peer_that_never_answers_is_looked_at(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never"))
+    bed.peer.losing[bed.uids[0]] = 1
+    bed.deliver()
+    bed.step()
+    assert bed.stations.deliveries() == ["sent", "sent"]
+    bed.due()
+    bed.step()
+    assert bed.peer.queried == 2  # each result is in a series of its own
+    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert bed.rows[1].reason == "the peer shows it in a query"
+
+
+@pytest.mark.parametrize("how", ["refuses", "does not offer"])
+@sqlite
+def test_DEL_07_a_peer_that_takes_no_requests_is_looked_at_at_once(make_bed, make_committer, how):
+    fields = {"action_status": 0x0110} if how == "refuses" else {"commits": False}
+    bed = make_bed(make_committer(**fields))
+    bed.deliver()
+    bed.step()
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+@sqlite
+def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirmed(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never", queries=False))
+    bed.deliver()
+    for _ in range(commitments.MOST_ASKS):
+        bed.step()  # asks
+        bed.due()
+        bed.step()  # looks
+    bed.due()
+    assert not bed.step()
+    assert len(bed.peer.requests) == commitments.MOST_ASKS
+    assert bed.stations.deliveries() == ["sent", "sent"]
+    assert "delivered, but not confirmed" in bed.rows[0].reason
+    late = bed.peer.requests[0]  # it answers at last, and to the first of the requests
+    report = Report(str(late.TransactionUID), [("1.2.840.10008.5.1.4.1.1.66.4", uid) for uid in bed.uids], {})
+    assert commitments.record(bed.stations.database, report, "COMMITTER", actor=ME) is Verdict.TAKEN
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+@sqlite
+def test_DEL_07_a_peer_that_is_away_is_asked_later_with_the_same_transaction(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    bed.peer.stop()
+    assert not bed.step()
+    bed.peer.start()
+    bed.due()
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    assert [row.transaction_uid for row in bed.requests] == [str(bed.peer.requests[0].TransactionUID)]
+
+
+@sqlite
+def test_a_request_that_was_cut_off_is_made_again_as_the_same_one(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    step = commitments.take(bed.stations.database, "pacs")  # and the process dies
+    assert commitments.take(bed.stations.database, "pacs") is None
+    bed.due()
+    again = commitments.take(bed.stations.database, "pacs")
+    assert again == step
+
+
+def reported(bed, report, calling="COMMITTER", syntax=ExplicitVRLittleEndian, type_id=None):
+    """Answer on an association of the peer's own; returns the status that the node answers."""
+    association = AssociationInfo("a9", calling, "PACS_AI", "127.0.0.1", datetime.now(UTC))
+    service = services(bed.config, bed.stations.database, ME)[commitment.SOP_CLASS_UID, N_EVENT_REPORT_RQ]
+    request = ServiceRequest(
+        association,
+        commitment.SOP_CLASS_UID,
+        syntax,
+        N_EVENT_REPORT_RQ,
+        commitment.SOP_CLASS_UID,
+        commitment.SOP_INSTANCE_UID,
+        report.event_type_id if type_id is None else type_id,
+        commitment.encode_report(report, syntax),
+    )
+    return service(request).status
+
+
+def asked(bed):
+    """Deliver and ask a peer that does not answer by itself; returns its good answer."""
+    bed.deliver()
+    bed.step()
+    (row,) = bed.requests
+    kept = [(one.sop_class_uid, one.sop_instance_uid) for one in bed.stations.rows(schema.result)]
+    return Report(row.transaction_uid, kept, {})
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@sqlite
+def test_DEL_07_an_answer_on_a_new_association_confirms_and_a_replay_changes_nothing(make_bed, make_committer, syntax):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    assert reported(bed, report, syntax=syntax) == 0x0000
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    journaled = len(bed.stations.rows(schema.journal))
+    contrary = Report(report.transaction_uid, [], dict.fromkeys(report.kept, 0x0112))
+    assert reported(bed, report) == 0x0000
+    assert reported(bed, contrary) == 0x0000
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    assert len(bed.stations.rows(schema.journal)) == journaled
+
+
+def test_DEL_07_an_answer_to_an_unknown_transaction_or_from_a_stranger_changes_nothing(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    assert reported(bed, Report("2.25.1", report.kept, {})) == 0x0115
+    assert reported(bed, report, calling="STRANGER") == 0x0115
+    assert reported(bed, report, type_id=3) == 0x0113
+    assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+@sqlite
+def test_what_an_answer_leaves_out_is_sent_again(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    assert reported(bed, Report(report.transaction_uid, report.kept[:1], {})) == 0x0000
+    assert bed.stations.deliveries() == ["confirmed", "waiting"]
+    assert "does not name it" in bed.rows[1].reason
+
+
+@sqlite
+def test_a_failure_of_an_older_request_does_not_undo_a_newer_delivery(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never", queries=False))
+    older = asked(bed)
+    bed.due()
+    bed.step()  # cannot be looked at, so it is asked anew
+    bed.step()
+    contrary = Report(older.transaction_uid, [], dict.fromkeys(older.kept, 0x0112))
+    assert reported(bed, contrary) == 0x0000
+    assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+@sqlite
+def test_confirmed_results_are_retracted_as_delivered_ones(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    bed.step()
+    done = retraction.retract(
+        bed.stations.database, bed.job, reason="quality", because="a test", honours={"pacs": True}, actor=ME
+    )
+    assert len(done.withdrawn["pacs"]) == 2
+    assert bed.stations.deliveries() == ["retracted", "retracted"]
+
+
+@sqlite
+def test_an_answer_after_a_retraction_changes_nothing(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    retraction.retract(
+        bed.stations.database, bed.job, reason="quality", because="a test", honours={"pacs": True}, actor=ME
+    )
+    assert reported(bed, report) == 0x0000
+    assert bed.stations.deliveries() == ["retracted", "retracted"]
+
+
+@sqlite
+def test_a_peer_that_is_no_longer_asked_is_let_be(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    other = bed.config.model_copy(update={"peer": ()})
+    confirmer = Confirmer(other, bed.stations.database, ME)
+    assert confirmer.step("pacs")
+    assert not confirmer.step("pacs")
+    assert bed.stations.deliveries() == [DeliveryState.SENT, DeliveryState.SENT]
+    assert bed.peer.requests == []
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_what_travels_is_read_as_it_was_written(syntax):
+    request = Request("2.25.7", [("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4"), ("1.2.840.10008.5.1.4.1.1.4", "1.2.3.5")])
+    assert commitment.read_request(commitment.encode_request(request, syntax), syntax) == Request(
+        "2.25.7", tuple(request.instances)
+    )
+    report = Report("2.25.7", (request.instances[0],), {request.instances[1]: 0x0112})
+    assert commitment.read_report(commitment.encode_report(report, syntax), syntax) == report
+
+
+def test_nonsense_is_not_understood():
+    for data in (b"", b"\x08\x00\x95\x11UI\x04\x00", bytes(40), b"\xff" * 40):
+        with pytest.raises(NotUnderstood):
+            commitment.read_report(data, ExplicitVRLittleEndian)
+        with pytest.raises(NotUnderstood):
+            commitment.read_request(data, ImplicitVRLittleEndian)
+
+
+@pytest.fixture
+def listener(stations, tmp_path):
+    """The node's own listener, with its services; started by hand, since it has to know the bed's configuration."""
+    running = []
+
+    def start(config, port=0):
+        files = Files(config.store.folder / "files")
+        settings = listen(config, files, services(config, stations.database, ME))
+        receiver = Receiver(replace(settings, bind="127.0.0.1", port=port), DurableIngest(files, lambda _: []))
+        receiver.start()
+        running.append(receiver)
+        return receiver
+
+    yield start
+    for receiver in running:
+        receiver.stop(1.0)
+
+
+@sqlite
+def test_DEL_07_a_peer_answers_as_the_scp_on_an_association_of_its_own(make_bed, make_committer, listener):
+    bed = make_bed(make_committer(answers="elsewhere"))
+    bed.peer.losing[bed.uids[1]] = 1
+    bed.peer.node_port = listener(bed.config).port
+    bed.deliver()
+    bed.step()
+    assert bed.peer.wait_for(1) == [0x0000]
+    assert bed.stations.deliveries() == ["confirmed", "waiting"]
+    bed.deliver()
+    bed.step()
+    assert bed.peer.wait_for(2) == [0x0000, 0x0000]
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
