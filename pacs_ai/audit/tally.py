@@ -61,6 +61,7 @@ class Tally:
                 address=refusal.address,
                 calling_ae_title=refusal.calling_ae_title,
                 called_ae_title=refusal.called_ae_title,
+                times=refusal.times,
             )
         )
 
@@ -90,12 +91,12 @@ class Tally:
         key = (notice.kind, notice.address, notice.calling_ae_title, notice.called_ae_title, notice.reason)
         with self._lock:
             if key not in self._counts and len(self._counts) >= MAX_APART:
-                notice = Notice(notice.kind, notice.at, _BEYOND)
+                notice = Notice(notice.kind, notice.at, _BEYOND, times=notice.times)
                 key = (notice.kind, "", "", "", _BEYOND)
             count = self._counts.setdefault(key, _Count(notice, due=self._clock() + FIRST_SECONDS))
             if not count.times:
                 count.notice = notice
-            count.times += 1
+            count.times += notice.times
 
     # -- what it writes
 

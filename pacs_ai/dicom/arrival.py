@@ -50,6 +50,8 @@ class Refusal:
         In words, without anything of a patient.
     at
         UTC.
+    times
+        How often, where it is told once for several.
     """
 
     what: str
@@ -58,6 +60,7 @@ class Refusal:
     called_ae_title: str
     reason: str
     at: datetime
+    times: int = 1
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ holds the peer back by TCP instead of filling queues.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -148,6 +149,7 @@ class Exchange:
     def __init__(self, info: AssociationInfo, agreement: Agreement, desk: Desk, link: Link) -> None:
         self.info = info
         self.stored = self.failed = 0
+        self.failures: Counter[str] = Counter()  # by the Error Comment that they were answered with
         self.is_released = False
         self._desk = desk
         self._link = link
@@ -341,6 +343,7 @@ class Exchange:
                 self.stored += 1
             else:
                 self.failed += 1
+                self.failures[answer.comment] += 1
         if self._over:
             self._tell_end()
             return

@@ -281,6 +281,11 @@ class Receiver:
         how = "released" if exchange.is_released else "aborted or lost"
         counts = (exchange.stored, exchange.failed)
         LOGGER.info("association of %s %s: %d instances stored, %d not", exchange.info.calling_ae_title, how, *counts)
+        for words, times in exchange.failures.items():
+            titles = (exchange.info.calling_ae_title, exchange.info.called_ae_title)
+            self._listen.on_refusal(
+                Refusal("instance", exchange.info.address, *titles, words, datetime.now(UTC), times)
+            )
         self._pool.submit(self._tell_end, exchange)
 
     def _tell_end(self, exchange: Exchange) -> None:
