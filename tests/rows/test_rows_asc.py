@@ -1,0 +1,261 @@
+"""What is negotiated: who may call, what is accepted, and what is said about the rest."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from listening_bed import until
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+)
+from raw_peer import (
+    ABORT,
+    AC,
+    CT_CONTEXTS,
+    RJ,
+    VERIFICATION,
+    associate_rq,
+    command,
+    data_set,
+    echo,
+    item,
+    pdv,
+    store,
+    store_command,
+    user_information,
+)
+
+from pacs_ai.receive.guard import Limits
+from pacs_ai.receive.scp import Listen
+
+
+def rejection(answer: bytes) -> tuple[int, ...]:
+    """Return result, source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+    assert answer[:1] == bytes((RJ,)), answer
+    return tuple(answer[7:10])
+
+
+def items_of(raw: bytes) -> list[tuple[int, bytes]]:
+    """Return the items or sub-items of some bytes."""
+    found, at = [], 0
+    while at < len(raw):
+        kind, length = struct.unpack_from(">BxH", raw, at)
+        found.append((kind, raw[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return found
+
+
+def results(answer: bytes) -> dict[int, int]:
+    """Return the result of each presentation context by its ID (PS3.8 9.3.3.2)."""
+    assert answer[:1] == bytes((AC,)), answer
+    return {value[0]: value[2] for kind, value in items_of(answer[74:]) if kind == 0x21}
+
+
+def test_ASC_01_another_called_ae_title_is_rejected(bed):
+    peer = bed.peer()
+    peer.send(associate_rq(called=b"SOMEBODY"))
+    assert rejection(peer.next_pdu()) == (1, 1, 7)
+    assert peer.is_closed()
+
+
+@pytest.mark.parametrize("callers", [{"KNOWN": None}, {"SENDER": frozenset({"192.0.2.7"})}], ids=["title", "address"])
+def test_ASC_02_an_unknown_caller_is_rejected(make_bed, callers):
+    bed = make_bed(callers={**callers, "ECHOER": None})
+    peer = bed.peer()
+    peer.send(associate_rq())
+    assert rejection(peer.next_pdu()) == (1, 1, 3)
+
+
+@pytest.mark.parametrize("title", [b"A\0B", b"A\nB", b"\x1b[31mRED", b"\xff" * 16, b"A\\B", b" " * 16])
+def test_ASC_03_a_title_that_is_none_is_rejected_and_logged_in_escapes(bed, caplog, title):
+    caplog.set_level("INFO")
+    peer = bed.peer()
+    peer.send(associate_rq(calling=title))
+    assert rejection(peer.next_pdu()) == (1, 1, 3)
+    until(lambda: "rejected association" in caplog.text)
+    assert caplog.text.replace("\n", "").isprintable()
+    assert len(caplog.text.splitlines()) == len(caplog.records)
+
+
+@pytest.mark.parametrize(
+    "contexts",
+    [
+        [(1, CTImageStorage, ())],
+        [(1, CTImageStorage, (ExplicitVRLittleEndian,)), (1, VERIFICATION, (ExplicitVRLittleEndian,))],
+        [(4, CTImageStorage, (ExplicitVRLittleEndian,))],
+        [(2 * n + 1 & 0xFF, CTImageStorage, (ExplicitVRLittleEndian,)) for n in range(129)],
+    ],
+    ids=["no transfer syntax", "repeated", "even", "129"],
+)
+def test_ASC_04_malformed_contexts_are_aborted_or_refused_one_by_one(bed, contexts):
+    peer = bed.peer()
+    peer.send(associate_rq(contexts=contexts))
+    answer = peer.next_pdu()
+    assert answer[0] == ABORT or set(results(answer).values()) <= {3, 4}
+
+
+@pytest.mark.parametrize("maximum", [1, 7, 16, 1023])
+def test_ASC_05_a_peer_that_takes_next_to_nothing_is_rejected(bed, maximum):
+    peer = bed.peer()
+    peer.send(associate_rq(users=user_information(maximum)))
+    assert rejection(peer.next_pdu()) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("maximum", [0, None, 1024, 0xFFFFFFFF], ids=["0", "none", "1024", "4 GB"])
+def test_ASC_05_any_other_maximum_length_is_answered_within_it(bed, maximum):
+    peer = bed.peer().associate(associate_rq(users=user_information(maximum)))
+    peer.send(echo() + store(data_set(), "1.2.3"))
+    assert [peer.status(), peer.status()] == [0x0000, 0x0000]
+
+
+SECRET = b"s3cret-Token"
+
+
+@pytest.mark.parametrize("kind", range(1, 6))
+def test_ASC_06_a_user_identity_is_neither_trusted_nor_logged(bed, caplog, kind):
+    caplog.set_level("DEBUG")
+    identity = item(0x58, struct.pack(">BBH", kind, 1, len(SECRET)) + SECRET + struct.pack(">H", len(SECRET)) + SECRET)
+    peer = bed.peer()
+    peer.send(associate_rq(users=user_information(further=identity)))
+    assert peer.next_pdu()[0] in {AC, RJ}
+    assert SECRET.decode() not in caplog.text
+
+
+@pytest.mark.parametrize("form", ["repeated", "overrunning", "endless"])
+def test_ASC_06_a_malformed_or_giant_identity_ends_the_connection_or_is_passed_over(bed, caplog, form):
+    sound = item(0x58, struct.pack(">BBH", 1, 0, len(SECRET)) + SECRET + struct.pack(">H", 0))
+    overrun = item(0x58, struct.pack(">BBH", 1, 0, 60000) + SECRET)
+    endless = item(0x58, struct.pack(">BBH", 1, 0, 40000) + bytes(40000) + bytes(2))
+    further = {"repeated": sound * 2, "overrunning": overrun, "endless": endless + endless[:20000]}[form]
+    peer = bed.peer()
+    try:
+        peer.send(associate_rq(users=user_information(further=further)) if form != "endless" else _over_64_kib())
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    answer = peer.next_pdu()
+    assert answer[:1] in {b"", bytes((AC,)), bytes((RJ,)), bytes((ABORT,))}
+    assert SECRET.decode() not in caplog.text
+    assert form != "endless" or answer[:1] != bytes((AC,))
+
+
+def _over_64_kib() -> bytes:
+    identities = [item(0x58, struct.pack(">BBH", 1, 0, 30000) + bytes(30000) + bytes(2)) for _ in range(2)]
+    users = user_information(further=identities[0])
+    return associate_rq(users=users + item(0x50, identities[1]) + item(0x50, bytes(10000)))
+
+
+@pytest.mark.parametrize("window", [(0, 0), (65535, 65535), (5, 0)])
+def test_ASC_07_asynchronous_windows_are_answered_one_and_one(bed, window):
+    peer = bed.peer()
+    peer.send(associate_rq(users=user_information(further=item(0x53, struct.pack(">HH", *window)))))
+    answer = peer.next_pdu()
+    assert answer[0] == AC
+    (users,) = [value for kind, value in items_of(answer[74:]) if kind == 0x50]
+    granted = [struct.unpack(">HH", value) for kind, value in items_of(users) if kind == 0x53]
+    assert granted in ([(1, 1)], [])  # no answer means one and one as well (PS3.7 D.3.3.3)
+
+
+def test_ASC_08_what_this_node_cannot_decode_is_not_accepted(bed):
+    unknown = "1.2.826.0.1.3680043.2.1143.99"
+    contexts = [
+        (1, CTImageStorage, (ExplicitVRBigEndian,)),
+        (3, CTImageStorage, (DeflatedExplicitVRLittleEndian,)),
+        (5, CTImageStorage, (unknown,)),
+        (7, unknown, (ImplicitVRLittleEndian,)),
+        (9, CTImageStorage, (ExplicitVRBigEndian, unknown, ImplicitVRLittleEndian)),
+        (11, VERIFICATION, (ExplicitVRBigEndian, ExplicitVRLittleEndian)),
+    ]
+    peer = bed.peer()
+    peer.send(associate_rq(contexts=contexts))
+    found = results(peer.next_pdu())
+    assert found == {1: 4, 3: 4, 5: 4, 7: 3, 9: 0, 11: 0}
+
+
+def test_ASC_09_one_association_more_than_the_limit_is_rejected(make_bed):
+    limit = Listen().maximum_associations
+    bed = make_bed(waiting=Limits(connections=2000, connections_per_address=2000))
+    for number in range(limit):
+        bed.peer().associate(associate_rq(calling=f"SENDER{number // 20}".encode()))
+    assert bed.receiver.associations == limit
+    late = bed.peer()
+    late.send(associate_rq(calling=b"LATE"))
+    assert rejection(late.next_pdu()) == (2, 3, 2)
+    bed.peers[0].release()
+    until(lambda: bed.receiver.associations < limit)
+    assert bed.is_served()
+
+
+def test_ASC_10_one_that_holds_its_quota_leaves_the_others_theirs(bed):
+    quota = Listen().maximum_associations_per_peer
+    for _ in range(quota):
+        bed.peer().associate()
+    late = bed.peer()
+    late.send(associate_rq())
+    assert rejection(late.next_pdu()) == (2, 3, 2)
+    for number in range(quota):
+        bed.peer().associate(associate_rq(calling=f"OTHER{number}".encode()))
+    assert bed.is_served()
+
+
+@pytest.mark.parametrize("context_id", [3, 9, 2], ids=["rejected", "never proposed", "even"])
+def test_ASC_11_a_message_on_a_context_that_was_not_accepted_is_aborted(bed, context_id):
+    contexts = [*CT_CONTEXTS[:1], (3, MRImageStorage, (ExplicitVRBigEndian,))]
+    peer = bed.peer().associate(associate_rq(contexts=contexts))
+    peer.send(store(data_set(), "1.2.3", context_id=context_id))
+    assert peer.next_pdu()[0] == ABORT
+    assert peer.is_closed()
+    assert bed.arrivals == []
+
+
+@pytest.mark.parametrize("amid", [False, True], ids=["before the data set", "amid the data set"])
+def test_ASC_12_another_command_before_a_message_is_whole_is_aborted(bed, amid):
+    peer = bed.peer().associate()
+    peer.send(pdv(store_command(), 3) + (pdv(data_set()[:50], 0) if amid else b"") + echo())
+    assert peer.is_aborted(2, 6)
+    assert bed.arrivals == []
+
+
+def test_ASC_12_fragments_of_two_contexts_do_not_mix(bed):
+    peer = bed.peer().associate()
+    peer.send(pdv(store_command(), 3, 1) + pdv(data_set(), 2, 3))
+    assert peer.is_aborted(2, 6)
+    assert bed.arrivals == []
+
+
+SERVICES = {"C-GET": 0x10, "C-FIND": 0x20, "C-MOVE": 0x21, "N-GET": 0x110, "N-SET": 0x120, "N-ACTION": 0x130}
+SERVICES |= {"N-CREATE": 0x140, "N-DELETE": 0x150, "N-EVENT-REPORT": 0x100, "none at all": 0x7777}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_ASC_13_a_service_that_is_not_offered_is_refused(bed, service):
+    peer = bed.peer().associate()
+    peer.send(pdv(command(SERVICES[service]), 3, 3))
+    answer = peer.next_pdu()
+    assert answer[0] == ABORT or struct.unpack_from("<H", answer, answer.index(b"\0\0\0\x09\2\0\0\0") + 8)[0] == 0x0211
+    assert bed.is_served()
+
+
+@pytest.mark.parametrize("response", [0x8001, 0x8030, 0x8020, 0x8FFF])
+def test_ASC_13_an_answer_to_nothing_ends_the_association(bed, response):
+    peer = bed.peer().associate()
+    peer.send(pdv(command(response), 3, 3))
+    assert peer.next_pdu()[0] == ABORT
+    assert bed.is_served()
+
+
+def test_ASC_14_another_sop_class_than_that_of_the_context_is_a_mismatch(bed):
+    peer = bed.peer().associate()
+    peer.send(store(data_set(sop_class=MRImageStorage), "1.2.3", sop_class=MRImageStorage))
+    assert peer.status() == 0xA900
+    peer.send(store(data_set(sop_class=MRImageStorage), "1.2.3"))
+    assert peer.status() == 0xA900
+    peer.send(store(data_set("1.2.3.4"), "1.2.3"))
+    assert peer.status() == 0xA900
+    assert bed.arrivals == []
+    assert bed.stored() == []
