@@ -1,18 +1,21 @@
 """Measure the node: how fast it receives durably, beside what else there is on the same machine in the same run.
 
     scripts/bench.py receive
+    scripts/bench.py front
     scripts/bench.py journey
     scripts/bench.py infer windows
     scripts/bench.py infer nnunet --python /path/to/venv/bin/python
 
-`journey` is described in bench_journey.py beside this file, `infer` in bench_infer.py.
+`journey` is described in bench_journey.py beside this file, `infer` in bench_infer.py, `front` in bench_front.py.
 
-`receive` sends 512 x 512 slices, uncompressed and as JPEG-LS, from one and from four senders at once to: pynetdicom's
+`receive` sends 512 x 512 slices, uncompressed and as JPEG-LS, from one and from eight senders at once to: pynetdicom's
 SCP with an empty handler (out of the box, and with this node's PDU size), this node (file synced, directory synced,
-row committed before each Success), dcmtk's storescp and Orthanc. Senders hold their messages ready in memory and speak
-the upper layer themselves, so that they cost next to nothing; TCP_NODELAY is on at every end. The time runs from the
-first byte of the first C-STORE to the last response; negotiating and a warm-up are not counted. Each figure is the
-median of the rounds, and the servers take turns within a round, so that a slow spell of the machine hits them all.
+row committed before each Success), dcmtk's storescp (one process for all, and one for each association) and Orthanc.
+Senders hold their messages ready in memory and speak the upper layer themselves, so that they cost next to nothing;
+TCP_NODELAY is on at every end. The time runs from the first byte of the first C-STORE to the last response;
+negotiating and a warm-up are not counted (storescp in one process serves one association after the other, so there
+the later ones' negotiation is). Each figure is the median of the rounds, and the servers take turns within a round, so
+that a slow spell of the machine hits them all. Before them the disk's own primitives are measured, in the same folder.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import struct
 import subprocess
@@ -46,7 +50,7 @@ from rich.table import Table
 from pacs_ai.dicom.identifiers import derive_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.synchronize import Barrier
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -138,7 +142,9 @@ def answer(connection: socket.socket) -> bytes:
     return bytes(found)
 
 
-def send(port: int, called: str, syntax: str, slices: Sequence[tuple[str, bytes]], start: Barrier, done: Any) -> None:
+def send(
+    port: int, called: str, syntax: str, slices: Sequence[tuple[str, bytes]], start: Barrier | None, done: Any
+) -> None:
     """Send all slices over one association, a response awaited after each; report when it began and ended."""
     with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -148,7 +154,8 @@ def send(port: int, called: str, syntax: str, slices: Sequence[tuple[str, bytes]
         limit = struct.unpack_from(">L", accept, accept.index(b"\x51\x00\x00\x04", 74) + 4)[0] or PDU_BYTES
         messages = [c_store_rq(uid, data_set, min(limit, PDU_BYTES)) for uid, data_set in slices]
         store(connection, messages[:WARM_UP])
-        start.wait(DEADLINE_SECONDS)
+        if start is not None:
+            start.wait(DEADLINE_SECONDS)
         began = time.monotonic()
         store(connection, messages[WARM_UP:])
         done.put((began, time.monotonic()))
@@ -163,10 +170,10 @@ def store(connection: socket.socket, messages: Sequence[bytes]) -> None:
         assert SUCCESS in response, f"not stored: {response.hex()}"
 
 
-def measure(port: int, called: str, kind: Kind, slices: Sequence[Sequence[tuple[str, bytes]]]) -> float:
+def measure(server: Server, port: int, kind: Kind, slices: Sequence[Sequence[tuple[str, bytes]]]) -> float:
     """Return instances per second from all senders together."""
-    context = multiprocessing.get_context("fork")
-    start, done = context.Barrier(len(slices)), context.Queue()
+    called, context = server.ae_title, multiprocessing.get_context("fork")
+    start, done = None if server.is_serial else context.Barrier(len(slices)), context.Queue()
     senders = [
         context.Process(target=send, args=(port, called, kind.transfer_syntax_uid, mine, start, done))
         for mine in slices
@@ -259,29 +266,26 @@ class Server:
     kind: str
     pdu_bytes: int = 0
 
+    @property
+    def is_serial(self) -> bool:
+        """Whether it serves one association after the other."""
+        return self.kind == "storescp"
+
     def command(self, port: int, folder: Path) -> list[str]:
         """Return the command line."""
         own = [sys.executable, __file__, "serve", self.kind, "--port", str(port), "--folder", str(folder)]
+        storescp = [str(tool("storescp")), "+xa", "+B", "-pdu", str(PDU_BYTES), "-od", str(folder), str(port)]
         return {
             "stock": [*own, "--pdu", str(self.pdu_bytes)],
             "node": own,
-            "storescp": [
-                str(tool("storescp")),
-                "--fork",
-                "+xa",
-                "+B",
-                "-pdu",
-                str(PDU_BYTES),
-                "-od",
-                str(folder),
-                str(port),
-            ],
+            "storescp": storescp,
+            "forking": [storescp[0], "--fork", *storescp[1:]],
             "orthanc": ["Orthanc", str(orthanc_configuration(port, folder))],
         }[self.kind]
 
     def is_installed(self) -> bool:
         """Tell whether the program is there."""
-        program = {"storescp": "storescp", "orthanc": "Orthanc"}.get(self.kind)
+        program = {"storescp": "storescp", "forking": "storescp", "orthanc": "Orthanc"}.get(self.kind)
         return program is None or tool(program) is not None
 
 
@@ -290,6 +294,7 @@ SERVERS = (
     Server("pynetdicom, empty handler, 128 KiB PDUs", "STOCK", "stock", PDU_BYTES),
     Server("this node, durable", "PACS_AI", "node"),
     Server("dcmtk storescp, not synced", "STORESCP", "storescp"),
+    Server("dcmtk storescp --fork, not synced", "STORESCP", "forking"),
     Server("Orthanc", "ORTHANC", "orthanc"),
 )
 
@@ -328,6 +333,7 @@ def receive(arguments: argparse.Namespace) -> None:
         console.print(f"[yellow]{missing}: NOT INSTALLED, so not compared[/]")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         scratch = Path(name)
+        console.print(primitives(scratch))
         for kind in KINDS:
             for senders in arguments.senders:
                 slices = encoded_slices(kind, senders, arguments.instances // senders + WARM_UP, scratch)
@@ -335,8 +341,57 @@ def receive(arguments: argparse.Namespace) -> None:
                 for _ in range(arguments.rounds):
                     for server in servers:
                         with running(server, scratch) as port:
-                            rates[server.name].append(measure(port, server.ae_title, kind, slices))
+                            rates[server.name].append(measure(server, port, kind, slices))
                 console.print(table(kind, senders, slices, rates))
+
+
+def primitives(folder: Path, times: int = 100, size: int = 525_000) -> Table:
+    """Measure what the disk can do, one at a time."""
+    content, path, segment = os.urandom(size), folder / "one", folder / "segment"
+    segment.write_bytes(bytes(8 * size))
+    database = sqlite3.connect(folder / "primitives.db", isolation_level=None)
+    database.execute("pragma journal_mode=WAL")
+    database.execute("pragma synchronous=FULL")
+    database.execute("create table t(a integer primary key, b text)")
+    overwritten = os.open(segment, os.O_RDWR)
+    os.fsync(overwritten)
+
+    def write(*, sync: bool) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(descriptor, content)
+        if sync:
+            os.fsync(descriptor)
+        os.close(descriptor)
+        path.rename(folder / "other")
+        if sync:
+            directory = os.open(folder, os.O_RDONLY)
+            os.fsync(directory)
+            os.close(directory)
+
+    def overwrite() -> None:
+        os.pwrite(overwritten, content, size)
+        os.fdatasync(overwritten)
+
+    acts: dict[str, Callable[[], object]] = {
+        "file of 0.5 MB written and named, nothing synced": lambda: write(sync=False),
+        "the same, file and directory synced": lambda: write(sync=True),
+        "0.5 MB written over in a file that is there, synced": overwrite,
+        "a row committed (SQLite, WAL, synchronous=FULL)": lambda: database.execute("insert into t(b) values ('x')"),
+    }
+    found = Table(title="the disk's own primitives", title_justify="left")
+    for column in ("what", "ms, median", "per second"):
+        found.add_column(column, justify="left" if column == "what" else "right")
+    for words, act in acts.items():
+        took = []
+        for _ in range(times):
+            began = time.perf_counter()
+            act()
+            took.append(time.perf_counter() - began)
+        median = statistics.median(took)
+        found.add_row(words, f"{1000 * median:.2f}", f"{1 / median:.0f}")
+    os.close(overwritten)
+    database.close()
+    return found
 
 
 def table(
@@ -369,7 +424,7 @@ def main() -> None:
     receiving = commands.add_parser("receive", help="durable receiving, beside other receivers")
     receiving.add_argument("--instances", type=int, default=120, help="per measurement, over all senders")
     receiving.add_argument("--rounds", type=int, default=3)
-    receiving.add_argument("--senders", type=int, nargs="+", default=[1, 4])
+    receiving.add_argument("--senders", type=int, nargs="+", default=[1, 8])
     receiving.add_argument("--folder", type=Path, help="on the disk to measure; default the system's folder")
     receiving.set_defaults(run=receive)
     bench_journey.add_arguments(

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from pacs_ai.dicom.arrival import Arrival, AssociationInfo
@@ -114,9 +113,9 @@ class DurableIngest:
         self._record = record
         self._note_opened = note_opened
         self._note_ended = note_ended
-        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._committer = threading.Thread(target=self._commit_until_closed, name="committer", daemon=True)
-        self._committer.start()
+        self._waiting: list[_Waiting] = []
+        self._committing = False
+        self._turn = threading.Condition()
 
     def opened(self, association: AssociationInfo) -> None:
         """See `Ingest.opened`."""
@@ -133,29 +132,31 @@ class DurableIngest:
         return _Instance(self, announced)
 
     def commit(self, arrival: Arrival, stored: StoredFile, settle: Settle) -> None:
-        """Have the row of an arrival committed, its file's directory synced before, with whatever waits meanwhile."""
-        self._waiting.put(_Waiting(arrival, stored, settle))
+        """Have the row of an arrival committed, its file's directory synced before, with whatever waits meanwhile.
+
+        The thread that finds nobody committing commits for all that come while it does; the others leave at once.
+        """
+        with self._turn:
+            self._waiting.append(_Waiting(arrival, stored, settle))
+            if self._committing:
+                return
+            self._committing = True
+        while batch := self._next_batch():
+            self._commit(batch)
 
     def close(self) -> None:
-        """Commit what waits, then stop; nothing may be stored afterwards."""
-        self._waiting.put(None)
-        self._committer.join()
+        """Return when all that waited is committed; nothing may be stored afterwards."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._committing)
 
-    def _commit_until_closed(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch = [first]
-            closing = False
-            while len(batch) < MAX_BATCH and not closing:
-                try:
-                    another = self._waiting.get_nowait()
-                except Empty:
-                    break
-                closing = another is None
-                if another is not None:
-                    batch.append(another)
-            self._commit(batch)
-            if closing:
-                return
+    def _next_batch(self) -> list[_Waiting]:
+        """Return what waits, [] where nothing does and nobody commits any more."""
+        with self._turn:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            if not batch:
+                self._committing = False
+                self._turn.notify_all()
+            return batch
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         """Commit a batch; where one instance breaks it, commit each alone, so that only that one fails."""

@@ -493,7 +493,7 @@ def test_NET_20_stop_waits_for_what_is_under_way_and_aborts_the_rest(make_node: 
     answers: list[Dataset] = []
     sender = threading.Thread(target=lambda: answers.append(busy.send_c_store(small_ct())))
     sender.start()
-    until(lambda: node.ingest._committer.is_alive() and node.stored_paths())
+    until(node.stored_paths)
     stopper = threading.Thread(target=node.receiver.stop, args=(10.0,))
     stopper.start()
     until(lambda: not idle.is_established)
