@@ -109,6 +109,10 @@ class Receive(Section):
     """A peer that takes nothing of its answers for so long is aborted."""
     answer_seconds: Seconds = 30.0
     """An instance that is not on the disk and in the index by then is answered 0xA700: the sender tries again."""
+    commitment: bool = False
+    """Whether peers may ask the node to commit to keeping what they sent (storage commitment, PS3.4 Annex J). They may
+    delete their own copy once it has committed, and the node is no archive: leave it off unless you know why. What it
+    committed to is never deleted, until `pacs-ai lift`."""
     grace_seconds: Seconds = 20.0
     """On stop, time for associations in progress to end."""
 

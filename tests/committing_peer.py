@@ -153,3 +153,53 @@ class CommittingPeer:
                 match = Dataset()
                 match.QueryRetrieveLevel, match.StudyInstanceUID, match.PatientID = "STUDY", study, patient
                 yield 0xFF00, match
+
+
+@dataclass
+class AskingPeer:
+    """A modality on loopback that sends instances, asks for storage commitment and takes the answer elsewhere."""
+
+    ae_title: str = "ASKER"
+    port: int = 0
+    status: int = 0x0000
+    reports: list[tuple[int, Dataset]] = field(default_factory=list)
+    roles: list[tuple[bool, bool]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Listen for answers."""
+        ae = AE(self.ae_title)
+        ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+        self._server = ae.start_server(
+            ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._event)]
+        )
+        self.port = self._server.server_address[1]
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.ae.shutdown()
+            self._server = None
+
+    def ask(self, node_port: int, transaction_uid: str, references: list[tuple[str, str]]) -> int:
+        """Ask the node; returns its status."""
+        request = Dataset()
+        request.TransactionUID = transaction_uid
+        request.ReferencedSOPSequence = []
+        for sop_class_uid, sop_instance_uid in references:
+            item = Dataset()
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+            request.ReferencedSOPSequence.append(item)
+        ae = AE(self.ae_title)
+        ae.add_requested_context(StorageCommitmentPushModel)
+        assoc = ae.associate("127.0.0.1", node_port, ae_title="PACS_AI")
+        assert assoc.is_established
+        answer, _ = assoc.send_n_action(request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+        assoc.release()
+        return int(answer.Status)
+
+    def _event(self, event: evt.Event) -> tuple[int, None]:
+        context = next(one for one in event.assoc.accepted_contexts if one.context_id == event.context.context_id)
+        self.roles.append((context.as_scu, context.as_scp))
+        self.reports.append((event.event_type, event.event_information))
+        return self.status, None

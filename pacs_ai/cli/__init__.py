@@ -64,6 +64,7 @@ for command in (
     ordering.pause,
     ordering.resume,
     ordering.resolve,
+    ordering.lift,
     retracting.retract,
     explaining.explain,
     offline.infer,

@@ -130,6 +130,35 @@ def resolve(session: Session, series_uid: str, keep: Literal["first", "latest"])
     click.echo(f"the {keep} content of {words.many(count, 'instance')} is kept; the series is analysed")
 
 
+@click.command(epilog=example("pacs-ai lift --list", "pacs-ai lift 1.2.826.0.1.3680043.8.498.2"))
+@click.argument("study_uids", nargs=-1, metavar="[STUDY]...")
+@click.option("--list", "lists", is_flag=True, help="Only list the studies that are held.")
+@pass_session
+def lift(session: Session, study_uids: Sequence[str], *, lists: bool) -> None:
+    """Let retention delete again what the node committed to keep.
+
+    Where `receive.commitment` is on, a peer that the node has committed to may have deleted its own copy: make sure
+    that the archive has these studies before you lift.
+    """
+    from pacs_ai.store import pledges
+
+    if lists == bool(study_uids):
+        raise click.UsageError("name studies by their Study Instance UID, or give --list")
+    if lists:
+        with session.reading() as connection:
+            held = pledges.held(connection)
+        for one in held:
+            click.echo(f"{one.study_instance_uid}  {words.many(one.instances, 'instance')} since {words.at(one.since)}")
+        if not held:
+            click.echo("the node has committed to nothing")
+        return
+    with session.ordering() as database:
+        count = pledges.lift(database, study_uids, actor=session.actor)
+    if not count:
+        raise UserError("the node has committed to nothing of that; `pacs-ai lift --list` lists what is held")
+    click.echo(f"{words.many(count, 'instance')} may be deleted again")
+
+
 def _each(numbers: Sequence[int], order: Callable[[int], str]) -> list[str]:
     """Carry out one order after the other and say what came of each; return why some could not be carried out."""
     wrong = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.notary import Notary
+from pacs_ai.deliver.pledger import Pledger
 from pacs_ai.deliver.scu import Outcome, Outgoing, send
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Transient
@@ -45,6 +46,7 @@ class Courier:
         )
         self._notary = Notary(config, database, files, owner)
         self._confirmer = Confirmer(config, database, owner)
+        self._pledger = Pledger(config, database, files, owner)
         self._rounds: dict[str, tuple[threading.Thread, Round]] = {}
         self._watch = Watch()
         self._swept = self._beaten = 0.0
@@ -61,6 +63,7 @@ class Courier:
             outbox.sweep(self._database, self._watch, self._owner)
         self._notary.look()
         self._confirmer.look()
+        self._pledger.look()
         with self._database.read() as connection:
             due = [peer for peer in outbox.due_peers(connection) if peer not in self._rounds]
         started = 0
@@ -78,6 +81,7 @@ class Courier:
         deadline = time.monotonic() + seconds
         self._notary.join(seconds)
         self._confirmer.join(seconds)
+        self._pledger.join(seconds)
         for thread, _ in self._rounds.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 

@@ -30,7 +30,8 @@ def purge(database: Database, files: Files, *, inputs_days: float, unrouted_days
 
     An instance is due when its series has been quiet for the days, no route waits for more of its study, and every job
     on it has ended so long ago: done with all results delivered (or cancelled), refused, cancelled or superseded. A
-    failed job keeps its inputs, for a retry. The row stays and says when the file went; the files themselves go with
+    failed job keeps its inputs, for a retry. A series of which the node has committed to keep an instance
+    (`pacs_ai.store.pledges`) is never due. The row stays and says when the file went; the files themselves go with
     the next sweep, an hour later at the earliest.
     """
     ages = {SeriesState.COMPLETE: inputs_days, SeriesState.UNROUTED: unrouted_days}
@@ -51,7 +52,7 @@ def purge(database: Database, files: Files, *, inputs_days: float, unrouted_days
 def _mark(connection: Connection, series_id: int, actor: str) -> int:
     changed = connection.execute(
         sa.update(_instance)
-        .where(_instance.c.series_id == series_id, _instance.c.purged_at.is_(None))
+        .where(_instance.c.series_id == series_id, _instance.c.purged_at.is_(None), _instance.c.pledged_at.is_(None))
         .values(purged_at=now())
     )
     words = f"{changed.rowcount} file(s) deleted by retention"
@@ -74,6 +75,7 @@ def _due(state: SeriesState, days: float) -> sa.Select[Any]:
         _series.c.id.not_in(needed),
         _series.c.id.not_in(undelivered),
         sa.exists().where(_instance.c.series_id == _series.c.id, _instance.c.purged_at.is_(None)),
+        ~sa.exists().where(_instance.c.series_id == _series.c.id, _instance.c.pledged_at.is_not(None)),
     )
 
 

@@ -1,0 +1,92 @@
+"""The pledger: decides what this node commits to keep, with the bytes of every file read, and tells those who asked."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from pacs_ai.deliver import inquiry
+from pacs_ai.deliver.addresses import remote
+from pacs_ai.errors import NotOffered, Transient, Unavailable
+from pacs_ai.store import pledges
+from pacs_ai.store.outbox import Backoff
+
+if TYPE_CHECKING:
+    from pacs_ai.config import Config
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.files import Files
+    from pacs_ai.store.pledges import Pledge
+
+_log = logging.getLogger(__name__)
+
+
+class Pledger:
+    """Takes one request after the other; `look` starts it where one waits."""
+
+    def __init__(self, config: Config, database: Database, files: Files, owner: str) -> None:
+        self._config = config
+        self._database = database
+        self._files = files
+        self._owner = owner
+        deliver = config.deliver
+        self._backoff = Backoff(deliver.first_backoff_seconds, deliver.longest_backoff_seconds, deliver.give_up_hours)
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Begin where a request waits and none is being taken."""
+        if not self._config.receive.commitment or (self._thread is not None and self._thread.is_alive()):
+            return
+        taken = pledges.take(self._database)
+        if taken is not None:
+            self._thread = threading.Thread(target=self._run, args=(taken,), name="pledger", daemon=True)
+            self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for what is being decided or told."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _run(self, taken: Pledge | None) -> None:
+        try:
+            while taken is not None:
+                self.serve(taken)
+                taken = pledges.take(self._database)
+        except Transient as error:
+            _log.warning("requests for storage commitment wait until the store takes their answers: %s", error)
+
+    def step(self) -> bool:
+        """Decide and tell one; False where none waits."""
+        taken = pledges.take(self._database)
+        if taken is not None:
+            self.serve(taken)
+        return taken is not None
+
+    def serve(self, pledge: Pledge) -> None:
+        """Decide a request where that was not done, and tell the one who asked."""
+        if not pledge.decided:
+            pledge = pledges.decide(self._database, pledge, self._is_whole, actor=self._owner)
+            kept = len(pledge.instances) - len(pledge.failures)
+            _log.info("%s asked for storage commitment: %d kept, %d not", pledge.peer, kept, len(pledge.failures))
+        try:
+            self._tell(pledge)
+        except (Unavailable, NotOffered) as error:
+            goes_on = pledges.later(self._database, pledge, str(error), self._backoff)
+            _log.warning("%s is told %s what is kept: %s", pledge.peer, "later" if goes_on else "never", error)
+        else:
+            pledges.told(self._database, pledge)
+
+    def _tell(self, pledge: Pledge) -> None:
+        peer = next((one for one in self._config.peer if one.name == pledge.peer), None)
+        if peer is None:
+            raise Unavailable(f"{pledge.peer} is no [[peer]] any more")
+        inquiry.tell(remote(self._config, peer), pledge.report)
+
+    def _is_whole(self, sha256: str) -> bool:
+        try:
+            with self._files.path(sha256).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except OSError as error:
+            _log.error("a file that somebody asked to keep cannot be read: %s", error.strerror)
+            return False

@@ -1,0 +1,248 @@
+"""What others asked this node to keep, what it committed to, and which of them have been told: storage commitment.
+
+An instance that the node has committed to is left alone by retention until a person lifts that: the one who asked may
+have deleted its own copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from pacs_ai.dicom import status
+from pacs_ai.dicom.commitment import CLASS_INSTANCE_CONFLICT, Reference, Report
+from pacs_ai.store import journal, schema
+from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
+from pacs_ai.store.schema import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from datetime import datetime
+
+    from pacs_ai.dicom.commitment import Request
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.outbox import Backoff
+
+_pledge, _instance, _series, _study = schema.pledge, schema.instance, schema.series, schema.study
+
+#: Rows that are asked for at once.
+_CHUNK = 500
+
+
+class Noted(StrEnum):
+    """What became of a request."""
+
+    NEW = "new"
+    AGAIN = "again"  #: the same request came again; it is answered again
+    CONTRADICTS = "contradicts"  #: another request of that peer bore the Transaction UID
+
+
+@dataclass(frozen=True)
+class Pledge:
+    """One request that is to be decided, or whose answer is to be told."""
+
+    id: int
+    peer: str
+    transaction_uid: str
+    instances: tuple[Reference, ...]
+    failures: dict[str, int]
+    decided: bool
+
+    @property
+    def report(self) -> Report:
+        """What the one who asked is told."""
+        failures = {one: self.failures[one[1]] for one in self.instances if one[1] in self.failures}
+        return Report(self.transaction_uid, tuple(one for one in self.instances if one not in failures), failures)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a study holds that the node committed to."""
+
+    study_instance_uid: str
+    instances: int
+    since: datetime
+
+
+def note(database: Database, request: Request, *, calling_ae_title: str, peer: str) -> Noted:
+    """Write a request down; it is decided and answered later."""
+    values = {
+        "transaction_uid": request.transaction_uid,
+        "calling_ae_title": calling_ae_title,
+        "peer": peer,
+        "instances": [list(one) for one in request.instances],
+        "failures": {},
+        "asked_at": now(),
+        "due_at": now(),
+        "attempts": 0,
+        "waited_seconds": 0.0,
+        "reason": "asked for",
+    }
+    with database.write() as connection:
+        made = connection.execute(database.insert_new(_pledge).returning(_pledge.c.id), values).scalar_one_or_none()
+        if made is not None:
+            return Noted.NEW
+        this = sa.and_(
+            _pledge.c.transaction_uid == request.transaction_uid, _pledge.c.calling_ae_title == calling_ae_title
+        )
+        known = connection.execute(sa.select(_pledge).where(this).with_for_update()).one()
+        if known.instances != values["instances"]:
+            return Noted.CONTRADICTS
+        again: dict[str, Any] = {
+            "decided_at": None,
+            "ended_at": None,
+            "due_at": now(),
+            "waited_seconds": 0.0,
+            "failures": {},
+        }
+        connection.execute(sa.update(_pledge).where(_pledge.c.id == known.id).values(**again))
+        return Noted.AGAIN
+
+
+def take(database: Database) -> Pledge | None:
+    """Take the next request that is to be decided or answered; nobody else takes it within `LONGEST_WAIT`."""
+    due = sa.select(_pledge).where(_pledge.c.ended_at.is_(None), is_due(_pledge.c.due_at))
+    with database.read() as connection:
+        if connection.execute(due.limit(1)).first() is None:
+            return None
+    with database.write() as connection:
+        query = due.order_by(_pledge.c.due_at, _pledge.c.id).limit(1).with_for_update(skip_locked=True)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        lease = now() + timedelta(seconds=LONGEST_WAIT)
+        connection.execute(sa.update(_pledge).where(_pledge.c.id == row.id).values(due_at=lease))
+        references = tuple((sop_class, sop_instance) for sop_class, sop_instance in row.instances)
+        failures = {str(uid): int(reason) for uid, reason in row.failures.items()}
+        return Pledge(row.id, row.peer, row.transaction_uid, references, failures, row.decided_at is not None)
+
+
+def decide(database: Database, pledge: Pledge, is_whole: Callable[[str], bool], *, actor: str) -> Pledge:
+    """Commit to what is there, and note why the rest is not kept.
+
+    Parameters
+    ----------
+    is_whole
+        Tells of a SHA-256 whether its file is there with those very bytes.
+    """
+    failures: dict[str, int] = {}
+    kept: list[int] = []
+    for start in range(0, len(pledge.instances), _CHUNK):
+        for uid, row in _candidates(database, pledge.instances[start : start + _CHUNK]).items():
+            if isinstance(row, int):
+                failures[uid] = row
+            elif is_whole(row.sha256):
+                kept.append(row.id)
+            else:
+                failures[uid] = status.PROCESSING_FAILURE
+    with database.write() as connection:
+        failures |= _keep(connection, kept, pledge, actor)
+        words = f"{len(pledge.instances) - len(failures)} kept, {len(failures)} not"
+        decided = {"decided_at": now(), "failures": failures, "reason": words}
+        connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(**decided))
+    return Pledge(pledge.id, pledge.peer, pledge.transaction_uid, pledge.instances, failures, decided=True)
+
+
+def _candidates(database: Database, references: Sequence[Reference]) -> dict[str, Any]:
+    """Return the row of each SOP Instance UID that may be kept, or the Failure Reason why it may not."""
+    uids = [uid for _, uid in references]
+    query = sa.select(_instance).where(_instance.c.sop_instance_uid.in_(uids), _instance.c.purged_at.is_(None))
+    rows: dict[str, list[Any]] = {}
+    with database.read() as connection:
+        for row in connection.execute(query):
+            rows.setdefault(row.sop_instance_uid, []).append(row)
+    found: dict[str, Any] = {}
+    for sop_class_uid, uid in references:
+        current = [row for row in rows.get(uid, []) if row.role == Role.CURRENT]
+        if not current:
+            found[uid] = status.NO_SUCH_OBJECT_INSTANCE
+        elif any(row.role == Role.CONFLICT for row in rows[uid]):
+            found[uid] = status.PROCESSING_FAILURE  # two contents under one UID: which was meant is not known
+        elif current[0].sop_class_uid != sop_class_uid:
+            found[uid] = CLASS_INSTANCE_CONFLICT
+        else:
+            found[uid] = current[0]
+    return found
+
+
+def _keep(connection: Connection, instance_ids: Sequence[int], pledge: Pledge, actor: str) -> dict[str, int]:
+    """Mark what is kept, unless retention was quicker; returns the failures that it caused."""
+    failures: dict[str, int] = {}
+    series: dict[int, int] = {}
+    for instance_id in sorted(instance_ids):
+        this = sa.update(_instance).where(_instance.c.id == instance_id, _instance.c.purged_at.is_(None))
+        row = connection.execute(this.values(pledged_at=now()).returning(_instance.c.series_id)).one_or_none()
+        if row is None:
+            gone = sa.select(_instance.c.sop_instance_uid).where(_instance.c.id == instance_id)
+            failures[connection.execute(gone).scalar_one()] = status.NO_SUCH_OBJECT_INSTANCE
+        else:
+            series[row.series_id] = series.get(row.series_id, 0) + 1
+    for series_id, count in series.items():
+        words = f"{count} instance(s) are kept: {pledge.peer} asked for storage commitment"
+        journal.append(connection, "series", series_id, "pledged", reason=words, actor=actor)
+    return failures
+
+
+def told(database: Database, pledge: Pledge) -> None:
+    """Note that the one who asked has the answer."""
+    with database.write() as connection:
+        connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(ended_at=now()))
+
+
+def later(database: Database, pledge: Pledge, reason: str, backoff: Backoff) -> bool:
+    """Note that the answer did not get through; False where it is given up. What was committed to stays kept."""
+    this = _pledge.c.id == pledge.id
+    with database.write() as connection:
+        row = connection.execute(sa.select(_pledge).where(this).with_for_update()).one()
+        wait = backoff.wait(row.attempts + 1)
+        waited = row.waited_seconds + wait
+        goes_on = bool(waited < backoff.give_up_hours * 3600)
+        connection.execute(
+            sa.update(_pledge)
+            .where(this)
+            .values(
+                attempts=row.attempts + 1,
+                waited_seconds=waited,
+                due_at=now() + timedelta(seconds=wait),
+                ended_at=None if goes_on else now(),
+                reason=reason,
+            )
+        )
+        return goes_on
+
+
+def held(connection: Connection) -> list[Held]:
+    """Return the studies that retention leaves alone, the longest held first."""
+    since = sa.func.min(_instance.c.pledged_at, type_=schema.Instant())
+    query = (
+        sa.select(_study.c.study_instance_uid, sa.func.count(), since)
+        .join(_series, _series.c.study_id == _study.c.id)
+        .join(_instance, _instance.c.series_id == _series.c.id)
+        .where(_instance.c.pledged_at.is_not(None))
+        .group_by(_study.c.study_instance_uid)
+        .order_by(sa.func.min(_instance.c.pledged_at))
+    )
+    return [Held(*row) for row in connection.execute(query)]
+
+
+def lift(database: Database, study_instance_uids: Collection[str], *, actor: str) -> int:
+    """Let retention delete the instances of studies again; returns how many instances it concerned."""
+    with database.write() as connection:
+        studies = sa.select(_study.c.id).where(_study.c.study_instance_uid.in_(list(study_instance_uids)))
+        of_studies = sa.select(_series.c.id).where(_series.c.study_id.in_(studies))
+        lifted = connection.execute(
+            sa.update(_instance)
+            .where(_instance.c.series_id.in_(of_studies), _instance.c.pledged_at.is_not(None))
+            .values(pledged_at=None)
+            .returning(_instance.c.series_id)
+        ).scalars()
+        series = list(lifted)
+        for series_id in dict.fromkeys(series):
+            words = f"{series.count(series_id)} instance(s) may be deleted again: an operator lifted the commitment"
+            journal.append(connection, "series", series_id, "lifted", reason=words, actor=actor)
+        return len(series)

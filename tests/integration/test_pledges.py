@@ -1,0 +1,189 @@
+"""The node keeps what it committed to: a durable request, whole files, an answer on a new association, no purging."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from committing_peer import AskingPeer
+from pydicom.uid import CTImageStorage, MRImageStorage
+from stations import ME, instance_uid
+from stored_results import keep_sources
+
+from pacs_ai.config import Config
+from pacs_ai.deliver.pledger import Pledger
+from pacs_ai.receive.commitment import services
+from pacs_ai.receive.ingest import DurableIngest
+from pacs_ai.receive.process import listen
+from pacs_ai.receive.scp import Receiver
+from pacs_ai.states import SeriesEvent
+from pacs_ai.store import pledges, retention, schema
+from pacs_ai.store.files import Files
+from pacs_ai.store.moves import move
+
+sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+CT = [(CTImageStorage, instance_uid("1", number)) for number in (1, 2)]
+
+
+@pytest.fixture
+def asker():
+    peer = AskingPeer()
+    peer.start()
+    yield peer
+    peer.stop()
+
+
+class Bed:
+    """A received series, a listener with the service, and the pledger, stepped by hand."""
+
+    def __init__(self, stations, sender, asker, folder, **receive):
+        self.stations, self.sender = stations, sender
+        self.config = Config.model_validate(
+            {
+                "store": {"folder": folder / "store"},
+                "receive": {"commitment": True} | receive,
+                "deliver": {"first_backoff_seconds": 0.001, "longest_backoff_seconds": 0.002},
+                "peer": [{"name": "ct-1", "ae_title": "ASKER", "host": "127.0.0.1", "port": asker.port}],
+            }
+        )
+        self.files = Files(self.config.store.folder / "files")
+        sender.send("1", (1, 2))
+        keep_sources(self.files, sender)
+        self.pledger = Pledger(self.config, stations.database, self.files, ME)
+        settings = listen(self.config, self.files, services(self.config, stations.database, ME))
+        self.receiver = Receiver(replace(settings, bind="127.0.0.1", port=0), DurableIngest(self.files, lambda _: []))
+        self.receiver.start()
+
+    @property
+    def row(self):
+        (row,) = self.stations.rows(schema.pledge)
+        return row
+
+    def age(self):
+        """Have the series unrouted and a month old."""
+        with self.stations.database.write() as connection:
+            series = self.stations.series("1")
+            move(connection, series.id, SeriesEvent.NO_ROUTE, actor=ME, reason="no route")
+            old = datetime.now(UTC) - timedelta(days=31)
+            connection.execute(sa.update(schema.series).values(last_received_at=old))
+
+    def purge(self):
+        return retention.purge(self.stations.database, self.files, inputs_days=1, unrouted_days=1, actor=ME)
+
+
+@pytest.fixture
+def make_bed(stations, sender, asker, tmp_path):
+    beds = []
+
+    def make(**receive):
+        beds.append(Bed(stations, sender, asker, tmp_path, **receive))
+        return beds[-1]
+
+    yield make
+    for bed in beds:
+        bed.receiver.stop(1.0)
+
+
+def uids(items):
+    return [str(item.ReferencedSOPInstanceUID) for item in items]
+
+
+def test_what_is_there_is_kept_and_the_rest_named_with_its_reason(make_bed, asker):
+    bed = make_bed()
+    wanted = [*CT, (CTImageStorage, "1.2.3.4.5"), (MRImageStorage, instance_uid("1", 2))]
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted[:3]) == 0x0000
+    assert bed.pledger.step()
+    ((event_type, report),) = asker.reports
+    assert event_type == 2
+    assert report.TransactionUID == "2.25.7"
+    assert uids(report.ReferencedSOPSequence) == [uid for _, uid in CT]
+    assert [(item.ReferencedSOPInstanceUID, item.FailureReason) for item in report.FailedSOPSequence] == [
+        ("1.2.3.4.5", 0x0112)
+    ]
+    assert asker.roles == [(True, False)]
+    assert bed.row.ended_at is not None
+    assert not bed.pledger.step()
+    assert asker.ask(bed.receiver.port, "2.25.8", wanted[3:]) == 0x0000
+    bed.pledger.step()
+    event_type, report = asker.reports[1]
+    assert event_type == 2
+    assert [item.FailureReason for item in report.FailedSOPSequence] == [0x0119]
+    assert "ReferencedSOPSequence" not in report
+
+
+def test_what_was_committed_to_is_not_purged_until_a_person_lifts_it(make_bed, asker):
+    bed = make_bed()
+    assert asker.ask(bed.receiver.port, "2.25.7", CT[:1]) == 0x0000
+    bed.pledger.step()
+    assert asker.reports[0][0] == 1
+    bed.age()
+    assert bed.purge() == 0
+    with bed.stations.database.read() as connection:
+        (held,) = pledges.held(connection)
+    assert (held.study_instance_uid, held.instances) == ("1.2.9.7", 1)
+    assert held.since.tzinfo is UTC
+    assert pledges.lift(bed.stations.database, ["1.2.9.7"], actor=ME) == 1
+    assert pledges.lift(bed.stations.database, ["1.2.9.7"], actor=ME) == 0
+    assert bed.purge() == 2
+
+
+@sqlite
+def test_what_was_purged_or_damaged_is_not_kept(make_bed, asker):
+    bed = make_bed()
+    first, second = bed.stations.rows(schema.instance)
+    bed.files.path(first.sha256).write_bytes(b"rot")
+    with bed.stations.database.write() as connection:
+        gone = sa.update(schema.instance).where(schema.instance.c.id == second.id)
+        connection.execute(gone.values(purged_at=datetime.now(UTC)))
+    asker.ask(bed.receiver.port, "2.25.7", CT)
+    bed.pledger.step()
+    reasons = [item.FailureReason for item in asker.reports[0][1].FailedSOPSequence]
+    assert reasons == [0x0110, 0x0112]
+    with bed.stations.database.read() as connection:
+        assert pledges.held(connection) == []
+
+
+@sqlite
+def test_a_peer_that_is_away_is_told_later_and_what_was_decided_stands(make_bed, asker):
+    bed = make_bed()
+    asker.ask(bed.receiver.port, "2.25.7", CT)
+    asker.stop()
+    bed.pledger.step()
+    assert "cannot be reached" in bed.row.reason
+    assert bed.row.ended_at is None
+    with bed.stations.database.read() as connection:
+        assert pledges.held(connection)[0].instances == 2
+    asker.start()
+    with bed.stations.database.write() as connection:
+        connection.execute(sa.update(schema.pledge).values(due_at=datetime.now(UTC)))
+    assert bed.pledger.step()
+    assert [event_type for event_type, _ in asker.reports] == [1]
+
+
+@sqlite
+def test_the_same_request_is_answered_again_and_another_under_its_uid_refused(make_bed, asker):
+    bed = make_bed()
+    assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0000
+    bed.pledger.step()
+    assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0000
+    bed.pledger.step()
+    assert len(asker.reports) == 2
+    assert asker.ask(bed.receiver.port, "2.25.7", CT[:1]) == 0x0210
+
+
+@sqlite
+def test_a_caller_that_could_not_be_told_is_refused(make_bed, asker):
+    bed = make_bed()
+    asker.ae_title = "STRANGER"
+    assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0124
+    assert bed.stations.rows(schema.pledge) == []
+
+
+@sqlite
+def test_off_by_default(make_bed, asker):
+    bed = make_bed(commitment=False)
+    with pytest.raises(AssertionError):
+        asker.ask(bed.receiver.port, "2.25.7", CT)
+    assert not Config().receive.commitment
