@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pacs_ai.store.concerns import Concern
     from pacs_ai.store.database import Connection
     from pacs_ai.store.processes import ProcessView
+    from pacs_ai.store.spool import Standing
     from pacs_ai.store.views import JobView, SeriesView
 
 KINDS = ("receive", "route", "infer", "deliver")
@@ -84,6 +85,7 @@ class Look:
     failed: list[JobView]
     disk: Disk | None
     concerns: list[Concern] = field(default_factory=list)
+    audit: list[Standing] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
 
     def as_table(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class Look:
             "jobs_overdue": self.overdue,
             "jobs_failed": [job.id for job in self.failed],
             "jobs_of_concern": self.concerns,
+            "audit": self.audit,
             "disk": asdict(self.disk) if self.disk else None,
         }
 
@@ -120,7 +123,8 @@ def take(session: Session) -> Look:
 
 
 def _read(config: Config, place: str, connection: Connection) -> Look:
-    from pacs_ai.store import concerns, processes, views
+    from pacs_ai.audit.auditor import taker_names
+    from pacs_ai.store import concerns, processes, spool, views
 
     overdue = sorted(views.overdue(connection))
     failed = views.jobs(connection, states=[JobState.FAILED], limit=1000)
@@ -140,6 +144,7 @@ def _read(config: Config, place: str, connection: Connection) -> Look:
         failed=failed,
         disk=_disk(config),
         concerns=concerns.of_jobs(connection),
+        audit=spool.standings(connection, taker_names(config)),
     )
 
 
@@ -176,6 +181,13 @@ def _troubles(config: Config, look: Look) -> Iterator[Trouble]:
             f"pacs-ai resolve {view.series_instance_uid} --keep first|latest",
         )
     yield from _job_troubles(look)
+    for one in look.audit:
+        if one.failing_since is not None and words.since(one.failing_since) > _SILENT_SECONDS:
+            yield Trouble(
+                f"audit {one.taker}",
+                f"lacks {words.many(one.waiting, 'event')} since {words.at(one.failing_since)}: {one.problem}",
+                "they are kept meanwhile; see pacs-ai doctor",
+            )
 
 
 def _process_troubles(look: Look) -> Iterator[Trouble]:
@@ -271,6 +283,7 @@ def _lines(look: Look) -> Iterator[tuple[str, str]]:
     yield "peers", "\n".join(_destination_words(one) for one in look.destinations) or "nothing was sent to any yet"
     if look.disk is not None:
         yield "disk", _room(look.disk)
+    yield "audit trail", ", ".join(_audit_words(one) for one in look.audit) or "none is kept"
     yield "configured by", look.place
 
 
@@ -286,6 +299,10 @@ def _destination_words(one: Destination) -> str:
     reason = f": {one.reason}" if one.failures < _MANY_FAILURES else ""
     times = words.many(one.failures, "failure")
     return f"{one.peer}: {times} in a row, next try {words.at(one.next_try_at)}{reason}"
+
+
+def _audit_words(one: Standing) -> str:
+    return f"{one.taker}: {words.many(one.waiting, 'event')} to come" if one.waiting else f"{one.taker}: has all"
 
 
 def _room(disk: Disk) -> str:

@@ -26,6 +26,7 @@ def examinations(config: Config) -> Iterator[tuple[str, Callable[[], Iterable[Fi
     yield "libraries", machine.examine_libraries
     yield "data folder", lambda: storage.examine_folder(config)
     yield "database", lambda: storage.examine_database(config)
+    yield "audit trail", lambda: storage.examine_audit(config)
     yield "decoders", lambda: machine.examine_decoders(config)
     yield "device", lambda: machine.examine_device(config)
     yield "port", lambda: [network.examine_port(config)]

@@ -6,6 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from pacs_ai.audit.auditor import repository
 from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError
 from pacs_ai.store import probe, version
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.config import Config
 
-FOLDER, DATABASE = "data folder", "database"
+FOLDER, DATABASE, AUDIT = "data folder", "database", "audit trail"
 #: A synced write that takes longer makes receiving slow: some instances a second and sender.
 SLOW_SYNC_MS = 50.0
 _IN_MEMORY = {"tmpfs", "ramfs"}
@@ -44,6 +45,26 @@ def examine_folder(config: Config) -> Iterator[Finding]:
     yield _speed(standing)
     if standing == folder:
         yield from _one_file_system(folder)
+
+
+def examine_audit(config: Config) -> Iterator[Finding]:
+    """Look whether the audit trail can be written, and whether its repository answers."""
+    if not config.audit.is_kept:
+        yield _warning(AUDIT, "none", "nobody is told who did what", "set audit.to_file, or audit.repository")
+    if config.audit.to_file:
+        folder = config.audit_folder.resolve()
+        standing = _standing(folder)
+        if os.access(standing, os.W_OK | os.X_OK):
+            yield Finding(Level.OK, AUDIT, str(folder), "can be written")
+        else:
+            yield _fault(AUDIT, str(folder), f"{standing} cannot be written", "chown it to the user of the node")
+    if config.audit.repository:
+        try:
+            repository(config).greet()
+        except PacsAiError as error:
+            yield _fault(AUDIT, config.audit.repository, str(error), "its events are kept meanwhile; mend it soon")
+        else:
+            yield Finding(Level.OK, AUDIT, config.audit.repository, "answers over TLS, and is who it should be")
 
 
 def examine_database(config: Config) -> Iterator[Finding]:

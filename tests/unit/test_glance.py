@@ -12,6 +12,7 @@ from pacs_ai.config import Config
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store.concerns import Concern
 from pacs_ai.store.processes import ProcessView
+from pacs_ai.store.spool import Standing
 from pacs_ai.store.views import JobView, SeriesView
 
 NOW = datetime.now(UTC)
@@ -131,3 +132,16 @@ def test_many_failed_jobs_are_counted():
     found = troubles(failed=failed, overdue=[3], counts={"jobs": {JobState.FAILED: 8}})
     assert len(found) == 6
     assert found[-1] == ("3 further jobs", "failed")
+
+
+def test_an_audit_repository_that_stays_away_needs_a_person():
+    def standing(seconds: float | None) -> Standing:
+        since = None if seconds is None else datetime.now(UTC) - timedelta(seconds=seconds)
+        return Standing("repository", 12, since, "cannot be reached")
+
+    assert troubles(audit=[standing(None)]) == []
+    assert troubles(audit=[standing(5)]) == []
+    ((subject, words),) = troubles(audit=[standing(600)])
+    assert subject == "audit repository"
+    assert words.startswith("lacks 12 events since ")
+    assert words.endswith(": cannot be reached")
