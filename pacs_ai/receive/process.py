@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import time
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ def run(config: Config, stop: threading.Event) -> None:
             tally.ended(assoc_id, brought=index.association_ended(assoc_id, released))
 
         ingest = DurableIngest(files, index.record, note_opened=tally.opened, note_ended=ended)
-        receiver = Receiver(listen(config, files, commitment.services(config, database, owner)), ingest)
+        settings = listen(config, files, commitment.services(config, database, owner))
+        receiver = Receiver(replace(settings, on_refusal=tally.refused), ingest)
         receiver.start()
         beat_at = time.monotonic()
         try:
