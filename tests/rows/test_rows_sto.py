@@ -1,0 +1,135 @@
+"""What becomes of instances where the disk is full or lies, the index is large, or two do the same at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from raw_peer import PATIENCE, RawPeer, associate_rq, data_set, store
+from stations import Sender
+
+from pacs_ai.store import schema, views
+from pacs_ai.store.database import Database
+from pacs_ai.store.files import Files
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_STO_01_a_full_disk_is_out_of_resources_and_leaves_nothing_half_written(tmp_path):
+    """Store and database on a tmpfs of 8 MB, in a mount namespace of its own."""
+    disk = f"mount -t tmpfs -o size=8m tmpfs {tmp_path} && exec {sys.executable} {TESTS / 'full_disk.py'} {tmp_path}"
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", disk],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=4 * PATIENCE,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    if done.stderr.startswith(("unshare:", "mount:")):
+        pytest.skip(f"FULL DISK NOT TESTED: no mount namespace here ({done.stderr.strip()})")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    answers = told.pop("answers")
+    assert set(answers["before"]) == set(answers["after"]) == {0x0000}
+    assert {status & 0xFF00 for status in answers["full"]} == {0xA700}
+    assert {status & 0xFF00 for status in answers["no room for the commit"]} <= {0x0000, 0xA700}
+    assert answers["no room for the commit"][-1] & 0xFF00 == 0xA700
+    assert told == {"lost": [], "half": [], "damaged": []}
+
+
+def test_STO_02_below_the_watermark_nothing_is_written_and_others_are_answered(make_bed):
+    room = threading.Event()
+    bed = make_bed(has_free_space=room.is_set)
+    peer = bed.peer().associate()
+    for _ in range(2):
+        peer.send(store(data_set(pixels=300_000), "1.2.3"))
+        assert peer.status() & 0xFF00 == 0xA700
+        assert bed.stored() == []
+        assert bed.is_served()
+    room.set()
+    peer.send(store(data_set(pixels=300_000), "1.2.3"))
+    assert peer.status() == 0x0000
+
+
+def test_STO_05_the_same_instance_from_32_peers_at_once_is_one_file(bed):
+    encoded, answers = store(data_set(pixels=100_000), "1.2.3"), []
+
+    def send(number: int) -> None:
+        with RawPeer(bed.receiver.port) as peer:
+            peer.associate(associate_rq(calling=f"SENDER{number}".encode()))
+            peer.send(encoded)
+            answers.append(peer.status())
+            peer.release()
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert answers == [0x0000] * 32
+    assert len(bed.stored()) == 1
+    assert len({arrival.sha256 for arrival in bed.arrivals}) == 1
+
+
+def test_STO_06_other_content_under_one_uid_is_kept_beside_the_first(bed):
+    peer = bed.peer().associate()
+    for pixels in (64, 128):
+        peer.send(store(data_set("1.2.3", pixels=pixels), "1.2.3"))
+        assert peer.status() == 0x0000
+    assert len(bed.stored()) == 2
+
+
+def test_STO_08_a_million_files_lie_in_folders_of_a_few_thousand(tmp_path):
+    files = Files(tmp_path / "files")
+    folders = Counter(files.path(hashlib.sha256(str(n).encode()).hexdigest()).parent for n in range(100_000))
+    assert max(folders.values()) * 10 < 10_000
+
+
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.nightly)], ids=["20k", "1M"])
+def test_STO_08_a_study_of_very_many_instances_is_listed_and_added_to_at_once(sqlite_template, tmp_path, count):
+    path = tmp_path / "pacs_ai.sqlite"
+    path.write_bytes(sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{path}")
+    sender = Sender(database, tmp_path / "files")
+    sender.send(numbers=[0])
+    with database.write() as connection:
+        (one,) = connection.execute(sa.select(schema.instance)).mappings()
+        like_it = {key: value for key, value in one.items() if key != "id"}
+        rows = [
+            like_it | {"sop_instance_uid": f"1.9.{n}", "sha256": hashlib.sha256(str(n).encode()).hexdigest()}
+            for n in range(count)
+        ]
+        connection.execute(sa.insert(schema.instance), rows)
+        connection.execute(sa.update(schema.series).values(instances=count + 1))
+    begun = time.process_time()
+    with database.read() as connection:
+        (study,) = views.studies(connection)
+    assert study.series[0].instances == count + 1
+    sender.send(numbers=[1, 0])
+    assert time.process_time() - begun < 1.0
+    database.close()
+
+
+def test_STO_12_whatever_the_umask_only_the_owner_may_look(make_bed):
+    before = os.umask(0)
+    try:
+        bed = make_bed()
+        peer = bed.peer().associate()
+        peer.send(store(data_set(pixels=3_000_000), "1.2.3"))
+        assert peer.status() == 0x0000
+    finally:
+        os.umask(before)
+    for path in [bed.files.folder, *bed.files.folder.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
