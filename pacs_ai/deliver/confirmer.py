@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 #: How long an answer is waited for on the association of the request; most peers open one of their own.
-SAME_ASSOCIATION_SECONDS = 5.0
+SAME_ASSOCIATION_SECONDS = 2.0
 
 
 class Confirmer:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-import sqlalchemy as sa
+from commitment_bed import Bed
 from committing_peer import CommittingPeer
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from stations import ME
-from stored_results import finish_with, plan_of
 
-from pacs_ai.config import Config
 from pacs_ai.deliver.confirmer import Confirmer
-from pacs_ai.deliver.courier import Courier
 from pacs_ai.dicom import commitment
 from pacs_ai.dicom.arrival import AssociationInfo
 from pacs_ai.dicom.commitment import Report, Request
 from pacs_ai.errors import NotUnderstood
-from pacs_ai.profiles import Kind, Wanted, encodings
 from pacs_ai.receive.commitment import services
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.process import listen
 from pacs_ai.receive.scp import Receiver
 from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
 from pacs_ai.states import DeliveryState
-from pacs_ai.store import commitments, journal, outbox, resending, retraction, schema
+from pacs_ai.store import commitments, journal, resending, retraction, schema
 from pacs_ai.store.commitments import Verdict
-from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
 if TYPE_CHECKING:
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
 
 #: What differs between the databases is shown by the other tests.
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-PLAN = plan_of(Wanted(Kind.SEGMENTATION, "binary"), Wanted(Kind.TEXT_REPORT))
 
 
 @pytest.fixture
@@ -58,52 +52,6 @@ def make_committer() -> Iterator[Callable[..., CommittingPeer]]:
 @pytest.fixture
 def files(tmp_path):
     return Files(tmp_path / "store" / "files")
-
-
-class Bed:
-    """A job of two results for one peer, and the two actors that deliver and confirm them, stepped by hand."""
-
-    def __init__(self, stations, source, files, peer, folder, **settings):
-        self.stations, self.peer = stations, peer
-        table = {"name": "pacs", "ae_title": peer.ae_title, "host": "127.0.0.1", "port": peer.port}
-        self.config = Config.model_validate(
-            {
-                "store": {"folder": folder / "store"},
-                "peer": [{"commitment": True, "commitment_seconds": 0.3, "answer_seconds": 20} | table | settings],
-            }
-        )
-        self.address = Address("pacs", peer.ae_title, "127.0.0.1", peer.port, PLAN)
-        stations.enqueue(stations.work(source, destinations=(self.address,)))
-        self.job = finish_with(stations, files, encodings([PLAN]))
-        self.courier = Courier(self.config, stations.database, files, ME)
-        self.confirmer = Confirmer(self.config, stations.database, ME)
-
-    def deliver(self):
-        """Send what is due in one round."""
-        held = outbox.claim(self.stations.database, "pacs", ME)
-        assert held is not None
-        self.courier.serve(held)
-
-    def step(self):
-        return self.confirmer.step("pacs")
-
-    def due(self):
-        """Let the time for the peer's answer be over."""
-        with self.stations.database.write() as connection:
-            late = sa.update(schema.delivery).where(schema.delivery.c.confirm_at.is_not(None))
-            connection.execute(late.values(confirm_at=datetime.now(UTC) - timedelta(seconds=1)))
-
-    @property
-    def rows(self):
-        return self.stations.rows(schema.delivery)
-
-    @property
-    def uids(self):
-        return [row.sop_instance_uid for row in self.stations.rows(schema.result)]
-
-    @property
-    def requests(self):
-        return self.stations.rows(schema.commitment)
 
 
 @pytest.fixture
