@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bench_front
 import bench_infer
 import bench_journey
 from pydicom import dcmread
@@ -430,6 +431,9 @@ def main() -> None:
     bench_journey.add_arguments(
         commands.add_parser("journey", help="from the last instance to the results in the PACS")
     )
+    fronting = commands.add_parser("front", help="many, idle and hostile peers, and a long instance", add_help=False)
+    fronting.add_argument("rest", nargs=argparse.REMAINDER)
+    fronting.set_defaults(run=lambda arguments: bench_front.main(arguments.rest))
     inferring = commands.add_parser("infer", help="windows beside MONAI's, nnU-Net beside its own", add_help=False)
     inferring.add_argument("rest", nargs=argparse.REMAINDER)
     inferring.set_defaults(run=lambda arguments: bench_infer.main(arguments.rest))
