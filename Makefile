@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest --durations=15
 
 export PYTHON PIP_OPTIONS
 
-.PHONY: help setup demo viewer test check lint types layers fmt nightly bench docs clean
+.PHONY: help setup demo viewer test prove check lint types layers fmt nightly bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -65,8 +65,12 @@ fmt: .venv/.installed-dev  ## format the sources
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+prove: .venv/.installed-dev  ## kill the node, cut its power, break its disk, make it wrong: 20 minutes
+	$(BIN)/python scripts/prove.py
+
 nightly: .venv/.installed-dev  ## run the long tests as well
 	$(PYTEST) -m "" --timeout=3600 $(TESTS)
+	$(BIN)/python scripts/prove.py --night
 
 bench: .venv/.installed-dev  ## measure receiving, encoding, delivering, inference, and the whole journey
 	$(BIN)/python scripts/bench.py receive

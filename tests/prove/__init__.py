@@ -1,0 +1,1 @@
+"""Harnesses that kill the node, cut its power and break its disk, and a checker that trusts none of its words."""

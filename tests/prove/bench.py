@@ -1,0 +1,390 @@
+"""What every harness stands on: a fork server, a destination and a sender with journals of their own, one store."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prove import checker, material, wire
+
+TESTS = Path(__file__).resolve().parents[1]
+#: Longest wait for the node to do what it must.
+PATIENCE_SECONDS = 90.0
+#: The same for a node that is known to be wrong.
+BUG_PATIENCE_SECONDS = 10.0
+
+
+class Stuck(Exception):  # noqa: N818 - said of the node
+    """The node did not come to rest: its work is never done, or it does not start."""
+
+
+class Server:
+    """A fork server (`prove.forkserver`) with an empty store to copy; one serves all harnesses of a thread in turn."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._folder = tempfile.TemporaryDirectory(prefix="prove-server-")
+        self._log = Path(self._folder.name) / "log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "prove.forkserver"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+        self._lock = threading.Lock()
+        self._answer()
+        self.template = Path(self._folder.name) / "template"
+        self.ask(do="make", folder=str(self.template))
+        atexit.register(self._close)
+
+    @classmethod
+    def of_this_thread(cls) -> Server:
+        """Return the thread's server, started with its first use and ended with the program."""
+        if not hasattr(_SERVERS, "server"):
+            _SERVERS.server = cls()
+        return _SERVERS.server
+
+    def ask(self, **word: Any) -> dict[str, Any]:
+        """Have it do something."""
+        with self._lock:
+            self._process.stdin.write(json.dumps(word).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        assert line, f"the fork server ended: {self._log.read_text()[-3000:]}"
+        return json.loads(line)
+
+    def _close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(PATIENCE_SECONDS)
+        self._process.stdout.close()
+        self._folder.cleanup()
+
+
+_SERVERS = threading.local()
+
+
+class Victim:
+    """One node process, as the harness holds it."""
+
+    def __init__(self, server: Server, pid: int, listener: socket.socket) -> None:
+        self._server, self.pid, self._listener = server, pid, listener
+        self._path = Path(listener.getsockname())
+        self.said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._line: socket.socket | None = None
+        self._thread = threading.Thread(target=self._hear, daemon=True)
+        self._thread.start()
+        self._reaped = False
+
+    def _hear(self) -> None:
+        try:
+            self._line, _ = self._listener.accept()
+            with self._line.makefile("r") as lines:
+                for line in lines:
+                    self.said.put(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        self.said.put(None)
+
+    def hear(self, seconds: float = PATIENCE_SECONDS) -> dict[str, Any] | None:
+        """Return its next word, None where it is dead; `Stuck` where it says nothing."""
+        try:
+            word = self.said.get(timeout=seconds)
+        except queue.Empty:
+            raise Stuck("the node says nothing") from None
+        if word is None:
+            self.said.put(None)
+        return word
+
+    def say(self, **word: Any) -> None:
+        """Tell it something; whether it still hears it shows in what it says."""
+        with suppress(OSError):
+            self._line.sendall(json.dumps(word).encode() + b"\n")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal; the default ends it at whatever instruction it is."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def reap(self) -> int:
+        """Wait for its end and return its exit status, negative for a signal."""
+        if self._reaped:
+            return 0
+        self._reaped = True
+        status = int(self._server.ask(do="reap", pid=self.pid)["status"])
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # it died before it called
+        self._listener.close()
+        self._thread.join(PATIENCE_SECONDS)
+        if self._line is not None:
+            self._line.close()
+        self._path.unlink(missing_ok=True)
+        return status
+
+    def end(self) -> None:
+        """Kill and reap it."""
+        self.kill()
+        self.reap()
+
+
+@dataclass
+class Peers:
+    """The sender and the destination: what they did stands in their journals, and nowhere in the node's hands."""
+
+    folder: Path
+    seed: int
+    on_keep: Any = None
+    on_answered: Any = None
+    unacked: dict[str, list[material.Instance]] = field(default_factory=dict)
+    acked: dict[str, material.Instance] = field(default_factory=dict)
+    resulted: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.journals = checker.Journals(*(self.folder / name for name in ("acks", "kept", "claims")))
+        self._random = random.Random(self.seed)
+        self._lock = threading.Lock()
+        self._next = 0
+        self._acks = self.journals.acks.open("a")
+        self._kept = self.journals.kept.open("a")
+        self.kept_objects = 0
+        self.keeper = wire.Keeper(self._keep, lambda uid: self.on_answered and self.on_answered(uid))
+
+    def close(self) -> None:
+        """Close the journals, listen no longer."""
+        self.keeper.close()
+        with self._lock:
+            self._acks.close()
+            self._kept.close()
+
+    def _keep(self, uid: str, syntax: str, data_set: bytes) -> None:
+        digest = hashlib.sha256(data_set).hexdigest()
+        study = _study_of(data_set)
+        with self._lock:
+            if self._kept.closed:
+                return
+            self._kept.write(json.dumps({"uid": uid, "sha256": digest}) + "\n")
+            self._kept.flush()
+            self.kept_objects += 1
+            self.resulted.add(study)
+        if self.on_keep:
+            self.on_keep(uid)
+
+    def begin_series(self, slices: int | None = None) -> str:
+        """Make one more series to send; returns its UID."""
+        with self._lock:
+            made = material.make_series(self.seed, self._next, slices or self._random.choice((3, 3, 3, 4, 5)))
+            self._next += 1
+            self.unacked[made[0].series] = list(made)
+            return made[0].series
+
+    def open_series(self) -> int:
+        """Return how many series were begun whose results the destination has not seen."""
+        with self._lock:
+            studies = {one.study for one in self.acked.values()} - self.resulted
+            return len(studies) + len(self.unacked)
+
+    def acknowledge(self, instance: material.Instance) -> None:
+        """Write down that it was answered Success."""
+        with self._lock:
+            words = {"uid": instance.uid, "sha256": instance.sha256, "patient": instance.patient}
+            self._acks.write(json.dumps(words) + "\n")
+            self._acks.flush()
+            self.acked[instance.uid] = instance
+            left = self.unacked.get(instance.series, [])
+            if instance in left:
+                left.remove(instance)
+            if not left:
+                self.unacked.pop(instance.series, None)
+
+    def send_series(self, port: int, series: str, *, repeat: bool = False, release: bool = True) -> bool:
+        """Send what of a series was not acknowledged on one association; False where the node went away."""
+        with self._lock:
+            wanted = list(self.unacked.get(series, ()))
+            again = [one for one in self.acked.values() if one.series == series] if repeat else []
+        try:
+            association = wire.Sender(port)
+            for instance in (*again, *wanted):
+                status = association.store(instance.uid, instance.data_set)
+                if status == 0:
+                    self.acknowledge(instance)
+            if release:
+                association.release()
+            else:
+                association.abort()
+        except wire.Gone:
+            return False
+        return True
+
+    def send_while_it_lives(self, port: int, seed: int, most_open: int) -> None:
+        """Send series after series, until the node goes away; never more than it works off."""
+        choice = random.Random(seed)
+        while True:
+            with self._lock:
+                mine = sorted(series for index, series in enumerate(self.unacked))
+            if not mine or (len(mine) < 3 and choice.random() < 0.5):
+                if self.open_series() >= most_open:
+                    if not self._is_there(port):
+                        return
+                    time.sleep(0.004)
+                    continue
+                mine = [self.begin_series()]
+            series = choice.choice(mine)
+            if not self.send_series(port, series, repeat=choice.random() < 0.1, release=choice.random() < 0.9):
+                return
+
+    @staticmethod
+    def _is_there(port: int) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except OSError:
+            return False
+        return True
+
+
+def _study_of(data_set: bytes) -> str:
+    at = data_set.find(b"\x20\x00\x0d\x00UI")
+    if at < 0:
+        at = data_set.find(b"\x20\x00\x0d\x00") + 8
+        return data_set[at : at + 64].partition(b"\0")[0].decode("ascii", "replace")
+    length = int.from_bytes(data_set[at + 6 : at + 8], "little")
+    return data_set[at + 8 : at + 8 + length].rstrip(b"\0").decode()
+
+
+@dataclass
+class Bench:
+    """What one harness's run works with: the fork server, folders, nodes.
+
+    Parameters
+    ----------
+    folder
+        For stores, journals and logs.
+    bug
+        Name of the known-wrong variant that its nodes are (`prove.bugs`), "" for the product as it is.
+    """
+
+    folder: Path
+    bug: str = ""
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.server = Server.of_this_thread()
+        self._count = 0
+
+    def new_store(self, at: Path | None = None) -> Path:
+        """Return an empty store."""
+        self._count += 1
+        store = at or self.folder / f"store{self._count}"
+        shutil.copytree(self.server.template, store)
+        return store
+
+    def new_peers(self, seed: int) -> Peers:
+        """Return a sender and a destination with empty journals."""
+        self._count += 1
+        return Peers(self.folder / f"peers{self._count}", seed)
+
+    def fork(self, store: Path, peers: Peers, **more: Any) -> Victim:
+        """Start a node over a store."""
+        self._count += 1
+        path = f"/tmp/prove-{os.getpid()}-{id(self) & 0xFFFFFF}-{self._count}"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(1)
+        order = {
+            "folder": str(store),
+            "keeper": peers.keeper.port,
+            "control": path,
+            "claims": str(peers.journals.claims),
+            "log": str(self.folder / "node.log"),
+            "bug": self.bug,
+            **more,
+        }
+        pid = int(self.server.ask(do="fork", order=order)["pid"])
+        return Victim(self.server, pid, listener)
+
+    def settle(self, store: Path, peers: Peers, seconds: float = PATIENCE_SECONDS) -> None:
+        """Run a node until nothing is left to do, send what was not acknowledged, then stop it as a person would.
+
+        Raises
+        ------
+        Stuck
+            It does not come to rest; the message says what is left.
+        """
+        if self.bug:
+            seconds = min(seconds, BUG_PATIENCE_SECONDS)
+        victim = self.fork(store, peers)
+        try:
+            port = port_of(victim)
+            if port is None:
+                raise Stuck(f"the node does not start: {self.tail()}")
+            limit = time.monotonic() + seconds
+            while peers.unacked:
+                for series in list(peers.unacked):
+                    peers.send_series(port, series)
+                if time.monotonic() > limit:
+                    raise Stuck(f"{len(peers.unacked)} series are not acknowledged: {self.tail()}")
+            while left := unsettled(store, len(peers.acked)):
+                if time.monotonic() > limit:
+                    raise Stuck(f"not done after {seconds:g} s: {left}")
+                time.sleep(0.01)
+            victim.say(do="stop")
+            victim.hear()
+            status = victim.reap()
+            if status:
+                raise Stuck(f"the node ended with {status} when it was stopped: {self.tail()}")
+        finally:
+            victim.end()
+
+    def tail(self) -> str:
+        """Return the end of the nodes' log."""
+        path = self.folder / "node.log"
+        return path.read_text(errors="replace")[-1500:] if path.exists() else ""
+
+
+def port_of(victim: Victim) -> int | None:
+    """Return the node's port as soon as it listens; None where it died first."""
+    word = victim.hear()
+    return None if word is None else int(word["port"])
+
+
+def unsettled(store: Path, acked: int) -> str:
+    """Say what is left to do, by the tables; "" where nothing is."""
+    connection = sqlite3.connect(f"file:{store / 'pacs_ai.sqlite'}?mode=ro", uri=True, timeout=20)
+    try:
+
+        def count(query: str) -> int:
+            return int(connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0])
+
+        left = {
+            "instances": max(0, acked - count("instance")),
+            "series": count("series WHERE state IN ('receiving', 'reopened')"),
+            "jobs": count("job WHERE state NOT IN ('done', 'superseded', 'failed', 'refused')"),
+            "deliveries": count("delivery WHERE state IN ('waiting', 'sending')"),
+        }
+    except sqlite3.OperationalError as error:
+        return str(error)
+    finally:
+        connection.close()
+    return ", ".join(f"{number} {name}" for name, number in left.items() if number)

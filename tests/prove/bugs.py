@@ -1,0 +1,275 @@
+"""Known-wrong variants of the node: each is a fault that somebody could make, and a harness that must find it.
+
+They are patched into the process that is to be killed, by name; where a name is gone, the patch breaks loudly. What is
+about the disk wraps the calls of `os`, whatever part of the node makes them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LATE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A known-wrong variant.
+
+    Parameters
+    ----------
+    apply
+        Makes this process be it.
+    words
+        What is wrong.
+    harness
+        The one that must find it: a key of `prove.suite.FINDERS`.
+    """
+
+    apply: Callable[[], None]
+    words: str
+    harness: str
+
+
+def _acknowledge_first() -> None:
+    from pacs_ai.store.index import Index
+
+    record = Index.record
+
+    def later(index: Any, arrivals: Any) -> list[Any]:
+        def run() -> None:
+            time.sleep(_LATE_SECONDS)
+            record(index, arrivals)
+
+        threading.Thread(target=run, daemon=True).start()
+        return []
+
+    Index.record = later
+
+
+def _skip_fsync(is_skipped: Callable[[int], bool]) -> None:
+    for name in ("fsync", "fdatasync"):
+        real = getattr(os, name)
+        setattr(os, name, lambda fd, real=real: None if is_skipped(os.fstat(fd).st_mode) else real(fd))
+
+
+def _no_file_fsync() -> None:
+    _skip_fsync(stat.S_ISREG)
+
+
+def _no_directory_fsync() -> None:
+    _skip_fsync(stat.S_ISDIR)
+
+
+def _wal_normal() -> None:
+    from pacs_ai.store.database import Database
+
+    opened = Database.__init__
+
+    def init(database: Any, url: str) -> None:
+        opened(database, url)
+        sa.event.listen(database.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=NORMAL"))
+
+    Database.__init__ = init
+
+
+def _rename_before_fsync() -> None:
+    fsync, replace = os.fsync, os.replace
+    skipped: set[str] = set()
+
+    def remember(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            skipped.add(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        else:
+            fsync(fd)
+
+    def rename(source: Any, target: Any, **options: Any) -> None:
+        replace(source, target, **options)
+        if os.fspath(source) in skipped:
+            descriptor = os.open(target, os.O_RDONLY)
+            fsync(descriptor)
+            os.close(descriptor)
+
+    os.fsync, os.replace, os.rename = remember, rename, rename
+
+
+def _random_uid() -> None:
+    from pacs_ai.encode import provenance
+
+    derive, chance = provenance.derive_uid, uuid.uuid4().hex  # one of its own for each process: each retry
+    provenance.derive_uid = lambda *parts: derive(chance, *parts)
+
+
+def _outbox_outside() -> None:
+    from pacs_ai.store import queue
+
+    fill, finish = queue.fill_outbox, queue.finish
+    queue.fill_outbox = lambda connection, database, job_id: None
+
+    def later(database: Any, held: Any, results: Any, **words: Any) -> None:
+        finish(database, held, results, **words)
+        with database.write() as connection:
+            fill(connection, database, held.job_id)
+
+    queue.finish = later
+
+
+def _fence_ignored() -> None:
+    from pacs_ai.store import queue
+
+    def require(connection: Any, held: Any) -> None:
+        state = connection.execute(sa.select(queue._job.c.state).where(queue._job.c.id == held.job_id)).scalar_one()
+        if state != "running":
+            raise queue.Lost("not running")
+
+    def is_held(database: Any, held: Any) -> bool:
+        return True
+
+    move = queue.move
+    queue._require_held, queue.is_held = require, is_held
+    queue.move = lambda *arguments, **words: move(*arguments, **{k: v for k, v in words.items() if k != "held"})
+
+
+def _claimed_twice() -> None:
+    from pacs_ai.store import queue
+
+    claim = queue.claim
+
+    def again(database: Any, owner: str, pipelines: Any = None) -> Any:
+        held = claim(database, owner, pipelines)
+        if held is not None:
+            return held
+        with database.read() as connection:
+            row = connection.execute(sa.select(queue._job).where(queue._job.c.state == "running")).first()
+            return None if row is None else queue._as_claim(row)
+
+    queue.claim = again
+
+
+def _never_requeued() -> None:
+    from pacs_ai.store import queue
+
+    queue.sweep = lambda database, watch, actor: 0
+
+
+def _encoded_again() -> None:
+    from dataclasses import replace
+
+    from pacs_ai.deliver.courier import Courier
+    from pacs_ai.store import schema
+
+    outgoing = Courier._outgoing
+
+    def again(courier: Any, parcel: Any) -> Any:
+        made = outgoing(courier, parcel)
+        query = sa.select(schema.delivery.c.attempts).where(schema.delivery.c.id == parcel.delivery_id)
+        with courier._database.read() as connection:
+            if connection.execute(query).scalar_one() < 2:
+                return made
+        ds = pydicom.dcmread(made.path)
+        ds.InstanceCreationTime = f"{time.time_ns() % 10**6:06d}"[:2].replace("9", "1") + "0102"
+        ds.SeriesDescription = f"again {uuid.uuid4().hex[:8]}"
+        path = Path(str(courier._config.store.folder) + f"-again-{uuid.uuid4().hex}")
+        ds.save_as(path)
+        return replace(made, path=path)
+
+    Courier._outgoing = again
+
+
+def _deleted_early() -> None:
+    from pacs_ai.infer.worker import Worker
+
+    store = Worker._store
+
+    def careless(worker: Any, held: Any, done: Any) -> Any:
+        with worker._database.read() as connection:
+            from pacs_ai.store import queue
+
+            for source in queue.source_files(connection, held.job_id):
+                worker._files.remove(source.sha256)
+        return store(worker, held, done)
+
+    Worker._store = careless
+
+
+def _sent_before() -> None:
+    from pacs_ai.deliver.courier import Courier
+    from pacs_ai.store import outbox
+
+    serve = Courier.serve
+
+    def hopeful(courier: Any, held: Any) -> None:
+        for parcel in held.parcels:
+            outbox.accepted(courier._database, held, parcel, 0, "Success")
+        with_all = outbox.is_wanted
+        outbox.is_wanted = lambda database, parcel: True
+        try:
+            serve(courier, held)
+        finally:
+            outbox.is_wanted = with_all
+
+    Courier.serve = hopeful
+
+
+def _success_without_commit() -> None:
+    from pacs_ai.errors import Transient
+    from pacs_ai.store.index import Index
+
+    record = Index.record
+
+    def hopeful(index: Any, arrivals: Any) -> Any:
+        try:
+            return record(index, arrivals)
+        except Transient:
+            return []
+
+    Index.record = hopeful
+
+
+def _fsync_retried() -> None:
+    fsync = os.fsync
+
+    def again(fd: int) -> None:
+        try:
+            fsync(fd)
+        except OSError:
+            fsync(fd)  # and the kernel says yes: it has forgotten the pages that it could not write
+
+    os.fsync = again
+
+
+def _half_files_stay() -> None:
+    unlink = os.unlink
+    os.unlink = lambda path, **options: None if "/.new/" in os.fspath(path) else unlink(path, **options)
+
+
+BUGS = {
+    "ackfirst": Bug(_acknowledge_first, "Success is answered before the commit", "points"),
+    "nofsync": Bug(_no_file_fsync, "files are not synced", "power"),
+    "nodirsync": Bug(_no_directory_fsync, "directories are not synced", "power"),
+    "walnormal": Bug(_wal_normal, "SQLite runs with synchronous=NORMAL", "power"),
+    "renamefirst": Bug(_rename_before_fsync, "a file gets its name before it is synced", "power-points"),
+    "randomuid": Bug(_random_uid, "results have other UIDs after each start of the process", "points"),
+    "outboxlater": Bug(_outbox_outside, "the outbox is filled in a transaction of its own", "points"),
+    "nofence": Bug(_fence_ignored, "a worker that was asleep may still write", "frozen"),
+    "claimtwice": Bug(_claimed_twice, "two workers get one job", "calm"),
+    "claimlost": Bug(_never_requeued, "jobs of dead workers stay running", "points"),
+    "reencode": Bug(_encoded_again, "a retried delivery sends other bytes", "points"),
+    "deletedearly": Bug(_deleted_early, "inputs are deleted before the job is done", "points"),
+    "sentbefore": Bug(_sent_before, "a delivery is called sent before the peer has it", "points"),
+    "nocommit": Bug(_success_without_commit, "Success is answered though the commit failed", "errors"),
+    "fsyncretried": Bug(_fsync_retried, "a failed fsync is tried again, and then believed", "errors"),
+    "halffiles": Bug(_half_files_stay, "what could not be written stays behind", "errors"),
+}

@@ -1,0 +1,260 @@
+"""Whether a stopped node kept its promises: its store against the journals of those who spoke with it.
+
+It imports nothing of the node. `acks` is the sender's journal of what was answered Success, `kept` the destination's
+of what it took, `claims` the workers' of what they began; each holds one JSON object or line per event. The numbers
+are those of the invariants in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_TRANSFERRED = ("sent", "confirmed")
+_FINAL = {"done", "superseded"}
+
+
+@dataclass(frozen=True)
+class Journals:
+    """What the others wrote down while the node was killed again and again."""
+
+    acks: Path
+    kept: Path
+    claims: Path
+
+    @staticmethod
+    def lines(path: Path) -> list[dict[str, Any]]:
+        """Return a journal's objects."""
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class Store:
+    """What lies in the node's folder, read without its help."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.files = folder, folder / "files"
+        connection = sqlite3.connect(folder / "pacs_ai.sqlite")
+        connection.row_factory = sqlite3.Row
+        tables = ("series", "instance", "job", "job_source", "job_destination", "result", "delivery", "journal")
+        try:
+            self.sound = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+            self.sound += [f"{row[0]} points nowhere" for row in connection.execute("PRAGMA foreign_key_check")]
+            self.rows = {name: [dict(r) for r in connection.execute(f"SELECT * FROM {name}")] for name in tables}
+        finally:
+            connection.close()
+        self._data_sets: dict[str, str] = {}
+
+    def data_set_sha256(self, sha256: str) -> str:
+        """Return the digest of a file's data set; a word where the file is missing or damaged."""
+        if sha256 not in self._data_sets:
+            try:
+                raw = (self.files / sha256[:2] / sha256).read_bytes()
+            except OSError as error:
+                return str(error.strerror)
+            if hashlib.sha256(raw).hexdigest() != sha256:
+                return "damaged"
+            start = 144 + int.from_bytes(raw[140:144], "little")
+            self._data_sets[sha256] = hashlib.sha256(raw[start:]).hexdigest()
+        return self._data_sets[sha256]
+
+
+def violations(folder: Path, journals: Journals, twin: Mapping[str, list[str]] | None = None) -> list[str]:
+    """Return every broken promise in words, none where all were kept.
+
+    Parameters
+    ----------
+    twin
+        Series Instance UID -> SOP Instance UIDs of the results that the same images gave without any fault.
+    """
+    store = Store(folder)
+    found = [f"the database is damaged: {words}" for words in store.sound if words != "ok"]
+    checks = (_acknowledged, _nothing_half, _once, _current_jobs, _one_end, _peer_has, _references, _journal)
+    for check in checks:
+        found += check(store, journals)
+    if twin is not None:
+        found += _as_without_faults(store, twin)
+    return found
+
+
+def _acknowledged(store: Store, journals: Journals) -> Iterator[str]:
+    """I1: what was answered Success is in the index and on disk, with the bytes that were sent."""
+    rows = defaultdict(list)
+    for row in store.rows["instance"]:
+        rows[row["sop_instance_uid"]].append(row)
+    for ack in {one["uid"]: one for one in journals.lines(journals.acks)}.values():
+        there = [row for row in rows[ack["uid"]] if row["role"] == "current"]
+        if len(there) != 1:
+            yield f"I1 acknowledged, but {len(there)} current rows in the index: {ack['uid']}"
+        elif (digest := store.data_set_sha256(there[0]["sha256"])) != ack["sha256"]:
+            yield f"I1 acknowledged, but its file is not what was sent ({digest[:24]}): {ack['uid']}"
+
+
+def _nothing_half(store: Store, journals: Journals) -> Iterator[str]:
+    """I2, I13: no row without its whole file, no file without a row, nothing left behind."""
+    named = {row["sha256"] for name in ("instance", "result") for row in store.rows[name]}
+    for sha256 in sorted(named):
+        if len(digest := store.data_set_sha256(sha256)) != 64:
+            yield f"I2 a row's file: {digest}: {sha256}"
+    for path in store.files.glob("[0-9a-f][0-9a-f]/*"):
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
+            yield f"I2 a file whose bytes are not its name: {path.name}"
+        elif path.name not in named:
+            yield f"I13 a file that no row names: {path.name}"
+    scratch = store.folder / "scratch"
+    left = [p for p in (scratch.glob("*/*") if scratch.is_dir() else ()) if p.is_file()]
+    if left:
+        yield f"I13 {len(left)} files left in the scratch folder"
+
+
+def damaged_names(folder: Path) -> list[str]:
+    """I2 at any instant, before any recovery: what bears a digest as its name has these bytes."""
+    files = (folder / "files").glob("[0-9a-f][0-9a-f]/*")
+    wrong = [path.name for path in files if hashlib.sha256(path.read_bytes()).hexdigest() != path.name]
+    return [f"I2 a file whose bytes are not its name: {name}" for name in wrong]
+
+
+def _once(store: Store, journals: Journals) -> Iterator[str]:
+    """I3: one row per instance and content."""
+    counts = Counter((row["sop_instance_uid"], row["sha256"]) for row in store.rows["instance"])
+    yield from (f"I3 {count} rows of one content: {uid}" for (uid, _), count in counts.items() if count > 1)
+
+
+def _current_jobs(store: Store, journals: Journals, least: int = 3) -> Iterator[str]:
+    """I4: the instances of a series in scope are in exactly one job that counts, and it is done."""
+    jobs = {row["id"]: row for row in store.rows["job"]}
+    of_series = defaultdict(list)
+    for row in store.rows["job_source"]:
+        if jobs[row["job_id"]]["state"] != "superseded":
+            of_series[row["series_id"]].append((jobs[row["job_id"]], row["revision"]))
+    held = Counter(row["series_id"] for row in store.rows["instance"] if row["role"] == "current")
+    for row in store.rows["series"]:
+        if held[row["id"]] < least:
+            continue
+        current = of_series[row["id"]]
+        if row["state"] != "complete" or len(current) != 1:
+            yield f"I4 series {row['id']} with {held[row['id']]} images is {row['state']} and has {len(current)} jobs"
+            continue
+        job, revision = current[0]
+        newest = max(one["revision"] for one in store.rows["instance"] if one["series_id"] == row["id"])
+        if job["state"] != "done" or revision < newest:
+            yield f"I4 job {job['id']} of series {row['id']} is {job['state']}, revision {revision} of {newest}"
+
+
+def _one_end(store: Store, journals: Journals) -> Iterator[str]:
+    """I5: every job ends once; nothing is begun twice under one fencing number, and these only grow."""
+    ends = Counter(row["subject_id"] for row in store.rows["journal"] if row["event"] == "finished")
+    begun = Counter(
+        row["subject_id"] for row in store.rows["journal"] if (row["subject"], row["event"]) == ("job", "claimed")
+    )
+    for job in store.rows["job"]:
+        if job["state"] not in _FINAL:
+            yield f"I5 job {job['id']} is {job['state']} for ever: {job['reason']}"
+        if ends[str(job["id"])] > 1:
+            yield f"I5 job {job['id']} ended {ends[str(job['id'])]} times"
+        if job["fence"] != begun[str(job["id"])]:
+            yield f"I9 job {job['id']} has the fencing number {job['fence']} after {begun[str(job['id'])]} claims"
+    holder: dict[str, str] = {}
+    for row in sorted(store.rows["journal"], key=lambda row: row["id"]):
+        if row["subject"] == "job" and row["event"] == "claimed":
+            holder[row["subject_id"]] = row["actor"]
+        elif row["event"] == "finished" and holder.get(row["subject_id"]) != row["actor"]:
+            yield f"I5 job {row['subject_id']} was finished by a worker that did not hold it"
+    last: dict[str, int] = {}
+    for line in journals.claims.read_text().splitlines() if journals.claims.exists() else ():
+        job_id, fence, _ = line.split(maxsplit=2)
+        if int(fence) <= last.get(job_id, 0):
+            yield f"I5 job {job_id} was begun again under the fencing number {fence}"
+        last[job_id] = max(int(fence), last.get(job_id, 0))
+
+
+def _peer_has(store: Store, journals: Journals) -> Iterator[str]:
+    """I6: the destination has each result once, byte for byte what is stored, and nothing else."""
+    results = {row["sop_instance_uid"]: row for row in store.rows["result"]}
+    kept = defaultdict(set)
+    for one in journals.lines(journals.kept):
+        kept[one["uid"]].add(one["sha256"])
+    for uid, digests in kept.items():
+        if uid not in results:
+            yield f"I6 the destination has an object that nobody remembers: {uid}"
+        elif digests != {store.data_set_sha256(results[uid]["sha256"])}:
+            yield f"I6 the destination has other bytes ({len(digests)} contents) than the outbox: {uid}"
+    uids = {row["id"]: uid for uid, row in results.items()}
+    sent = Counter()
+    for row in store.rows["delivery"]:
+        if row["state"] in _TRANSFERRED:
+            sent[row["job_id"], row["peer"]] += 1
+            if uids[row["result_id"]] not in kept:
+                yield f"I6 delivery {row['id']} is {row['state']}, and the destination never got it"
+    wanted = Counter(row["job_id"] for row in store.rows["result"])
+    done = {row["id"] for row in store.rows["job"] if row["state"] == "done"}
+    for row in store.rows["job_destination"]:
+        made, gone = wanted[row["job_id"]], sent[row["job_id"], row["peer"]]
+        if row["job_id"] in done and not 0 < made == gone:
+            yield f"I6 job {row['job_id']} is done with {made} results, {gone} sent"
+
+
+def _references(store: Store, journals: Journals) -> Iterator[str]:
+    """I7: a result names no other patient, and no instance but those that its job read and its own results."""
+    series_of, patients = defaultdict(set), {one["uid"]: one["patient"] for one in journals.lines(journals.acks)}
+    inside = defaultdict(set)
+    for row in store.rows["instance"]:
+        inside[row["series_id"]].add(row["sop_instance_uid"])
+    for row in store.rows["job_source"]:
+        series_of[row["job_id"]] |= inside[row["series_id"]]
+    own = defaultdict(set)
+    for row in store.rows["result"]:
+        own[row["job_id"]].add(row["sop_instance_uid"])
+    every = {row["sop_instance_uid"] for row in store.rows["result"]}  # a report cites its predecessor's
+    for row in store.rows["result"]:
+        ds = pydicom.dcmread(store.files / row["sha256"][:2] / row["sha256"], stop_before_pixels=True)
+        named = {str(e.value) for e in ds.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+        if strange := named - series_of[row["job_id"]] - every:
+            yield f"I7 result {row['id']} names {len(strange)} instances that its job did not read"
+        whose = {patients[uid] for uid in named & patients.keys()}
+        if whose - {str(ds.PatientID)}:
+            yield f"I7 result {row['id']} is of another patient than its images"
+
+
+def _journal(store: Store, journals: Journals) -> Iterator[str]:
+    """I9: every state follows from the one before it, and the last one is the row's."""
+    lives = defaultdict(list)
+    for row in sorted(store.rows["journal"], key=lambda row: row["id"]):
+        lives[row["subject"], row["subject_id"]].append(row)
+    for subject in ("series", "job", "delivery"):
+        for row in store.rows[subject]:
+            life = lives[subject, str(row["id"])]
+            if any(one["before"] != earlier["after"] for earlier, one in pairwise(life)):
+                yield f"I9 {subject} {row['id']} changed its state without a journal row"
+            if life and life[-1]["after"] != row["state"]:
+                yield f"I9 {subject} {row['id']} is {row['state']}, its journal says {life[-1]['after']}"
+
+
+def _as_without_faults(store: Store, twin: Mapping[str, list[str]]) -> Iterator[str]:
+    """I11: the results that count are those that the same images give when nothing goes wrong."""
+    found = results_of(store)
+    for series, uids in twin.items():
+        if found.get(series, []) != uids:
+            yield f"I11 other results than without faults: {series}"
+
+
+def results_of(store: Store) -> dict[str, list[str]]:
+    """Return Series Instance UID -> SOP Instance UIDs of the results of its job that counts."""
+    done = {row["id"] for row in store.rows["job"] if row["state"] == "done"}
+    names = {row["id"]: row["series_instance_uid"] for row in store.rows["series"]}
+    found = {}
+    for row in store.rows["job_source"]:
+        if row["job_id"] in done:
+            mine = [one["sop_instance_uid"] for one in store.rows["result"] if one["job_id"] == row["job_id"]]
+            found[names[row["series_id"]]] = sorted(mine)
+    return found

@@ -1,0 +1,165 @@
+"""H6: the disk fails at one call after the other, and the sender hears of it; what it was told is stored, is.
+
+First a node that only receives: each kind of failure at the first, second and third call of each kind. Then a whole
+node at work, into which failures fall at random.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from prove import bench, checker, faults, kill, wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+#: Call -> what it may fail with.
+_FAILURES = {
+    "open": ("ENOSPC", "EMFILE", "EDQUOT", "EROFS", "EIO", "ENOMEM"),
+    "write": ("ENOSPC", "EIO", "EDQUOT"),
+    "fsync": ("ENOSPC", "EIO"),
+    "replace": ("ENOSPC", "EIO", "EROFS"),
+    faults.COMMIT: ("ENOSPC",),
+}
+
+
+def run(
+    folder: Path, seed: int, seconds: float, *, bug: str = "", rounds: int = 3, at_random: int = 40
+) -> kill.Outcome:
+    """Have every call fail in every way, `rounds` times over (at the first, the second … such call)."""
+    cases = [(call, name, at) for call, names in _FAILURES.items() for name in names for at in range(1, rounds + 1)]
+    cases += [("write", "short", at) for at in range(1, rounds + 1)]
+    outcome, begin = kill.Outcome("H6 failing disk", len(cases) + at_random), time.monotonic()
+    made = bench.Bench(folder, bug)
+    store, peers = made.new_store(), made.new_peers(seed)
+    receiver = _Receiver(made, store, peers)
+    try:
+        for case in cases:
+            if outcome.violations or time.monotonic() - begin > seconds:
+                break
+            outcome.violations += _one(receiver, *case, outcome)
+            outcome.done += 1
+        receiver.end()
+        if not outcome.violations:
+            made.settle(store, peers)
+            outcome.violations += checker.violations(store, peers.journals)
+        if not outcome.violations and at_random:
+            _at_random(made, store, peers, random.Random(seed), at_random, outcome)
+    except bench.Stuck as stuck:
+        outcome.violations.append(f"I4 {stuck}")
+    finally:
+        receiver.end()
+        peers.close()
+    outcome.seconds = time.monotonic() - begin
+    return outcome
+
+
+class _Receiver:
+    """A node that only receives, kept over many cases; after a failed sync it distrusts the disk, so it is replaced."""
+
+    def __init__(self, made: bench.Bench, store: Path, peers: bench.Peers) -> None:
+        self.store, self.peers = store, peers
+        self._made = made
+        self._victim: bench.Victim | None = None
+        self.port = 0
+
+    @property
+    def victim(self) -> bench.Victim:
+        """The node, started where it is not there."""
+        if self._victim is None:
+            self._victim = self._made.fork(self.store, self.peers, story="receiving")
+            port = bench.port_of(self._victim)
+            if port is None:
+                raise bench.Stuck(f"the node does not start: {self._made.tail()}")
+            self.port = port
+        return self._victim
+
+    def end(self) -> None:
+        """Kill it, where it is there."""
+        if self._victim is not None:
+            self._victim.end()
+            self._victim = None
+
+
+def _one(receiver: _Receiver, call: str, name: str, at: int, outcome: kill.Outcome) -> list[str]:
+    """Send a series while one call fails; then one without a failure."""
+    victim, peers = receiver.victim, receiver.peers
+    series = peers.begin_series(3)
+    error = faults.ERRORS.get(name, 0)
+    victim.say(do="arm", call=call, at=at, error=error, short=name == "short")
+    victim.hear()
+    statuses = _send(peers, receiver.port, series)
+    victim.say(do="count")
+    hit = int((victim.hear() or {"hit": 0})["hit"])
+    outcome.count(failures=hit)
+    what = f"{call} {at} failing with {name}"
+    refused = [status for status in statuses if status not in (0, None)]
+    found = [f"{what}: answered {status:#06x}" for status in refused if status not in _OUT_OF_RESOURCES]
+    if hit and name != "short" and not refused and None not in statuses:
+        found.append(f"{what}: everything was answered Success")
+    if name == "short" and refused:
+        found.append(f"{what}: refused, though the rest could be written")
+    distrusts = call == "fsync" and name == "EIO" and hit
+    if distrusts:
+        more = _send(peers, receiver.port, peers.begin_series(3))
+        if 0 in more:
+            found.append(f"{what}: Success after it, without a start of the node")
+    if left := list((receiver.store / "files" / ".new").iterdir()):
+        found.append(f"{what}: {len(left)} files are left half written")
+    found += checker.damaged_names(receiver.store)
+    if distrusts:
+        receiver.end()
+    elif not found and any(status != 0 for status in _send(peers, receiver.port, series)):
+        found.append(f"{what}: refused again after the failure was over")
+    return found
+
+
+def _send(peers: bench.Peers, port: int, series: str) -> list[int | None]:
+    """Send what of a series is not acknowledged; returns the statuses, None where the association ended instead."""
+    statuses: list[int | None] = []
+    association = None
+    for instance in list(peers.unacked.get(series, ())):
+        try:
+            association = association or wire.Sender(port)
+            statuses.append(association.store(instance.uid, instance.data_set))
+        except wire.Gone:
+            statuses.append(None)
+            association = None
+        if statuses[-1] == 0:
+            peers.acknowledge(instance)
+    if association is not None:
+        association.close()
+    return statuses
+
+
+def _at_random(
+    made: bench.Bench, store: Path, peers: bench.Peers, choice: random.Random, count: int, outcome: kill.Outcome
+) -> None:
+    """Let failures fall into a whole node at work; then it must come to rest with everything kept."""
+    kinds: list[tuple[str, str]] = [(c, n) for c, names in _FAILURES.items() for n in names]
+    victim, port = None, 0
+    for _ in itertools.repeat(None, count):
+        if victim is None:
+            victim = made.fork(store, peers)
+            port = bench.port_of(victim) or 0
+        series = peers.begin_series(3)
+        call, name = choice.choice(kinds)
+        word: dict[str, Any] = {"call": call, "at": choice.randrange(1, 30), "error": faults.ERRORS[name]}
+        victim.say(do="arm", **word)
+        victim.hear()
+        peers.send_series(port, series)
+        victim.say(do="count")
+        said = victim.hear()
+        outcome.count(failures=int(said["hit"]) if said else 0)
+        outcome.done += 1
+        if said is None or choice.randrange(8) == 0:
+            victim.end()
+            victim = None
+    if victim is not None:
+        victim.end()
+    made.settle(store, peers)
+    outcome.violations += checker.violations(store, peers.journals)

@@ -1,0 +1,220 @@
+"""H2: one story of three images, killed before and after every call that makes anything durable, one after the other.
+
+The calls are counted in a first run; then each gets a run of its own: kill there, recover, check. The peers add their
+own points: killed when a response has arrived, when an object has arrived, and when its response has gone out.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from prove import bench, checker, kill, power
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SLICES = 3
+#: Longest time for the node to come to rest after one kill.
+SETTLE_SECONDS = 45.0
+#: Peers' points: what happened when the node is killed, and for the how manieth time.
+PEERS = [{"heard": n} for n in (1, 2, 3)] + [{"kept": n} for n in (1, 2)] + [{"answered": n} for n in (1, 2)]
+
+
+class Told:
+    """What one telling of the story left behind."""
+
+    def __init__(self, store: Path, peers: bench.Peers, calls: list[str] | None) -> None:
+        self.store, self.peers, self.calls = store, peers, calls
+
+
+def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, Any]) -> list[str] | None:
+    """Tell the story until the node is killed at the point; returns its calls where it came to the end."""
+    victim = made.fork(store, peers, story="whole", points=point if "kill" in point else None)
+    seen = {"kept": 0, "answered": 0}
+
+    def strike(what: str) -> None:
+        seen[what] += 1
+        if seen[what] == point.get(what):
+            victim.kill()
+
+    peers.on_keep = lambda uid: strike("kept")
+    peers.on_answered = lambda uid: strike("answered")
+    try:
+        port = bench.port_of(victim)
+        if port is None:
+            return None
+        for series in list(peers.unacked):
+            if point.get("heard"):
+                _send_some(peers, port, series, point["heard"])
+                victim.kill()
+            else:
+                peers.send_series(port, series)
+        victim.say(do="go on")
+        word = victim.hear()
+        return None if word is None else word["calls"]
+    finally:
+        peers.on_keep = peers.on_answered = None
+        victim.kill()
+        status = victim.reap()
+        if status not in {-signal.SIGKILL, 0}:
+            raise bench.Stuck(f"the node ended with {status}: {made.tail()}")
+
+
+def _send_some(peers: bench.Peers, port: int, series: str, count: int) -> None:
+    from prove import wire
+
+    association = wire.Sender(port)
+    for instance in list(peers.unacked[series])[:count]:
+        if association.store(instance.uid, instance.data_set) == 0:
+            peers.acknowledge(instance)
+    association.close()
+
+
+def run(
+    folder: Path,
+    seed: int,
+    seconds: float,
+    *,
+    bug: str = "",
+    cut: bool = False,
+    most: int = 0,
+    only: tuple[str, ...] = (),
+) -> kill.Outcome:
+    """Kill at every point, or at as many as fit into the time; stop at the first broken promise.
+
+    Parameters
+    ----------
+    cut
+        The store lies on a file system whose power is cut at the kill.
+    most
+        At most so many points, spread at random; 0 for all.
+    only
+        Only points at these calls.
+    """
+    name = "H2 crash points, power cut" if cut else "H2 crash points"
+    outcome, begin = kill.Outcome(name, 0), time.monotonic()
+    choice = random.Random(seed)
+    made = bench.Bench(folder)
+    twin, calls = _twin(made, folder, cut, seed)
+    if bug:
+        made = bench.Bench(folder / "bug", bug)
+    points = [{"kill": k + 1, "after": after} for k in range(len(calls)) for after in (False, True)]
+    points = [p for p in points if not only or calls[p["kill"] - 1] in only] + ([] if only else PEERS)
+    if most or bug:
+        choice.shuffle(points)
+    points = points[: most or len(points)]
+    outcome.wanted = len(points)
+    outcome.count(calls=len(calls))
+    until = time.monotonic() + seconds
+    for point in points:
+        if time.monotonic() > until or outcome.violations:
+            break
+        where = calls[point["kill"] - 1] if "kill" in point else "peer"
+        found = _one(made, folder, cut, seed, point, twin, choice)
+        outcome.violations += [f"{words} [{where} {point}]" for words in found]
+        outcome.done += 1
+    outcome.seconds = time.monotonic() - begin
+    return outcome
+
+
+class _Place:
+    """A store with peers, on a plain folder or on one whose power can be cut; gone at the end."""
+
+    def __init__(self, made: bench.Bench, folder: Path, cut: bool, seed: int) -> None:
+        self.peers = made.new_peers(seed)
+        self.peers.begin_series(SLICES)
+        self.mount = power.Mount(self.peers.folder / "mount") if cut else None
+        self._plain = self.peers.folder / "store"
+        made.new_store(self.store)
+        if self.mount is not None:
+            power.sync_tree(self.store)
+
+    @property
+    def store(self) -> Path:
+        return self._plain if self.mount is None else self.mount.tree / "store"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peers.close()
+        if self.mount is not None:
+            self.mount.close()
+        shutil.rmtree(self.peers.folder)
+
+
+def _twin(made: bench.Bench, folder: Path, cut: bool, seed: int) -> tuple[dict[str, list[str]], list[str]]:
+    """Tell the story without a kill; returns its results and its calls."""
+    with _Place(made, folder, cut, seed) as place:
+        calls = tell(made, place.store, place.peers, {})
+        made.settle(place.store, place.peers, SETTLE_SECONDS)
+        found = checker.violations(place.store, place.peers.journals)
+        if found or calls is None:
+            raise bench.Stuck(f"the story fails without any kill: {found} {made.tail()}")
+        return checker.results_of(checker.Store(place.store)), calls
+
+
+def _one(
+    made: bench.Bench,
+    folder: Path,
+    cut: bool,
+    seed: int,
+    point: dict[str, Any],
+    twin: dict[str, list[str]],
+    choice: random.Random,
+) -> list[str]:
+    with _Place(made, folder, cut, seed) as place:
+        try:
+            tell(made, place.store, place.peers, point)
+            if place.mount is not None:
+                place.mount.cut(choice.getrandbits(32))
+            found = checker.damaged_names(place.store)
+            made.settle(place.store, place.peers, SETTLE_SECONDS)
+        except bench.Stuck as stuck:
+            return [f"I4 {stuck}"]
+        return found + checker.violations(place.store, place.peers.journals, twin)
+
+
+def frozen(folder: Path, seed: int, bug: str = "") -> kill.Outcome:
+    """Stop a worker (SIGSTOP) that holds a job, have another take it over, and wake the first amid the other's work."""
+    outcome, begin = kill.Outcome("H2 frozen worker", 1), time.monotonic()
+    made = bench.Bench(folder, bug)
+    try:
+        with _Place(made, folder, False, seed) as place:
+            outcome.violations += _freeze(made, place)
+            outcome.done = 1
+    except bench.Stuck as stuck:
+        outcome.violations.append(f"I4 {stuck}")
+    outcome.seconds = time.monotonic() - begin
+    return outcome
+
+
+def _freeze(made: bench.Bench, place: _Place) -> list[str]:
+    sleeper = made.fork(place.store, place.peers, story="frozen")
+    other = None
+    try:
+        port = bench.port_of(sleeper)
+        for series in list(place.peers.unacked):
+            place.peers.send_series(port, series)
+        sleeper.say(do="go on")
+        if sleeper.hear() is None:
+            raise bench.Stuck(made.tail())
+        sleeper.kill(signal.SIGSTOP)
+        other = made.fork(place.store, place.peers, story="takeover")
+        if bench.port_of(other) is None or other.hear() is None:
+            raise bench.Stuck(made.tail())
+        sleeper.kill(signal.SIGCONT)
+        sleeper.say(do="go on")
+        sleeper.hear()  # it has tried to finish
+        other.say(do="go on")
+        other.hear()
+    finally:
+        for victim in (sleeper, other):
+            if victim is not None:
+                victim.end()
+    made.settle(place.store, place.peers, 20.0)
+    return checker.violations(place.store, place.peers.journals)

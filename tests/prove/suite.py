@@ -1,0 +1,64 @@
+"""Every harness by name, in sizes: a few seconds, what a build does, and a night."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from prove import bugs, errors, kill, points, power
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: Longest time for one seeded bug to be found.
+FIND_SECONDS = 90.0
+
+
+def _calm(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return kill.run(folder, 12, seed, FIND_SECONDS, bug=bug, twin=False, per_check=4)
+
+
+def _points(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return points.run(folder, seed, FIND_SECONDS, bug=bug)
+
+
+def _power_points(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return points.run(folder, seed, FIND_SECONDS, bug=bug, cut=True, only=("replace", "rename"))
+
+
+def _power(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return power.run(folder, 60, seed, FIND_SECONDS, bug=bug, per_check=4)
+
+
+def _errors(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return errors.run(folder, seed, FIND_SECONDS, bug=bug, at_random=0)
+
+
+#: What finds a seeded bug: the same harnesses that the node itself has to pass, smaller.
+FINDERS: dict[str, Callable[[Path, int, str], kill.Outcome]] = {
+    "calm": _calm,
+    "points": _points,
+    "power": _power,
+    "power-points": _power_points,
+    "frozen": points.frozen,
+    "errors": _errors,
+}
+
+
+def find(folder: Path, name: str, seed: int) -> kill.Outcome:
+    """Have the harness that must find a seeded bug look for it; the outcome's violations say that it did not."""
+    bug = bugs.BUGS[name]
+    begin = time.monotonic()
+    found = FINDERS[bug.harness](folder, seed, name)
+    words = [] if found.violations else [f"not found by {found.name} in {found.done} of {found.wanted}: {bug.words}"]
+    figures = {"after": found.done}
+    return replace(
+        found,
+        name=f"bug {name}",
+        figures=figures,
+        seconds=time.monotonic() - begin,
+        violations=words,
+        told=found.violations[:1],
+    )

@@ -1,0 +1,106 @@
+"""The checker itself: it finds what was broken by hand, and says nothing of a store that is whole."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from prove import bench, checker
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A store with one delivered series, and its journals."""
+    made = bench.Bench(tmp_path_factory.mktemp("checker"))
+    store, peers = made.new_store(), made.new_peers(3)
+    peers.begin_series(3)
+    made.settle(store, peers)
+    peers.close()
+    return store, peers.journals
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy to break."""
+    import shutil
+
+    store, journals = whole
+    shutil.copytree(store, tmp_path / "store")
+    for name in ("acks", "kept", "claims"):
+        shutil.copy(getattr(journals, name), tmp_path / name)
+    return tmp_path / "store", checker.Journals(*(tmp_path / name for name in ("acks", "kept", "claims")))
+
+
+def _sql(store, statement):
+    connection = sqlite3.connect(store / "pacs_ai.sqlite")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def _numbers(found):
+    return {words.split()[0] for words in found}
+
+
+def test_a_whole_store_keeps_every_promise(whole):
+    assert checker.violations(*whole) == []
+
+
+def test_a_lost_file_is_found(copy):
+    store, journals = copy
+    ack = journals.lines(journals.acks)[0]
+    connection = sqlite3.connect(store / "pacs_ai.sqlite")
+    (sha256,) = connection.execute("SELECT sha256 FROM instance WHERE sop_instance_uid = ?", (ack["uid"],)).fetchone()
+    connection.close()
+    (store / "files" / sha256[:2] / sha256).write_bytes(b"torn")
+    assert {"I1", "I2"} <= _numbers(checker.violations(store, journals))
+    assert checker.damaged_names(store) != []
+
+
+@pytest.mark.parametrize(
+    ("statement", "number"),
+    [
+        ("DELETE FROM journal WHERE event = 'finished'", "I9"),
+        ("UPDATE job SET state = 'running'", "I5"),
+        ("UPDATE job SET fence = 7", "I9"),
+        ("UPDATE delivery SET state = 'waiting'", "I6"),
+        ("DELETE FROM delivery", "I6"),
+        ("UPDATE result SET sop_instance_uid = '1.2.' || id", "I6"),
+        ("UPDATE instance SET sop_instance_uid = '1.2.' || id", "I1"),
+        ("DELETE FROM job_source", "I4"),
+        ("UPDATE journal SET actor = 'another' WHERE event = 'finished'", "I5"),
+    ],
+)
+def test_what_the_tables_should_not_say_is_found(copy, statement, number):
+    store, journals = copy
+    _sql(store, statement)
+    assert number in _numbers(checker.violations(store, journals))
+
+
+def test_other_bytes_at_the_destination_are_found(copy):
+    store, journals = copy
+    kept = journals.lines(journals.kept)
+    kept[0]["sha256"] = "0" * 64
+    journals.kept.write_text("".join(json.dumps(one) + "\n" for one in kept))
+    assert "I6" in _numbers(checker.violations(store, journals))
+
+
+def test_a_job_begun_twice_under_one_number_is_found(copy):
+    store, journals = copy
+    journals.claims.write_text(journals.claims.read_text() * 2)
+    assert "I5" in _numbers(checker.violations(store, journals))
+
+
+def test_other_results_than_without_faults_are_found(copy):
+    store, journals = copy
+    twin = checker.results_of(checker.Store(store))
+    assert checker.violations(store, journals, twin) == []
+    assert "I11" in _numbers(checker.violations(store, journals, {series: ["1.2"] for series in twin}))
+
+
+def test_a_result_that_names_an_image_that_was_not_read_is_found(copy):
+    store, journals = copy
+    _sql(store, "UPDATE instance SET series_id = 99 WHERE id = 1")
+    assert "I7" in _numbers(checker.violations(store, journals))

@@ -1,0 +1,27 @@
+"""A small share of `make prove`: the power is cut, the disk fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from prove import errors, points, power
+
+
+def test_what_was_acknowledged_survives_power_cuts(tmp_path):
+    if why := power.missing():
+        pytest.skip(why)
+    outcome = power.run(tmp_path, 8, 1, 100.0)
+    assert outcome.violations == []
+
+
+def test_a_power_cut_after_a_rename_leaves_no_torn_file(tmp_path):
+    if why := power.missing():
+        pytest.skip(why)
+    outcome = points.run(tmp_path, 1, 100.0, cut=True, only=("replace",), most=3)
+    assert outcome.violations == []
+
+
+def test_a_failing_disk_is_answered_out_of_resources(tmp_path):
+    outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=5)
+    assert outcome.violations == []
+    assert outcome.figures["failures"] >= 12

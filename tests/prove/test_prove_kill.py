@@ -1,0 +1,22 @@
+"""A small share of `make prove`: the node killed, at random and at each call, and checked by who does not know it."""
+
+from __future__ import annotations
+
+from prove import kill, points
+
+
+def test_killed_at_random_instants_it_keeps_what_it_acknowledged(tmp_path):
+    outcome = kill.run(tmp_path, 25, 1, 100.0, twin=False)
+    assert outcome.violations == []
+    assert outcome.figures["acknowledged"] > 0
+
+
+def test_killed_at_some_calls_the_story_ends_as_without_a_kill(tmp_path):
+    outcome = points.run(tmp_path, 1, 100.0, most=8)
+    assert outcome.violations == []
+    assert outcome.done > 0
+
+
+def test_QUE_02_a_worker_frozen_past_its_lease_wakes_and_writes_nothing(tmp_path):
+    outcome = points.frozen(tmp_path, 1)
+    assert outcome.violations == []
