@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from pacs_ai.errors import UserError
+from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store import migrate, schema, version
 from pacs_ai.store.clock import now
 from pacs_ai.store.database import Database
@@ -61,6 +62,40 @@ def test_upgrading_again_changes_nothing(empty):
     with empty.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.journal)).scalar_one() == 1
     assert differences(empty) == []
+
+
+def _row(table: sa.Table, **values: object) -> dict[str, object]:
+    """Return a row with something in every column that needs it."""
+    plain = {int: 1, float: 0.0, bool: False, str: "x"}
+    found = {
+        column.name: {} if isinstance(column.type, sa.JSON) else plain.get(_kind(column), now())
+        for column in table.columns
+        if not column.nullable and column.name != "id"
+    }
+    return found | values
+
+
+def _kind(column: sa.Column) -> type:
+    if isinstance(column.type, schema.Instant):
+        return object
+    return next(k for k in (bool, int, float, str) if issubclass(column.type.python_type, k))
+
+
+def test_QUE_09_jobs_and_deliveries_in_every_state_survive_an_upgrade(empty):
+    migrate.upgrade(empty)
+    with empty.write() as connection:
+        connection.execute(sa.insert(schema.study), [_row(schema.study)])
+        jobs = [_row(schema.job, state=state.value, job_key=state.value) for state in JobState]
+        connection.execute(sa.insert(schema.job), jobs)
+        connection.execute(sa.insert(schema.result), [_row(schema.result)])
+        sent = [_row(schema.delivery, state=state.value, peer=state.value) for state in DeliveryState]
+        connection.execute(sa.insert(schema.delivery), sent)
+        series = [_row(schema.series, state=state.value, series_instance_uid=state.value) for state in SeriesState]
+        connection.execute(sa.insert(schema.series), series)
+    migrate.upgrade(empty)
+    with empty.read() as connection:
+        for table, states in ((schema.job, JobState), (schema.delivery, DeliveryState), (schema.series, SeriesState)):
+            assert set(connection.execute(sa.select(table.c.state)).scalars()) == set(states)
 
 
 def test_several_nodes_upgrade_at_once(empty_url):

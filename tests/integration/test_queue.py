@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -146,6 +147,18 @@ def test_QUE_06_an_old_routine_job_is_not_starved(stations, source, wall):
     assert stations.claim().job_id == routine
 
 
+def test_QUE_06_a_burst_of_1000_jobs_is_worked_off_in_order_without_growing(stations, source):
+    first, _ = stations.enqueue(stations.work(source))
+    burst = [first, *copies(stations, first, 999)]
+    order = [stations.claim().job_id for _ in range(20)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    order += [stations.claim().job_id for _ in range(80)]
+    assert order == burst[:100]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32_768  # KiB
+    with stations.database.write() as connection:  # what is left would be held to account for seconds
+        connection.execute(sa.delete(schema.job).where(schema.job.c.state == JobState.QUEUED.value))
+
+
 def test_a_pipeline_can_be_asked_for_alone(stations, source):
     stations.enqueue(stations.work(source))
     other, _ = stations.enqueue(stations.work(source, pipeline="other"))
@@ -212,9 +225,10 @@ def _work_off(url: str, owner: str, start: object, found: object) -> None:
     found.put(claimed)
 
 
-def test_QUE_03_two_processes_claim_each_job_once(stations, source):
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=[pytest.mark.nightly, pytest.mark.timeout(1800)])])
+def test_QUE_03_two_processes_claim_each_job_once(stations, source, count):
     first, _ = stations.enqueue(stations.work(source))
-    copies(stations, first, 59)
+    copies(stations, first, count - 1)
     context = multiprocessing.get_context("spawn")
     start, found = context.Barrier(2), context.Queue()
     workers = [
@@ -222,12 +236,12 @@ def test_QUE_03_two_processes_claim_each_job_once(stations, source):
     ]
     for worker in workers:
         worker.start()
-    claimed = [found.get(timeout=120) for _ in workers]
+    claimed = [found.get(timeout=120 + count / 10) for _ in workers]
     for worker in workers:
         worker.join(60)
     counts = Counter(job_id for each in claimed for job_id in each)
     assert set(counts.values()) == {1}
-    assert len(counts) == 60
+    assert len(counts) == count
 
 
 # -- takeover
