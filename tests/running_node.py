@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 SENDER = "SENDER"
+#: Patient's Name, Patient ID and Accession Number of the phantoms, and of the marker patient.
+_PATIENTS = re.compile(rb"Phantom\^|PHANTOM-?\d|ZZPHI\^|ZZACC")
 #: Generous, because the machine may be busy: nothing waits so long that goes right.
 DEADLINE_SECONDS = 90.0
 _QUICK: Mapping[str, Mapping[str, Any]] = {
@@ -418,6 +421,12 @@ class RunningNode:
 
     # Holding to account
 
+    def name_no_patient(self) -> None:
+        """Assert that the log, whatever happened, names none of the patients that tests send (PRI-01)."""
+        log = self.log_path.read_bytes() if self.log_path.exists() else b""
+        named = [line for line in log.splitlines() if _PATIENTS.search(line)]
+        assert named == [], f"the log of the node names a patient: {named[:3]}"
+
     def account(self) -> None:
         """Assert what must hold after any fault."""
         rows = self.instances()
@@ -469,3 +478,5 @@ def nodes(folder: Path) -> Iterator[Callable[..., RunningNode]]:
     finally:
         for node in made:
             node.close()
+    for node in made:
+        node.name_no_patient()
