@@ -36,11 +36,14 @@ class Bug:
         What is wrong.
     harness
         The one that must find it: a key of `prove.suite.FINDERS`.
+    shows
+        By what it must be found, a regular expression: a variant that merely broke proves nothing.
     """
 
     apply: Callable[[], None]
     words: str
     harness: str
+    shows: str
 
 
 def _acknowledge_first() -> None:
@@ -256,20 +259,28 @@ def _half_files_stay() -> None:
 
 
 BUGS = {
-    "ackfirst": Bug(_acknowledge_first, "Success is answered before the commit", "points"),
-    "nofsync": Bug(_no_file_fsync, "files are not synced", "power"),
-    "nodirsync": Bug(_no_directory_fsync, "directories are not synced", "power"),
-    "walnormal": Bug(_wal_normal, "SQLite runs with synchronous=NORMAL", "power"),
-    "renamefirst": Bug(_rename_before_fsync, "a file gets its name before it is synced", "power-points"),
-    "randomuid": Bug(_random_uid, "results have other UIDs after each start of the process", "points"),
-    "outboxlater": Bug(_outbox_outside, "the outbox is filled in a transaction of its own", "points"),
-    "nofence": Bug(_fence_ignored, "a worker that was asleep may still write", "frozen"),
-    "claimtwice": Bug(_claimed_twice, "two workers get one job", "calm"),
-    "claimlost": Bug(_never_requeued, "jobs of dead workers stay running", "points"),
-    "reencode": Bug(_encoded_again, "a retried delivery sends other bytes", "points"),
-    "deletedearly": Bug(_deleted_early, "inputs are deleted before the job is done", "points"),
-    "sentbefore": Bug(_sent_before, "a delivery is called sent before the peer has it", "points"),
-    "nocommit": Bug(_success_without_commit, "Success is answered though the commit failed", "errors"),
-    "fsyncretried": Bug(_fsync_retried, "a failed fsync is tried again, and then believed", "errors"),
-    "halffiles": Bug(_half_files_stay, "what could not be written stays behind", "errors"),
+    "ackfirst": Bug(_acknowledge_first, "Success is answered before the commit", "points", r"I1 |\d instances"),
+    "nofsync": Bug(_no_file_fsync, "files are not synced", "power", r"I[12] |\d instances"),
+    "nodirsync": Bug(_no_directory_fsync, "directories are not synced", "power", r"I[12] |\d instances"),
+    "walnormal": Bug(_wal_normal, "SQLite runs with synchronous=NORMAL", "power", r"I1 |\d instances"),
+    "renamefirst": Bug(
+        _rename_before_fsync, "a file gets its name before it is synced", "power-points", "I2 a file whose bytes"
+    ),
+    "randomuid": Bug(_random_uid, "results have other UIDs after each start of the process", "points", "I11 "),
+    "outboxlater": Bug(_outbox_outside, "the outbox is filled in a transaction of its own", "points", "I6 job"),
+    "nofence": Bug(_fence_ignored, "a worker that was asleep may still write", "frozen", "I5 "),
+    "claimtwice": Bug(_claimed_twice, "two workers get one job", "calm", "I5 .* begun again"),
+    "claimlost": Bug(_never_requeued, "jobs of dead workers stay running", "points", r"\d jobs"),
+    "reencode": Bug(
+        _encoded_again, "a retried delivery sends other bytes", "points", "I6 the destination has other bytes"
+    ),
+    "deletedearly": Bug(_deleted_early, "inputs are deleted before the job is done", "points", "I[12] "),
+    "sentbefore": Bug(_sent_before, "a delivery is called sent before the peer has it", "points", "I6 .* never got it"),
+    "nocommit": Bug(
+        _success_without_commit, "Success is answered though the commit failed", "errors", "commit .* Success"
+    ),
+    "fsyncretried": Bug(
+        _fsync_retried, "a failed fsync is tried again, and then believed", "errors", "fsync .* Success"
+    ),
+    "halffiles": Bug(_half_files_stay, "what could not be written stays behind", "errors", "left half written"),
 }

@@ -124,8 +124,9 @@ def table_of(results: list[tuple[Task, int, kill.Outcome]]) -> Table:
         if outcome.told:
             words = "; ".join([*([words] if words else []), outcome.told[0][:90]])
         done = f"{outcome.done:,} of {outcome.wanted:,}"
-        fewer = outcome.done < outcome.wanted and not task.name.startswith("bug") and not outcome.violations
-        verdict = "FAILED" if outcome.violations else "time limit" if fewer else "ok"
+        is_bug = task.name.startswith("bug ") and bool(outcome.figures)
+        fewer = outcome.done < outcome.wanted and not is_bug
+        verdict = "FAILED" if outcome.violations else "time limit" if fewer else "found" if is_bug else "ok"
         table.add_row(task.name, str(seed), done, f"{outcome.seconds:.0f}", words, verdict)
     return table
 
