@@ -33,7 +33,6 @@ CALLING_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 3, "calling AE title not recog
 CERTIFICATE_OF_ANOTHER = Rejection(1, 1, 3, "its certificate bears another name than the one configured")
 CALLED_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognised")
 LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
-TEMPORARY_CONGESTION = Rejection(2, 3, 1, "temporary congestion")
 MAXIMUM_LENGTH_TOO_SHORT = Rejection(1, 2, 1, "it takes PDUs of a few bytes only")
 
 
@@ -68,11 +67,11 @@ def examine(pdu: bytes) -> AssociationRequest:
     if len(pdu) < HEADER.size + _FIXED.size:
         raise MalformedRequest("too short")
     _, called, calling = _FIXED.unpack_from(pdu, HEADER.size)
-    contexts = [item for kind, item in _items(memoryview(pdu)[HEADER.size + _FIXED.size :]) if kind == 0x20]
+    contexts = [item for kind, item in items_of(memoryview(pdu)[HEADER.size + _FIXED.size :]) if kind == 0x20]
     if not 1 <= len(contexts) <= 128:
         raise MalformedRequest(f"{len(contexts)} presentation contexts")
     for context in contexts:
-        kinds = [kind for kind, _ in _items(context[4:])]
+        kinds = [kind for kind, _ in items_of(context[4:])]
         if kinds.count(0x30) != 1 or kinds.count(0x40) < 1 or context[0] % 2 == 0:
             raise MalformedRequest("a presentation context with an even ID or without its syntaxes")
     if len({context[0] for context in contexts}) < len(contexts):
@@ -82,8 +81,8 @@ def examine(pdu: bytes) -> AssociationRequest:
     )
 
 
-def _items(view: memoryview) -> list[tuple[int, memoryview]]:
-    """Return type and value of the items or sub-items that a view is made of."""
+def items_of(view: memoryview) -> list[tuple[int, memoryview]]:
+    """Return type and value of the items or sub-items that a view is made of; raises `MalformedRequest`."""
     found = []
     offset = 0
     while offset < len(view):
