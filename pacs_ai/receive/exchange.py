@@ -201,6 +201,8 @@ class Exchange:
     def requested(self, command: Command) -> None:
         """Begin with a request."""
         if command.field == dimse.C_CANCEL_RQ:
+            if command.has_data_set:
+                raise dimse.ProtocolFault("a C-CANCEL with a data set")
             return  # nothing that it could cancel is ever pending
         message = _Message(command)
         if command.field == dimse.C_STORE_RQ:

@@ -20,7 +20,8 @@ from pynetdicom.presentation import build_context, negotiate_as_acceptor
 
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_ai.receive.dimse import Context
-from pacs_ai.receive.guard import MAXIMUM_LENGTH_TOO_SHORT, MalformedRequest, Rejection
+from pacs_ai.receive.framing import HEADER
+from pacs_ai.receive.guard import MAXIMUM_LENGTH_TOO_SHORT, MalformedRequest, Rejection, items_of
 from pacs_ai.receive.service import N_ACTION_RQ, N_EVENT_REPORT_RQ, Services
 
 if TYPE_CHECKING:
@@ -30,8 +31,23 @@ if TYPE_CHECKING:
 
 #: A peer that cannot take PDUs of this many bytes is not spoken to: answers would come in crumbs.
 MIN_PEER_LENGTH = 1024
+#: The items and user information items that PS3.8 9.3.2 and PS3.7 Annex D know; any other is skipped (PS3.8 9.3.1).
+_ITEMS = frozenset({0x10, 0x20, 0x50})
+_USER_INFORMATION = 0x50
+_USER_ITEMS = frozenset(range(0x51, 0x59))
+#: Of the body of an A-ASSOCIATE-RQ, the bytes before its items (PS3.8 Table 9-11).
+_FIXED_BYTES = 68
 #: What pynetdicom's decoders raise for items that break PS3.8 9.3.2 or PS3.7 Annex D.
-_CODEC_FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, struct.error)
+_CODEC_FAULTS = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,8 @@ class Negotiator:
         if 0 < maximum < MIN_PEER_LENGTH:
             return MAXIMUM_LENGTH_TOO_SHORT
         proposed = asked.presentation_context_definition_list
+        if not all(context.abstract_syntax and context.transfer_syntax for context in proposed):
+            raise MalformedRequest("a presentation context whose syntaxes are empty")
         known = {str(context.abstract_syntax) for context in proposed} & self._contexts.keys()
         roles = {
             str(item.sop_class_uid): (item.scu_role, item.scp_role)
@@ -147,10 +165,27 @@ def service_contexts(services: Services) -> list[PresentationContext]:
 def _decoded(request: bytes) -> Any:
     try:
         pdu = A_ASSOCIATE_RQ()
-        pdu.decode(request)
+        pdu.decode(_recognised(request))
         return pdu.to_primitive()
     except _CODEC_FAULTS as error:
         raise MalformedRequest(f"an item that cannot be read ({type(error).__name__})") from None
+
+
+def _recognised(request: bytes) -> bytes:
+    """Return the request without the items that are not known here."""
+    start = HEADER.size + _FIXED_BYTES
+    body = bytearray(request[HEADER.size : start])
+    for kind, value in items_of(memoryview(request)[start:]):
+        if kind == _USER_INFORMATION:
+            known = [_item(inner, content) for inner, content in items_of(value) if inner in _USER_ITEMS]
+            body += _item(kind, b"".join(known))
+        elif kind in _ITEMS:
+            body += _item(kind, value)
+    return HEADER.pack(request[0], len(body)) + bytes(body)
+
+
+def _item(kind: int, value: bytes | memoryview) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
 
 
 def _check_once(items: Iterable[Any]) -> None:

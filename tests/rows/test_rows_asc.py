@@ -114,6 +114,15 @@ def test_ASC_05_any_other_maximum_length_is_answered_within_it(bed, maximum):
     assert [peer.status(), peer.status()] == [0x0000, 0x0000]
 
 
+def test_ASC_04_items_of_types_to_come_are_skipped(bed):
+    """PS3.8 9.3.1; whatever a later edition adds, an older node still answers."""
+    later = item(0x5A, b"later")
+    raw = associate_rq(users=item(0x99, b"of another kind") + user_information(further=later) + item(0xAA, b""))
+    peer = bed.peer().associate(raw)
+    peer.send(echo())
+    assert peer.status() == 0x0000
+
+
 SECRET = b"s3cret-Token"
 
 
