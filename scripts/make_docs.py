@@ -1,4 +1,4 @@
-"""Write docs/configuration.md, docs/commands.md and the readings of docs/models.md from the code and the cards.
+"""Write the reference pages of docs/, and the readings of docs/models.md, from the code and the cards.
 
 python scripts/make_docs.py            write the pages
 python scripts/make_docs.py --check    say whether they are what the code says
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import conformance
 import reading_cards
 from pydantic import BaseModel
 
@@ -227,6 +228,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "configuration.md": configuration_page(),
         DOCS / "commands.md": commands_page(),
+        conformance.PAGE: conformance.page(),
         reading_cards.PAGE: reading_cards.page(),
     }
 

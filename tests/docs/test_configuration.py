@@ -30,7 +30,7 @@ def make_docs():
     del sys.modules["make_docs"]
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "commands.md", "models.md"])
+@pytest.mark.parametrize("name", ["configuration.md", "commands.md", "conformance.md", "models.md"])
 def test_page_is_what_the_code_says(make_docs, name):
     path = REPOSITORY / "docs" / name
     assert path.read_text(encoding="utf-8") == make_docs.pages()[path], "run: python scripts/make_docs.py"
