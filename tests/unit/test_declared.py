@@ -220,7 +220,7 @@ def test_nothing_doubles_with_each_line(kind):
         (b"a: [\n", "inference.yaml"),
     ],
 )
-def test_what_is_no_configuration(content, name):
+def test_CFG_04_what_is_no_configuration(content, name):
     with pytest.raises(PipelineFault):
         parsed(content, name)
 
