@@ -56,7 +56,7 @@ def tried_twice(node, job, peer):
     )
 
 
-def test_the_good_one_is_served_while_all_others_are_in_trouble(node, peers, job):
+def test_DEL_09_the_good_one_is_served_while_all_others_are_in_trouble(node, peers, job):
     node.until(lambda: all(one.state == "sent" for one in at(node, job, "good").values()), what="both results")
     assert peers["good"].stored == [one.sop_instance_uid for one in node.results(job.id)]
 
@@ -70,7 +70,7 @@ def test_one_that_takes_no_segmentation_gets_the_report(node, peers, job):
     assert seg.attempts == 1
 
 
-def test_one_that_is_full_gets_them_when_it_has_room(node, peers, job):
+def test_DEL_03_one_that_is_full_gets_them_when_it_has_room(node, peers, job):
     waiting = tried_twice(node, job, "full")
     assert waiting.status == OUT_OF_RESOURCES
     assert "out of resources" in waiting.reason.lower()

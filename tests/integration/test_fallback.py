@@ -93,7 +93,7 @@ def plan_now(stations):
     return profiles.from_json(stations.rows(schema.job_destination)[0].plan)
 
 
-def test_a_label_map_that_is_not_taken_is_sent_as_binary_with_the_report_that_cites_it(
+def test_DEL_06_a_label_map_that_is_not_taken_is_sent_as_binary_with_the_report_that_cites_it(
     stations, source, files, courier, make_peer
 ):
     peer = make_peer(supported=accepting(*ALL[1:]))
@@ -132,7 +132,9 @@ def test_a_report_that_is_not_taken_is_sent_in_the_older_form(stations, source, 
     ]
 
 
-def test_one_that_takes_nothing_of_a_kind_ends_failed_after_the_last_form(stations, source, files, courier, make_peer):
+def test_DEL_06_one_that_takes_nothing_of_a_kind_ends_failed_after_the_last_form(
+    stations, source, files, courier, make_peer
+):
     peer = make_peer(supported=accepting())
     make_job(stations, source, files, peer)
     assert serve(stations, courier) <= 5
@@ -143,7 +145,7 @@ def test_one_that_takes_nothing_of_a_kind_ends_failed_after_the_last_form(statio
     assert [row.attempts for row in refused] == [1, 1, 1]
 
 
-def test_one_that_answers_otherwise_each_time_is_no_loop(stations, source, files, courier, make_peer):
+def test_DEL_06_one_that_answers_otherwise_each_time_is_no_loop(stations, source, files, courier, make_peer):
     """What was replaced is never offered again, though the peer would take it now."""
     peer = make_peer(supported=accepting(*ALL[1:]))
     make_job(stations, source, files, peer)

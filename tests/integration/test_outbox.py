@@ -96,7 +96,7 @@ def test_an_sr_goes_though_its_seg_was_refused_for_good(stations, results):
     assert states(stations) == ["failed", "sending"]
 
 
-def test_one_round_goes_to_one_address(stations, sender):
+def test_DEL_08_one_round_goes_to_one_address(stations, sender):
     """A destination that moved keeps the address for what was enqueued before."""
     sender.send("1", [1, 2])
     sender.send("2", [1, 2])
@@ -221,7 +221,7 @@ def test_a_destination_that_is_away_is_probed_with_one_instance_after_a_growing_
     assert (destination(stations).failures, due(stations)) == (0, ["archive", "pacs"])
 
 
-def test_a_dead_destination_holds_up_no_other(stations, results):
+def test_DEL_09_a_dead_destination_holds_up_no_other(stations, results):
     fail_to_reach(stations, "archive")
     assert due(stations) == ["pacs"]
     stations.deliver_all()
@@ -246,7 +246,7 @@ def test_it_is_given_up_after_hours_of_trying_each_by_its_own_time(stations, sen
     assert reason == "not delivered within 2 h of trying; the last reason: connection refused"
 
 
-def test_out_of_resources_again_and_again_is_given_up_too(stations, results):
+def test_DEL_03_out_of_resources_again_and_again_is_given_up_too(stations, results):
     backoff = Backoff(first_seconds=1800, longest_seconds=1800, give_up_hours=1)
     for _ in range(3):
         make_due(stations)

@@ -299,7 +299,7 @@ def test_a_series_that_no_route_wants_says_why(make_node, stations):
     )
 
 
-def test_results_and_reports_never_trigger(make_node, stations):
+def test_DEL_11_results_and_reports_never_trigger(make_node, stations):
     node = make_node({"when": {}, "run": "one"})
     node.sender.send(numbers=range(2))
     node.sender.end()

@@ -149,7 +149,7 @@ STATUSES = [
 ]
 
 
-def test_every_status_has_its_consequence_and_words(keeping_peer, make_instances):
+def test_DEL_03_every_status_has_its_consequence_and_words(keeping_peer, make_instances):
     """DEL-03; and a refused instance does not end the association."""
     instances = make_instances(len(STATUSES))
     planned = zip(instances, STATUSES, strict=True)
@@ -511,7 +511,7 @@ def timed(outcomes: Iterator[Outcome]) -> tuple[list[Outcome], float]:
     return found, time.monotonic() - started
 
 
-def test_connect_black_hole(make_instances):
+def test_DEL_02_a_connect_black_hole_ends_by_the_deadline(make_instances):
     """A full backlog drops the SYN: the connection never comes about (DEL-02)."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -568,7 +568,7 @@ def drip_response(peer: Hostile, conn: socket.socket) -> None:
         (drip_response, "did not answer within 0.6 s"),
     ],
 )
-def test_silent_and_dripping_peers_end_by_the_deadline(hostile, make_instances, script, words):
+def test_DEL_02_silent_and_dripping_peers_end_by_the_deadline(hostile, make_instances, script, words):
     remote = hostile(script)
     instances = make_instances(2, rows=2000)
     outcomes, seconds = timed(scu.send(remote, instances))
@@ -577,7 +577,7 @@ def test_silent_and_dripping_peers_end_by_the_deadline(hostile, make_instances, 
     assert seconds < LIMIT + MARGIN
 
 
-def test_a_peer_that_reads_drop_by_drop_ends_at_the_slowest_rate(hostile, make_instances):
+def test_DEL_02_a_peer_that_reads_drop_by_drop_ends_at_the_slowest_rate(hostile, make_instances):
     def drip(peer: Hostile, conn: socket.socket) -> None:
         accept(conn)
         while conn.recv(2000) and not peer.over.wait(0.01):
@@ -604,7 +604,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_success_for_something_else_is_no_success(hostile, make_instances, lie):
+def test_DEL_04_a_success_for_something_else_is_no_success(hostile, make_instances, lie):
     """DEL-04: only the answer to this very request counts."""
     changes, words = LIES[lie]
 
@@ -629,7 +629,7 @@ def test_optional_uids_may_be_missing_from_the_answer(hostile, make_instances):
     assert outcome.category is Category.SUCCESS
 
 
-def test_the_second_of_two_answers_is_not_taken_for_the_next_instance(hostile, make_instances):
+def test_DEL_04_the_second_of_two_answers_is_not_taken_for_the_next_instance(hostile, make_instances):
     def script(peer: Hostile, conn: socket.socket) -> None:
         accept(conn)
         twice = response(read_message(conn)) * 2
@@ -777,7 +777,7 @@ def test_a_peer_that_takes_no_data_is_refused_not_looped_over(hostile, make_inst
 
 
 @pytest.mark.parametrize("result", [1, 2, 3, 4])
-def test_every_refusal_of_a_context_is_permanent(hostile, make_instances, result):
+def test_DEL_06_every_refusal_of_a_context_is_permanent(hostile, make_instances, result):
     def script(peer: Hostile, conn: socket.socket) -> None:
         conn.sendall(acceptance(read_pdu(conn), result=result))
         peer.over.wait()

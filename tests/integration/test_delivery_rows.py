@@ -1,0 +1,193 @@
+"""Delivery through a long outage, a connection lost at the worst moment, a peer that moved, and one of two down."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+import sqlalchemy as sa
+from pynetdicom import AE, evt
+from stations import ARCHIVE, ME, PACS, Stations
+from stored_results import finish_with, plan_of
+
+from pacs_ai.config import Config
+from pacs_ai.deliver import courier as courier_module
+from pacs_ai.deliver.courier import Courier
+from pacs_ai.deliver.scu import Outcome
+from pacs_ai.dicom import contexts
+from pacs_ai.dicom.status import Category
+from pacs_ai.profiles import Kind, Wanted, encodings
+from pacs_ai.store import clock, outbox, resending, schema
+from pacs_ai.store.enqueue import Address
+from pacs_ai.store.files import Files
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+PLAN = plan_of(Wanted(Kind.SEGMENTATION, "binary"), Wanted(Kind.TEXT_REPORT))
+HOURS = 8
+
+
+class FarPacs:
+    """Stands in for `pacs_ai.deliver.scu.send`: a peer that is away, and then is not."""
+
+    def __init__(self) -> None:
+        self.away = True
+        self.probes: list[int] = []
+        self.stored: list[str] = []
+
+    def __call__(self, _remote, outgoing, _held_back):
+        if self.away:
+            self.probes.append(len(outgoing))
+        for one in outgoing:
+            if self.away:
+                yield Outcome(one.sop_instance_uid, None, Category.TRANSIENT, "cannot be reached")
+            else:
+                self.stored.append(one.sop_instance_uid)
+                yield Outcome(one.sop_instance_uid, 0x0000, Category.SUCCESS, "stored")
+
+
+def many_results(stations, sender, count):
+    """Have so many results, two of each job."""
+    stations.done_job(sender)
+    (job,), results, deliveries = (stations.rows(table) for table in (schema.job, schema.result, schema.delivery))
+    with stations.database.write() as connection:
+        for number in range(2, count // 2 + 1):
+            copied = added(connection, schema.job, job, job_key=f"{number}")
+            for result, delivery in zip(results, deliveries, strict=True):
+                uid = f"2.25.{number}.{result.ordinal}"
+                made = added(connection, schema.result, result, job_id=copied, sop_instance_uid=uid)
+                added(connection, schema.delivery, delivery, job_id=copied, result_id=made)
+
+
+def added(connection, table, row, **changes):
+    """Insert a copy of a row; returns its id."""
+    values = {**row._asdict(), **changes}
+    del values["id"]
+    return connection.execute(sa.insert(table).values(**values).returning(table.c.id)).scalar_one()
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(2000, marks=pytest.mark.nightly)])
+def test_DEL_01_eight_hours_of_outage_end_without_loss_or_doubles(database, sender, tmp_path, wall, monkeypatch, count):
+    stations = Stations(database)  # most jobs are copies of rows, without a journal
+    pacs = FarPacs()
+    monkeypatch.setattr(courier_module, "send", pacs)
+    many_results(stations, sender, count)
+    courier = Courier(Config(), stations.database, Files(tmp_path / "files"), ME)
+    waits = []
+
+    def serve() -> None:
+        """Serve a round as soon as the destination is due, by the wall clock that the test moves."""
+        due = stations.rows(schema.destination)[0].next_try_at
+        wait = max(due - clock.now(), timedelta(0))
+        wall.forward(seconds=wait.total_seconds())
+        waits.append(wait.total_seconds())
+        held = outbox.claim(stations.database, "pacs", ME)
+        assert held is not None
+        courier.serve(held)
+
+    serve()
+    tracemalloc.start()
+    while sum(waits) < HOURS * 3600:
+        serve()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16_000_000
+    assert pacs.probes[0] == outbox.BATCH
+    assert set(pacs.probes[1:]) == {1}
+    assert waits[1] <= 5
+    assert all(later >= 0.75 * earlier for earlier, later in pairwise(waits[1:]))
+    assert max(waits) <= 300
+    assert 240 <= sum(waits[10:]) / len(waits[10:]) <= 300
+
+    pacs.away = False
+    waits.clear()
+    while "waiting" in set(stations.deliveries()):
+        serve()
+    assert sum(waits) <= 600
+    assert len(pacs.stored) == len(set(pacs.stored)) == count
+    assert set(stations.deliveries()) == {"sent"}
+
+
+@pytest.fixture
+def bed(stations, source, tmp_path):
+    """A job of two results for a peer that is made by the test."""
+    files = Files(tmp_path / "store" / "files")
+
+    def make(port, configured=0):
+        now_at = configured or port
+        table = {"name": "pacs", "ae_title": "KEEPER", "host": "127.0.0.1", "port": now_at, "answer_seconds": 20}
+        config = Config.model_validate({"store": {"folder": tmp_path / "store"}, "peer": [table]})
+        address = Address("pacs", "KEEPER", "127.0.0.1", port, PLAN)
+        stations.enqueue(stations.work(source, destinations=(address,)))
+        finish_with(stations, files, encodings([PLAN]))
+        return Courier(config, stations.database, files, ME)
+
+    return make
+
+
+def serve(stations, courier, peer="pacs"):
+    with stations.database.write() as connection:
+        connection.execute(sa.update(schema.destination).values(next_try_at=clock.now()))
+    held = outbox.claim(stations.database, peer, ME)
+    assert held is not None
+    courier.serve(held)
+
+
+def test_DEL_05_a_connection_lost_after_the_peer_stored_leaves_one_object(stations, bed):
+    stored, cut = {}, threading.Event()
+
+    def store(event):
+        stored.setdefault(str(event.request.AffectedSOPInstanceUID), []).append(event.request.DataSet.getvalue())
+        if not cut.is_set():
+            cut.set()
+            event.assoc.dul.socket.socket.shutdown(2)  # stored, and no answer gets through
+        return 0x0000
+
+    ae = AE("KEEPER")
+    ae.supported_contexts = contexts.acceptor_contexts()
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    try:
+        courier = bed(server.server_address[1])
+        serve(stations, courier)
+        assert set(stations.deliveries()) == {"waiting"}
+        assert [row.doubtful for row in stations.rows(schema.delivery)] == [True, False]
+        while "waiting" in stations.deliveries():
+            serve(stations, courier)
+    finally:
+        server.shutdown()
+        ae.shutdown()
+    assert stations.deliveries() == ["sent", "sent"]
+    assert sorted(map(len, stored.values())) == [1, 2]
+    assert all(len(set(contents)) == 1 for contents in stored.values())
+
+
+def test_DEL_08_the_address_is_that_of_the_time_of_the_job_until_a_person_says_otherwise(stations, bed, make_peer):
+    former, present = make_peer(), make_peer()
+    courier = bed(former.port, configured=present.port)  # the configuration was changed since
+    former.stop()
+    serve(stations, courier)
+    assert present.stored == []
+    ids = [row.id for row in stations.rows(schema.delivery)]
+    moved = Address("pacs", "KEEPER", "127.0.0.1", present.port, PLAN)
+    resending.retry(stations.database, ids, actor="operator", addresses={"pacs": moved})
+    serve(stations, courier)
+    assert len(present.stored) == 2
+    assert stations.deliveries() == ["sent", "sent"]
+
+
+def test_DEL_09_one_destination_down_does_not_hold_up_the_other(stations, source, tmp_path, monkeypatch):
+    stations.enqueue(stations.work(source, destinations=(PACS, ARCHIVE)))
+    stations.finish(stations.claim(), "SEG", "SR")
+    far = FarPacs()
+    near = FarPacs()
+    near.away = False
+    monkeypatch.setattr(
+        courier_module, "send", lambda remote, *rest: (far if remote.port == 104 else near)(remote, *rest)
+    )
+    courier = Courier(Config(), stations.database, Files(tmp_path / "files"), ME)
+    serve(stations, courier, "pacs")
+    serve(stations, courier, "archive")
+    peers = {(row.peer, row.state) for row in stations.rows(schema.delivery)}
+    assert peers == {("pacs", "waiting"), ("archive", "sent")}
