@@ -150,7 +150,7 @@ class Teller:
         if move.event in {SeriesEvent.DIFFERING_INSTANCE, SeriesEvent.RESOLVED}:
             outcome = m.SUCCESS if move.event == SeriesEvent.RESOLVED else m.MINOR_FAILURE
             return self._accessed(move, "U", move.concerned.received, outcome=outcome)
-        if is_operator(move.actor):
+        if move.event == "pledged" or is_operator(move.actor):
             return self._accessed(move, "U", move.concerned.received)
         return None  # what its association brought is told of as a receipt
 
@@ -322,6 +322,7 @@ _TRANSFERS: Mapping[str, tuple[Coded, str]] = {
     DeliveryEvent.CLAIMED: (m.BEGIN_TRANSFERRING, m.SUCCESS),
     DeliveryEvent.ACCEPTED: (m.INSTANCES_TRANSFERRED, m.SUCCESS),
     DeliveryEvent.CONFIRMED: (m.INSTANCES_TRANSFERRED, m.SUCCESS),
+    "unconfirmed": (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
     DeliveryEvent.MISSED: (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
     DeliveryEvent.POSTPONED: (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
     DeliveryEvent.LOST: (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -264,6 +267,38 @@ def test_PRI_07_an_auditor_killed_after_telling_tells_again(stations, sender, da
     assert first.total() == 3
     settle(Auditor(database, TELLER, [memory], clock))
     assert Counter(memory.kinds()) == first + first
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pacs_ai.audit.auditor import Auditor
+from pacs_ai.audit.events import Teller
+from pacs_ai.audit.syslog import Envelope
+from pacs_ai.audit.takers import AuditFile
+from pacs_ai.store.database import Database
+
+class Killed(AuditFile):
+    def take(self, events):
+        super().take(events)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+teller = Teller("node", "ai.example.org", ("PACS_AI",), "node")
+taker = Killed(Path(sys.argv[2]), Envelope("ai.example.org", os.getpid()), 10**9)
+Auditor(Database(sys.argv[1]), teller, [taker]).step()
+"""
+
+
+def test_PRI_07_kill_9_between_the_file_and_the_cursor_gives_duplicates_and_no_loss(
+    stations, sender, database, tmp_path
+):
+    stations.done_job(sender)
+    command = [sys.executable, "-c", _KILLED, database.url, tmp_path / "audit"]
+    for _ in range(2):
+        assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    settle(Auditor(database, TELLER, [AuditFile(tmp_path / "audit", ENVELOPE, 10**9)]))
+    told = Counter(schema_of.types(schema_of.unwrap(line))[0] for line in lines(tmp_path / "audit"))
+    assert told == {"received": 3, "job-claimed": 3, "job-finished": 3}
 
 
 def test_an_auditor_killed_before_spooling_loses_nothing(stations, sender, database, memory, clock, monkeypatch):
