@@ -34,7 +34,7 @@ _EVENTS: tuple[tuple[audit.Coded, str, str], ...] = (
     (audit.INSTANCES_ACCESSED, "a job read its images, ended, was refused, failed, or was ordered anew", "R, C, U"),
     (audit.BEGIN_TRANSFERRING, "a result is about to be sent", "E"),
     (audit.INSTANCES_TRANSFERRED, "a result was sent, committed to, refused, or could not be sent", "R"),
-    (audit.INSTANCES_ACCESSED, "a series is in conflict, or an operator decided it; the node committed to keep it", "U"),
+    (audit.INSTANCES_ACCESSED, "a series is in conflict, was decided by an operator, or is committed to", "U"),
     (audit.INSTANCES_ACCESSED, "retention deleted a part of a study", "D"),
     (audit.STUDY_DELETED, "retention deleted the last instance of a study", "D"),
     (audit.SECURITY_ALERT, "a connection or association was turned away (Node Authentication)", "E"),
