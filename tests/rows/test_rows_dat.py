@@ -7,8 +7,14 @@ import struct
 import time
 
 import pytest
+from fuzz.data_sets import Case
 from listening_bed import until
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 from raw_peer import CT_CONTEXTS, RawPeer, associate_rq, data_set, store
+
+from pacs_ai.dicom import folder
 
 NOT_UNDERSTOOD = 0xC000
 NO_UIDS = ["../../../../tmp/pwn", "/etc/cron.d/x", "a\0b", "1.2\n3", "1" * 200, "", "1..2", ".1", "1.2."]
@@ -185,6 +191,25 @@ def test_DAT_15_the_preamble_of_a_stored_file_is_the_nodes_own(bed):
     assert answered(bed.peer().associate(), data_set()) == 0x0000
     raw = bed.files.read(bed.arrivals[0].sha256)
     assert raw[:132] == bytes(128) + b"DICM"
+
+
+def test_DAT_16_a_dicomdir_leads_nowhere(tmp_path):
+    """What lies in the folder is read; what a DICOMDIR in it points to is not looked for."""
+    for path in (tmp_path / "outside", tmp_path / "media" / "inside"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(Case(ExplicitVRLittleEndian, data_set(f"1.2.{len(path.name)}")).part_10())
+    directory = Dataset()
+    directory.DirectoryRecordSequence = [Dataset(), Dataset()]
+    for record, target in zip(directory.DirectoryRecordSequence, (["..", "outside"], ["..\\..\\outside"]), strict=True):
+        record.add_new("ReferencedFileID", "CS", target)
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.9"
+    dcmwrite(tmp_path / "media" / "DICOMDIR", directory, enforce_file_format=True)
+    found = folder.read(folder.find_files(tmp_path / "media"))
+    assert [list(series.files) for series in found.series] == [["1.2.6"]]
+    assert [path.name for path, _ in found.skipped] == ["DICOMDIR"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 5000], ids=str)
