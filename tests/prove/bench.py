@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 90.0
 BUG_PATIENCE_SECONDS = 10.0
 
 
-class Stuck(Exception):  # noqa: N818 - said of the node
+class Stuck(RuntimeError):  # noqa: N818 - said of the node
     """The node did not come to rest: its work is never done, or it does not start."""
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 #: Cycles over one store; then a new one.
 PER_STORE = 400
 #: Cycles between two times when the node may come to rest and is checked.
-PER_CHECK = 80
+PER_CHECK = 60
 #: Mean times from the first work to the kill: half of them strike soon, half later.
 MEAN_SECONDS = (0.06, 0.25)
 #: One kill in so many strikes while the node starts.
 EARLY = 8
-_MOST_OPEN = 6
+_MOST_OPEN = 12
 
 
 @dataclass

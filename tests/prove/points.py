@@ -10,9 +10,10 @@ import random
 import shutil
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from prove import bench, checker, kill, power
+from prove import bench, checker, kill, power, wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,13 +23,6 @@ SLICES = 3
 SETTLE_SECONDS = 45.0
 #: Peers' points: what happened when the node is killed, and for the how manieth time.
 PEERS = [{"heard": n} for n in (1, 2, 3)] + [{"kept": n} for n in (1, 2)] + [{"answered": n} for n in (1, 2)]
-
-
-class Told:
-    """What one telling of the story left behind."""
-
-    def __init__(self, store: Path, peers: bench.Peers, calls: list[str] | None) -> None:
-        self.store, self.peers, self.calls = store, peers, calls
 
 
 def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, Any]) -> list[str] | None:
@@ -65,13 +59,12 @@ def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, An
 
 
 def _send_some(peers: bench.Peers, port: int, series: str, count: int) -> None:
-    from prove import wire
-
-    association = wire.Sender(port)
-    for instance in list(peers.unacked[series])[:count]:
-        if association.store(instance.uid, instance.data_set) == 0:
-            peers.acknowledge(instance)
-    association.close()
+    with suppress(wire.Gone):
+        association = wire.Sender(port)
+        for instance in list(peers.unacked[series])[:count]:
+            if association.store(instance.uid, instance.data_set) == 0:
+                peers.acknowledge(instance)
+        association.close()
 
 
 def run(

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable  # noqa: TC003 - a dataclass's field
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from prove import bugs, errors, kill, points, power, suite
 
 TESTS = Path(__file__).resolve().parents[1]
 
-#: Ends a harness that hangs: its own limit and so much more.
-_GRACE_SECONDS = 150.0
+#: What each harness gets, however late it is.
+_LEAST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -37,78 +37,77 @@ class Task:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything."""
+    """How much of everything, and within how many seconds in all."""
 
     kills: int
-    kill_seconds: float
     cuts: int
-    cut_seconds: float
+    fuzz: int
+    seconds: float
 
 
-BUILD = Sizes(2_000, 540.0, 1_000, 420.0)
-NIGHT = Sizes(10_000, 4_500.0, 10_000, 6_000.0)
+BUILD = Sizes(2_000, 1_000, 1, 1_140.0)
+NIGHT = Sizes(10_000, 10_000, 10, 4.5 * 3_600)
+#: Calls at which the power is cut before and after.
+_CUT_AT = ("replace", "fsync", "write", "commit")
 
 
-def tasks(sizes: Sizes, seed: int) -> list[Task]:
-    """Return everything there is, the longest first."""
-    found = [
-        Task("kill", sizes.kill_seconds, lambda folder, seed, limit: kill.run(folder, sizes.kills, seed, limit)),
-        Task("power", sizes.cut_seconds, lambda folder, seed, limit: power.run(folder, sizes.cuts, seed, limit)),
-        Task("points", 300.0, points.run),
-        Task(
-            "power-points",
-            150.0,
-            lambda folder, seed, limit: points.run(
-                folder, seed, limit, cut=True, only=("replace", "fsync", "write", "commit")
-            ),
-        ),
-        Task("errors", 120.0, errors.run),
-        Task("frozen", 60.0, lambda folder, seed, _: points.frozen(folder, seed)),
-    ]
+def tasks(sizes: Sizes) -> list[Task]:
+    """Return everything there is: the fixed amounts first, then the two that fill what time is left."""
+    found = [Task("fuzz", sizes.seconds, lambda _folder, _seed, limit: fuzz(sizes.fuzz, limit))]
     found += [
         Task(f"bug {name}", suite.FIND_SECONDS, lambda folder, seed, _, name=name: suite.find(folder, name, seed))
         for name in bugs.BUGS
     ]
-    needs = {"power": "", "power-points": ""}
-    needs |= {f"bug {name}": "" for name, bug in bugs.BUGS.items() if bug.harness.startswith("power")}
-    if why := power.missing():
-        found = [Task(t.name, 1.0, _skipped(t.name, why)) if t.name in needs else t for t in found]
-    return found
+    found += [
+        Task("frozen", 60.0, lambda folder, seed, _: points.frozen(folder, seed)),
+        Task("errors", 150.0, errors.run),
+        Task("points", 400.0, points.run),
+        Task(
+            "power-points",
+            400.0,
+            lambda folder, seed, limit: points.run(folder, seed, limit, cut=True, only=_CUT_AT),
+        ),
+        Task("kill", sizes.seconds, lambda folder, seed, limit: kill.run(folder, sizes.kills, seed, limit)),
+        Task("power", sizes.seconds, lambda folder, seed, limit: power.run(folder, sizes.cuts, seed, limit)),
+    ]
+    why = power.missing()
+    needs = {"power", "power-points", *(f"bug {name}" for name, bug in bugs.BUGS.items() if "power" in bug.harness)}
+    return [replace(task, run=_skipped(task.name, why)) if why and task.name in needs else task for task in found]
 
 
 def _skipped(name: str, why: str) -> Callable[[Path, int, float], kill.Outcome]:
     return lambda _folder, _seed, _limit: kill.Outcome(name, 0, told=[why])
 
 
-def fuzz() -> kill.Outcome:
+def fuzz(factor: int, seconds: float) -> kill.Outcome:
     """Run the long fuzz tests, where there are any."""
     outcome, begin = kill.Outcome("fuzz", 0), time.monotonic()
     modules = sorted((TESTS / "rows").glob("test_fuzz*.py"))
     outcome.wanted = outcome.done = len(modules)
     if modules:
-        command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-m", "not nightly", "--timeout=900"]
-        done = subprocess.run(
-            [*command, *map(str, modules)],
-            env={**os.environ, "PACS_AI_PROVE": "1"},
-            cwd=TESTS.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = done.stdout.strip().splitlines()
-        outcome.told = lines[-1:]
-        if done.returncode:
-            outcome.violations = [*(line for line in lines if line.startswith(("FAILED", "ERROR"))), *lines[-3:]]
+        command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-m", "not nightly", "--timeout=3600"]
+        environment = {**os.environ, "PACS_AI_PROVE": str(factor)}
+        arguments = {"env": environment, "cwd": TESTS.parent, "capture_output": True, "text": True}
+        try:
+            done = subprocess.run([*command, *map(str, modules)], timeout=seconds, check=False, **arguments)
+        except subprocess.TimeoutExpired:
+            outcome.done, outcome.told = 0, [f"not through after {seconds:.0f} s"]
+        else:
+            lines = done.stdout.strip().splitlines()
+            outcome.told = lines[-1:]
+            if done.returncode:
+                outcome.violations = [*(line for line in lines if line.startswith(("FAILED", "ERROR"))), *lines[-3:]]
     outcome.seconds = time.monotonic() - begin
     return outcome
 
 
-def prove(task: Task, seed: int, limit: float, console: Console) -> kill.Outcome:
-    """Run one task; an exception of the harness itself is a failure too."""
+def prove(task: Task, seed: int, until: float, console: Console) -> kill.Outcome:
+    """Run one task, no longer than until then; an exception of the harness itself is a failure too."""
+    limit = max(_LEAST_SECONDS, min(task.seconds, until - time.monotonic()))
     console.print(f"{task.name}: begins, seed {seed}", highlight=False)
     with tempfile.TemporaryDirectory(prefix="prove-", ignore_cleanup_errors=True) as folder:
         try:
-            outcome = task.run(Path(folder), seed, limit or task.seconds)
+            outcome = task.run(Path(folder), seed, limit)
         except (AssertionError, OSError, RuntimeError) as error:
             outcome = kill.Outcome(task.name, 0, violations=[f"the harness broke: {type(error).__name__}: {error}"])
     for words in outcome.violations[:8]:
@@ -136,29 +135,22 @@ def main(words: str | None) -> int:
     parser.add_argument("names", nargs="*", help="some harnesses only; bugs: every seeded bug; `bug NAME`: one")
     parser.add_argument("--night", action="store_true", help="the long run")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
-    parser.add_argument("--limit", type=float, default=0.0, help="seconds for each harness, in place of its own limit")
+    parser.add_argument("--limit", type=float, default=0.0, help="seconds for all of it")
     parser.add_argument("--at-once", type=int, default=2, help="harnesses side by side")
     arguments = parser.parse_args()
     console = Console(width=150)
     begin = time.monotonic()
-    wanted = tasks(NIGHT if arguments.night else BUILD, arguments.seed)
-    wanted.append(Task("fuzz", 900.0, lambda _folder, _seed, _limit: fuzz()))
-    if arguments.names:
-        names = set(arguments.names)
-        wanted = [
-            t for t in wanted if t.name in names or t.name.split()[-1] in names or t.name.split()[0] + "s" in names
-        ]
-    # the two long ones start together; fuzz goes third, so that nothing long is left for the end
-    wanted.sort(key=lambda task: -task.seconds)
+    sizes = NIGHT if arguments.night else BUILD
+    until = begin + (arguments.limit or sizes.seconds)
+    wanted = tasks(sizes)
+    if names := set(arguments.names):
+        wanted = [t for t in wanted if names & {t.name, t.name.split()[-1], t.name.split()[0] + "s"}]
     with ThreadPoolExecutor(arguments.at_once) as pool:
         begun = [
-            pool.submit(prove, task, arguments.seed + number, arguments.limit, console)
+            (task, arguments.seed + number, pool.submit(prove, task, arguments.seed + number, until, console))
             for number, task in enumerate(wanted)
         ]
-        results = [
-            (task, arguments.seed + number, one.result())
-            for number, (task, one) in enumerate(zip(wanted, begun, strict=True))
-        ]
+        results = [(task, seed, one.result()) for task, seed, one in begun]
     console.print(table_of(results))
     broken = [task.name for task, _, outcome in results if outcome.violations]
     console.print(

@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 60.0
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 
 
-class Gone(Exception):  # noqa: N818 - said of the other side
+class Gone(RuntimeError):  # noqa: N818 - said of the other side
     """The other side closed, aborted or rejected; `pdu_type` says how, 0 where the connection just ended."""
 
     def __init__(self, pdu_type: int = 0) -> None:
