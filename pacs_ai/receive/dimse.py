@@ -104,6 +104,14 @@ class Command:
                 return _word(self.elements, number)
         return None
 
+    def check(self) -> None:
+        """Raise `ProtocolFault` where a number that the answer or a service needs is missing or is none."""
+        for number in (_PRIORITY, _EVENT_TYPE_ID, _ACTION_TYPE_ID):
+            if number in self.elements:
+                _word(self.elements, number)
+        if self.field != C_CANCEL_RQ:
+            _word(self.elements, _MESSAGE_ID)
+
     def _text(self, number: int) -> str:
         return self.elements.get(number, b"").decode("latin-1").rstrip("\0 ")
 
@@ -177,6 +185,7 @@ class Messages:
         command = Command(self._contexts[self._context_id], parse_command(encoded))
         if command.field & _RESPONSE:
             raise ProtocolFault("a response to no request")
+        command.check()
         self._data_set_follows = command.has_data_set
         self._receiving.requested(command)
 

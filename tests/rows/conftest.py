@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from event_loops import loop_for
 from listening_bed import Bed, open_files, resident_bytes, until
 
 from pacs_ai.receive.ingest import DurableIngest
@@ -22,7 +23,7 @@ GROWTH_BYTES = 64 << 20
 
 
 @pytest.fixture
-def make_bed(tmp_path: Path) -> Iterator[Callable[..., Bed]]:
+def make_bed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Bed]]:
     """Start nodes; keyword arguments are fields of `Listen`. Afterwards nothing may be left."""
     beds: list[Bed] = []
     before = (threading.active_count(), open_files(), resident_bytes())
@@ -30,7 +31,7 @@ def make_bed(tmp_path: Path) -> Iterator[Callable[..., Bed]]:
     def make(**fields: object) -> Bed:
         bed = Bed(Files(tmp_path / f"files{len(beds)}"))
         bed.ingest = DurableIngest(bed.files, bed.record)
-        bed.receiver = Receiver(replace(Listen(port=0), **fields), bed.ingest)
+        bed.receiver = Receiver(replace(Listen(port=0, event_loop=loop_for(request.node.name)), **fields), bed.ingest)
         bed.receiver.start()
         beds.append(bed)
         return bed

@@ -193,6 +193,7 @@ def test_DAT_15_the_preamble_of_a_stored_file_is_the_nodes_own(bed):
     assert raw[:132] == bytes(128) + b"DICM"
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value")
 def test_DAT_16_a_dicomdir_leads_nowhere(tmp_path):
     """What lies in the folder is read; what a DICOMDIR in it points to is not looked for."""
     for path in (tmp_path / "outside", tmp_path / "media" / "inside"):
