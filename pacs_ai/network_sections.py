@@ -65,6 +65,10 @@ class Peer(Section):
     it may answer on an association of its own; where it does not answer, a query (C-FIND) shows whether it has them."""
     commitment_seconds: Annotated[float, Field(gt=0, le=300)] = 300.0
     """Time for its answer to that."""
+    verify_patient: bool = False
+    """Ask it before sending (C-FIND, Study Root) whose the study is. Where that is another Patient ID, because the
+    patient was merged or the study moved, the delivery is held until a person sends it again or cancels it; where it
+    does not have the study, or does not answer, the delivery waits. Notes of retraction are sent without asking."""
     profile: Name = profiles.DEFAULT_PROFILE
     """Which objects it gets: `ohif`, `slicer`, `generic-pacs`, `dictation`, `archive`, or a `[[profile]]`."""
 

@@ -44,6 +44,7 @@ class DeliveryState(StrEnum):
     SENDING = "sending"  #: claimed by a courier
     SENT = "sent"  #: the peer answered Success or Warning
     CONFIRMED = "confirmed"  #: the peer committed to keep it (storage commitment), or shows it in a query
+    HELD = "held"  #: not sent: the peer has the study under another patient; a person decides
     FAILED = "failed"  #: refused for good, or not delivered within the time limit
     CANCELLED = "cancelled"  #: by an operator, superseded before it was sent, or another form is sent instead
     RETRACTED = "retracted"  #: the peer has it or may have it, and is told that it is withdrawn
@@ -83,6 +84,7 @@ class DeliveryEvent(StrEnum):
     ACCEPTED = "accepted"
     CONFIRMED = "confirmed"
     MISSED = "missed"
+    HELD = "held"
     POSTPONED = "postponed"
     LOST = "lost"
     FAILED = "failed"
@@ -152,6 +154,11 @@ DELIVERY: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState] = {
     (_D.SENDING, _DE.LOST): _D.WAITING,
     (_D.SENDING, _DE.FAILED): _D.FAILED,
     (_D.SENDING, _DE.CANCELLED): _D.CANCELLED,
+    (_D.SENDING, _DE.HELD): _D.HELD,
+    (_D.HELD, _DE.RETRIED): _D.WAITING,
+    (_D.HELD, _DE.CANCELLED): _D.CANCELLED,
+    (_D.HELD, _DE.REPLACED): _D.CANCELLED,
+    (_D.HELD, _DE.RETRACTED): _D.RETRACTED,
     (_D.FAILED, _DE.RETRIED): _D.WAITING,
     (_D.FAILED, _DE.CANCELLED): _D.CANCELLED,
     (_D.CANCELLED, _DE.RETRIED): _D.WAITING,

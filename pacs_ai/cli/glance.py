@@ -211,6 +211,13 @@ def _destination_troubles(look: Look) -> Iterator[Trouble]:
                 f"failed {destination.failures} times in a row: {destination.reason}",
                 f"tried again at {words.at(destination.next_try_at)}; see pacs-ai echo {destination.peer}",
             )
+    held = look.counts["deliveries"].get(DeliveryState.HELD, 0)
+    if held:
+        yield Trouble(
+            words.many(held, "delivery", "deliveries"),
+            "held: the peer has the study under another patient",
+            "pacs-ai deliveries --state held; then pacs-ai retry --delivery ID, or pacs-ai cancel JOB",
+        )
     failed = look.counts["deliveries"].get(DeliveryState.FAILED, 0)
     if failed:
         yield Trouble(

@@ -25,7 +25,7 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
 
     A failed, refused or cancelled job is queued again. A job that is done or retracted is run anew: its results get
     UIDs of their own, name the earlier report as their predecessor, and go to each peer as its profile says now. So is
-    a failed one whose pipeline, model or settings were replaced since: by those that are there now. A failed or
+    a failed one whose pipeline, model or settings were replaced since: by those that are there now. A held, failed or
     cancelled delivery is sent at once, to the address that the configuration has for the peer now; so is a waiting one
     whose peer has moved.
     """

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 #: State -> colour.
 COLOURS = {
     "running": "cyan", "sending": "cyan", "receiving": "cyan", "queued": "blue", "waiting": "blue",
-    "done": "green", "sent": "green", "complete": "green",
-    "failed": "red", "conflict": "red", "refused": "yellow", "withheld": "yellow", "retracted": "magenta",
+    "done": "green", "sent": "green", "confirmed": "green", "complete": "green",
+    "failed": "red", "held": "red", "conflict": "red",
+    "refused": "yellow", "withheld": "yellow", "retracted": "magenta",
 }  # fmt: skip
 
 

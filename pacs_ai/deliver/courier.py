@@ -10,19 +10,22 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from pacs_ai.deliver import patients
 from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.notary import Notary
 from pacs_ai.deliver.pledger import Pledger
 from pacs_ai.deliver.scu import Outcome, Outgoing, send
 from pacs_ai.dicom.status import Category
-from pacs_ai.errors import Transient
+from pacs_ai.errors import Transient, Unavailable
+from pacs_ai.profiles import NOTICES
 from pacs_ai.store import outbox
 from pacs_ai.store.outbox import Backoff, Parcel, Round
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
 
 if TYPE_CHECKING:
     from pacs_ai.config import Config
+    from pacs_ai.deliver.connection import Remote
     from pacs_ai.store.database import Database
     from pacs_ai.store.files import Files
 
@@ -101,16 +104,19 @@ class Courier:
 
     def serve(self, held: Round) -> None:
         """Send one round and note each outcome as it happens."""
-        waiting = {parcel.sop_instance_uid: parcel for parcel in held.parcels}
-        lost = ""
+        remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
+        try:
+            parcels, lost = self._verified(held, remote), ""
+        except Unavailable as error:
+            parcels, lost = list(held.parcels), str(error)
+        waiting = {parcel.sop_instance_uid: parcel for parcel in parcels}
         held_up: set[int] = set()  # jobs of which an object waits or takes another form: what cites it waits too
-        outgoing = [self._outgoing(parcel) for parcel in held.parcels]
+        outgoing = [] if lost else [self._outgoing(parcel) for parcel in parcels]
 
         def is_held_back(instance: Outgoing) -> bool:
             parcel = waiting[instance.sop_instance_uid]
             return parcel.job_id in held_up or not outbox.is_wanted(self._database, parcel)
 
-        remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
         for outcome in send(remote, outgoing, is_held_back):
             parcel = waiting.pop(outcome.sop_instance_uid)
             if outcome.category is Category.TRANSIENT and outcome.status is None:
@@ -124,6 +130,36 @@ class Courier:
         outbox.put_back(self._database, held, reached=not lost, reason=lost, backoff=self._backoff)
         if lost:
             _log.warning("%s: %s", held.peer, lost)
+
+    def _verified(self, held: Round, remote: Remote) -> list[Parcel]:
+        """Return what may be sent: all, but of a peer that is to be asked whose the studies are only what it confirms.
+
+        Raises
+        ------
+        Unavailable
+            It could not be asked.
+        """
+        if not any(peer.verify_patient for peer in self._config.peer if peer.name == held.peer):
+            return list(held.parcels)
+        found, said = [], {}
+        for parcel in held.parcels:
+            whose = parcel.study_instance_uid, parcel.patient_id
+            if parcel.kind in NOTICES:
+                found.append(parcel)
+                continue
+            if whose not in said:
+                said[whose] = patients.ask(remote, *whose)
+            doubt = said[whose]
+            if doubt is None:
+                found.append(parcel)
+            elif doubt.is_another:
+                outbox.hold(self._database, held, parcel, doubt.words)
+                _log.error("%s of job %d held: %s", parcel.kind, parcel.job_id, doubt.words)
+            else:
+                status = doubt.status
+                outbox.postponed(self._database, held, parcel, status, doubt.words, self._backoff)
+                _log.warning("%s of job %d waits: %s", parcel.kind, parcel.job_id, doubt.words)
+        return found
 
     def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> bool:
         """Note what became of one object; tells whether what comes after it in its job may be sent in this round."""

@@ -355,7 +355,7 @@ def cancel_deliveries(
 
     What is being sent goes on, and is cancelled when it comes back (`pacs_ai.store.outbox`), unless `also` names it.
     """
-    states = [DeliveryState.WAITING, DeliveryState.FAILED, *also]
+    states = [DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.FAILED, *also]
     query = sa.select(_delivery).where(_delivery.c.job_id == job_id, _delivery.c.state.in_(states))
     rows = connection.execute(query.order_by(_delivery.c.id).with_for_update()).all()
     for row in rows:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from pacs_ai.store.database import Database
 
 _job, _destination, _result, _delivery = schema.job, schema.job_destination, schema.result, schema.delivery
-_OPEN = (DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.FAILED.value)
+_OPEN = tuple(
+    state.value for state in (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
+)
 
 
 @dataclass(frozen=True)

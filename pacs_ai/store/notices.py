@@ -188,7 +188,7 @@ def withdraw_unsent(connection: Connection, job_id: int, *, actor: str) -> None:
         .join(_result, _result.c.id == _delivery.c.result_id)
         .where(
             _delivery.c.job_id == job_id,
-            _delivery.c.state.in_([DeliveryState.WAITING.value, DeliveryState.FAILED.value]),
+            _delivery.c.state.in_([DeliveryState.WAITING.value, DeliveryState.HELD.value, DeliveryState.FAILED.value]),
             _result.c.kind == Kind.NOT_ANALYSED.value,
         )
         .order_by(_delivery.c.id)

@@ -59,6 +59,8 @@ class Parcel:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    study_instance_uid: str
+    patient_id: str
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
                 sop_class_uid=row.sop_class_uid,
                 sop_instance_uid=row.sop_instance_uid,
                 transfer_syntax_uid=row.transfer_syntax_uid,
+                study_instance_uid=row.study_instance_uid,
+                patient_id=row.patient_id,
             )
             for row in rows
         )
@@ -159,9 +163,12 @@ def _due(peer: str, limit: int) -> sa.Select[Any]:
             _result.c.sop_class_uid,
             _result.c.sop_instance_uid,
             _result.c.transfer_syntax_uid,
+            _result.c.study_instance_uid,
+            schema.study.c.patient_id,
         )
         .join(_result, _result.c.id == _delivery.c.result_id)
         .join(_job, _job.c.id == _delivery.c.job_id)
+        .join(schema.study, schema.study.c.id == _job.c.study_id)
         .where(_delivery.c.peer == peer, _may_be_sent())
         .order_by(_job.c.rank, _job.c.id, _delivery.c.place, _result.c.ordinal)
         .limit(limit)
@@ -229,6 +236,13 @@ def failed(database: Database, held: Round, parcel: Parcel, status: int | None, 
     with database.write() as connection:
         if _state(connection, held, parcel) == DeliveryState.SENDING:
             move(connection, parcel.delivery_id, DeliveryEvent.FAILED, actor=held.owner, reason=reason, status=status)
+
+
+def hold(database: Database, held: Round, parcel: Parcel, reason: str) -> None:
+    """Note that it must not be sent before a person has decided."""
+    with database.write() as connection:
+        if _state(connection, held, parcel) == DeliveryState.SENDING:
+            move(connection, parcel.delivery_id, DeliveryEvent.HELD, actor=held.owner, reason=reason)
 
 
 def is_wanted(database: Database, parcel: Parcel) -> bool:

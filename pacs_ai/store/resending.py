@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _delivery, _result, _destination, _job = schema.delivery, schema.result, schema.destination, schema.job
 
-_TO_RETRY = frozenset({DeliveryState.FAILED, DeliveryState.CANCELLED})
+_TO_RETRY = frozenset({DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED})
 
 
 def retry(
@@ -54,7 +54,7 @@ def retry(
             address = addresses.get(row.peer)
             moved = address is not None and _has_moved(row, address)
             if row.state not in _TO_RETRY and not (moved and row.state == DeliveryState.WAITING):
-                words = "only a failed or cancelled one is sent again, or a waiting one whose peer has another address"
+                words = "only a held, failed or cancelled one is sent again, or a waiting one whose peer has moved"
                 raise UserError(f"delivery {delivery_id} is {row.state}: {words}")
             if row.job_state == JobState.SUPERSEDED:
                 raise UserError(f"delivery {delivery_id} is of job {row.job_id}, which a newer one has superseded")

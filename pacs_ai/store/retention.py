@@ -21,7 +21,9 @@ _series, _instance, _job, _source = schema.series, schema.instance, schema.job, 
 _delivery, _result = schema.delivery, schema.result
 
 _OPEN_JOBS = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.WITHHELD.value, JobState.FAILED.value]
-_OPEN_DELIVERIES = [DeliveryState.WAITING.value, DeliveryState.SENDING.value, DeliveryState.FAILED.value]
+_OPEN_DELIVERIES = [
+    state.value for state in (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
+]
 _YOUNG_SECONDS = 3600.0
 
 

@@ -131,7 +131,7 @@ def _deliveries_of(job_id: int) -> sa.Select[Any]:
 
 def _concerned(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
     """Return the deliveries that a retraction changes."""
-    open_states = {DeliveryState.WAITING.value, DeliveryState.FAILED.value}
+    open_states = {DeliveryState.WAITING.value, DeliveryState.HELD.value, DeliveryState.FAILED.value}
     return [row for row in rows if _may_be_there(row) or row.state in open_states]
 
 

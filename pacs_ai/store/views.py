@@ -268,7 +268,7 @@ def overdue(connection: Connection) -> set[int]:
     `late_notices` tells.
     """
     open_states = [JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD, JobState.FAILED]
-    unsent = [DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.FAILED]
+    unsent = [DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED]
     late = _job.c.overdue_at < now()
     undelivered = sa.select(_delivery.c.job_id).where(_delivery.c.state.in_(unsent))
     query = sa.select(_job.c.id).where(late, _job.c.state.in_(open_states))

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
+from commitment_bed import Bed
+from committing_peer import CommittingPeer
 from pynetdicom import AE, evt
 from stations import ARCHIVE, ME, PACS, Stations
 from stored_results import finish_with, plan_of
@@ -20,7 +22,7 @@ from pacs_ai.deliver.scu import Outcome
 from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import Category
 from pacs_ai.profiles import Kind, Wanted, encodings
-from pacs_ai.store import clock, outbox, resending, schema
+from pacs_ai.store import clock, orders, outbox, resending, schema
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
@@ -191,3 +193,70 @@ def test_DEL_09_one_destination_down_does_not_hold_up_the_other(stations, source
     serve(stations, courier, "archive")
     peers = {(row.peer, row.state) for row in stations.rows(schema.delivery)}
     assert peers == {("pacs", "waiting"), ("archive", "sent")}
+
+
+@pytest.fixture
+def asked():
+    """A peer that is asked whose the study is, before each round."""
+    peer = CommittingPeer()
+    peer.start()
+    yield peer
+    peer.stop()
+
+
+@pytest.fixture
+def verifying(stations, source, tmp_path, asked):
+    files = Files(tmp_path / "store" / "files")
+    return Bed(stations, source, files, asked, tmp_path, commitment=False, verify_patient=True)
+
+
+def test_DEL_10_a_result_for_another_patient_is_held_until_a_person_decides(verifying, asked):
+    bed = verifying
+    asked.patients["1.2.9.7"] = "P2"
+    bed.deliver()
+    assert bed.stations.deliveries() == ["held", "held"]
+    assert asked.received == []
+    assert "under another Patient ID" in bed.rows[0].reason
+    assert "P1" not in bed.rows[0].reason
+    assert "P2" not in bed.rows[0].reason
+    assert outbox.claim(bed.stations.database, "pacs", ME) is None
+    resending.retry(bed.stations.database, [bed.rows[0].id], actor="operator")
+    bed.deliver()
+    assert bed.stations.deliveries() == ["held", "held"]  # still another's
+    asked.patients["1.2.9.7"] = "P1"
+    resending.retry(bed.stations.database, [row.id for row in bed.rows], actor="operator")
+    bed.deliver()
+    assert bed.stations.deliveries() == ["sent", "sent"]
+    assert asked.received == bed.uids
+
+
+def test_DEL_10_a_held_result_can_be_cancelled(verifying, asked):
+    asked.patients["1.2.9.7"] = "P2"
+    verifying.deliver()
+    orders.cancel(verifying.stations.database, verifying.job, actor="operator")
+    assert verifying.stations.deliveries() == ["cancelled", "cancelled"]
+
+
+def test_DEL_10_a_study_that_is_not_there_yet_is_waited_for(verifying, asked):
+    bed = verifying
+    bed.deliver()
+    assert bed.stations.deliveries() == ["waiting", "waiting"]
+    assert "does not have the study" in bed.rows[0].reason
+    asked.patients["1.2.9.7"] = "P1"
+    with bed.stations.database.write() as connection:
+        connection.execute(sa.update(schema.delivery).values(due_at=clock.now()))
+    bed.deliver()
+    assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+def test_DEL_10_a_peer_that_cannot_be_asked_gets_nothing(verifying, asked):
+    bed = verifying
+    asked.stop()
+    bed.deliver()
+    assert bed.stations.deliveries() == ["waiting", "waiting"]
+    asked.queries = False
+    asked.start()
+    serve(bed.stations, bed.courier)
+    assert bed.stations.deliveries() == ["waiting", "waiting"]
+    assert "cannot be asked" in bed.rows[0].reason
+    assert asked.received == []

@@ -1,0 +1,52 @@
+"""Asks a peer whose a study is, before a result goes there: a merged patient or a moved study must not get it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pacs_ai.deliver import inquiry
+from pacs_ai.dicom import status
+from pacs_ai.errors import NotOffered
+
+if TYPE_CHECKING:
+    from pacs_ai.deliver.connection import Remote
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why a result is not sent now.
+
+    Parameters
+    ----------
+    words
+        The reason, without any value of a patient.
+    is_another
+        The peer has the study under another Patient ID: a person has to decide. Otherwise it is asked again later.
+    status
+        What stands for it in the delivery's row.
+    """
+
+    words: str
+    is_another: bool
+    status: int = status.PROCESSING_FAILURE
+
+
+def ask(remote: Remote, study_instance_uid: str, patient_id: str) -> Doubt | None:
+    """Return why a result of a study must not be sent to a peer, None where it has the study under that Patient ID.
+
+    Raises
+    ------
+    Unavailable
+        The peer could not be reached.
+    """
+    try:
+        matches = inquiry.find(remote, "STUDY", {"StudyInstanceUID": study_instance_uid, "PatientID": ""})
+    except NotOffered as error:
+        return Doubt(f"whose the study is cannot be asked: {error}", is_another=False)
+    whose = {match["PatientID"].strip() for match in matches if match["StudyInstanceUID"] == study_instance_uid}
+    if not whose:
+        return Doubt(f"{remote} does not have the study", is_another=False, status=status.NO_SUCH_OBJECT_INSTANCE)
+    if whose != {patient_id.strip()}:
+        return Doubt(f"{remote} has the study under another Patient ID: merged or moved?", is_another=True)
+    return None
