@@ -38,7 +38,7 @@ else
     fi
 fi
 
-target='.[ecg]'
+target='.[ecg,fast]'
 [ "$kind" = dev ] && target='.[dev]'
 
 # unpacking is silent in older pips: say every ten seconds that it goes on

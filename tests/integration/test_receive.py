@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
+from event_loops import loop_for
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
@@ -90,7 +91,7 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 @pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+def make_node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Node]]:
     """Start nodes; keyword arguments are fields of `Listen`."""
     nodes: list[Node] = []
 
@@ -98,7 +99,7 @@ def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
         store = files(tmp_path / f"node{len(nodes)}")
         node = Node(store)
         node.ingest = DurableIngest(store, node.record, note_ended=node.note_ended)
-        node.receiver = Receiver(replace(Listen(port=0), **fields), node.ingest)
+        node.receiver = Receiver(replace(Listen(port=0, event_loop=loop_for(request.node.name)), **fields), node.ingest)
         node.receiver.start()
         nodes.append(node)
         return node

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from event_loops import loop_for
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
@@ -48,13 +49,15 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-def make_receiver(files: Files, arrivals: list[Arrival]) -> Iterator[Callable[..., Receiver]]:
+def make_receiver(
+    files: Files, arrivals: list[Arrival], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Receiver]]:
     """Start receivers; keyword arguments are fields of `Listen`."""
     ingest = DurableIngest(files, arrivals.extend)
     receivers: list[Receiver] = []
 
     def make(**fields: object) -> Receiver:
-        receivers.append(Receiver(replace(Listen(port=0), **fields), ingest))
+        receivers.append(Receiver(replace(Listen(port=0, event_loop=loop_for(request.node.name)), **fields), ingest))
         receivers[-1].start()
         return receivers[-1]
 
