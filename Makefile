@@ -74,6 +74,7 @@ nightly: .venv/.installed-dev  ## run the long tests as well
 
 bench: .venv/.installed-dev  ## measure receiving, encoding, delivering, inference, and the whole journey
 	$(BIN)/python scripts/bench.py receive
+	$(BIN)/python scripts/bench.py front
 	$(BIN)/python scripts/bench.py journey
 	$(BIN)/python scripts/bench_encode.py compare
 	$(BIN)/python scripts/bench_deliver.py
