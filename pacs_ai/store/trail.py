@@ -218,6 +218,8 @@ def _receipts(
     connection: Connection, associations: Sequence[str], settled: dict[int, datetime]
 ) -> tuple[list[Receipt], list[tuple[str, int, int]]]:
     """Return what came over associations that ended, or belongs to series that moved on, and was not told yet."""
+    if not (associations or settled):
+        return [], []
     fresh = _share.c.arrivals > sa.func.coalesce(_share.c.audited, 0)
     of_these = sa.or_(_share.c.assoc_id.in_(associations), _share.c.series_id.in_(settled))
     query = (
