@@ -113,7 +113,7 @@ def _services() -> str:
         (
             "Study Root Query/Retrieve Information Model - FIND",
             _FIND,
-            "where a peer does not answer a request for commitment",
+            "for peers with `commitment` that do not answer, and those with `verify_patient`",
             "no",
         ),
     ]
