@@ -50,6 +50,7 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
+                cwd=self._folder.name,
             )
         self._lock = threading.Lock()
         self._answer()
@@ -160,6 +161,7 @@ class Peers:
     unacked: dict[str, list[material.Instance]] = field(default_factory=dict)
     acked: dict[str, material.Instance] = field(default_factory=dict)
     resulted: set[str] = field(default_factory=set)
+    turned_away: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +236,9 @@ class Peers:
                 association.release()
             else:
                 association.abort()
-        except wire.Gone:
+        except wire.Gone as gone:
+            if gone.pdu_type:
+                self.turned_away.append(gone.pdu_type)
             return False
         return True
 

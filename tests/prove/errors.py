@@ -11,11 +11,14 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from prove import bench, checker, faults, kill, wire
+from prove import bench, checker, faults, kill, power, wire
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+#: Calls of one instance: the file's own come first, a commit writes some dozens of pages.
+_CALLS = (*range(1, 16), *range(18, 130, 12))
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 #: Call -> what it may fail with.
 _FAILURES = {
@@ -116,6 +119,54 @@ def _one(receiver: _Receiver, call: str, name: str, at: int, outcome: kill.Outco
     elif not found and any(status != 0 for status in _send(peers, receiver.port, series)):
         found.append(f"{what}: refused again after the failure was over")
     return found
+
+
+def full(folder: Path, seed: int, seconds: float, *, at: Sequence[int] = _CALLS) -> kill.Outcome:
+    """Have a whole disk fail, under the database too: from the first, second … write on, until space returns."""
+    cases = [(name, call) for call in at for name in ("ENOSPC", "EIO")]
+    outcome, begin = kill.Outcome("H6 disk that is full", len(cases)), time.monotonic()
+    made = bench.Bench(folder)
+    peers = made.new_peers(seed)
+    with power.mounted(folder / "mount") as mount:
+        store = made.new_store(mount.tree / "store")
+        receiver = _Receiver(made, store, peers)
+        try:
+            for name, at in cases:
+                if outcome.violations or time.monotonic() - begin > seconds:
+                    break
+                outcome.violations += _fill(receiver, mount, name, at, outcome)
+                outcome.done += 1
+            receiver.end()
+            made.settle(store, peers)
+            outcome.violations += checker.violations(store, peers.journals)
+        except bench.Stuck as stuck:
+            outcome.violations.append(f"I4 {stuck}")
+        finally:
+            receiver.end()
+            peers.close()
+    outcome.seconds = time.monotonic() - begin
+    return outcome
+
+
+def _fill(receiver: _Receiver, mount: power.Mount, name: str, at: int, outcome: kill.Outcome) -> list[str]:
+    """Send a series while the disk fails from the at-th call on; then, with a node that trusts it, once more."""
+    peers, what = receiver.peers, f"{name} from call {at} on"
+    series = peers.begin_series(3)
+    assert receiver.victim
+    mount.fail(faults.ERRORS[name], at)
+    statuses = _send(peers, receiver.port, series)
+    mount.fail(0)
+    refused = [status for status in statuses if status not in (0, None)]
+    outcome.count(refused=len(refused), stored=statuses.count(0))
+    found = [f"{what}: answered {status:#06x}" for status in refused if status not in _OUT_OF_RESOURCES]
+    if name == "EIO" and refused:
+        receiver.end()  # it may have seen a sync fail, and then trusts this disk no more
+        assert receiver.victim
+    if any(status != 0 for status in _send(peers, receiver.port, series)):
+        found.append(f"{what}: refused again after the failure was over")
+    if left := list((receiver.store / "files" / ".new").iterdir()):
+        outcome.count(left_for_the_sweep=len(left))
+    return found + checker.damaged_names(receiver.store)
 
 
 def _send(peers: bench.Peers, port: int, series: str) -> list[int | None]:

@@ -21,8 +21,13 @@ def serve() -> None:
     from prove import bugs, faults, stories, victim, warm  # noqa: F401 - imported before any fork
 
     victim.prepare()
-    with tempfile.TemporaryDirectory(prefix="prove-warm-") as folder:
-        warm.warm(Path(folder))
+    try:
+        with tempfile.TemporaryDirectory(prefix="prove-warm-") as folder:
+            warm.warm(Path(folder))
+    except BaseException:  # noqa: BLE001 - the outermost frame of a process
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(71)  # threads of the node still run
     gc.collect()
     gc.freeze()
     _say({"ready": True})

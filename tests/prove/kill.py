@@ -105,6 +105,7 @@ def _one_store(made, store, peers, choice, outcome, cycles, until, per_check) ->
         for number in range(1, cycles + 1):
             cycle(made, store, peers, choice)
             outcome.done += 1
+            outcome.violations += [f"a proper association was answered by PDU type {n}" for n in peers.turned_away]
             over = time.monotonic() > until
             if number % per_check == 0 or number == cycles or over:
                 made.settle(store, peers)

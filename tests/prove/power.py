@@ -58,10 +58,17 @@ class Mount:
 
     def cut(self, seed: int, mode: str = "random") -> None:
         """Cut the power, and give it back."""
-        control = os.open(self.folder / ".ctl", os.O_WRONLY)
-        os.write(control, f"cut {seed} {mode}".encode())
-        os.close(control)
+        self._say(f"cut {seed} {mode}")
         self.generation += 1
+
+    def fail(self, error: int, at: int = 1) -> None:
+        """Have all writes, syncs and new files fail from the at-th on; 0 ends that."""
+        self._say(f"fail {error} {at if error else 0}")
+
+    def _say(self, words: str) -> None:
+        control = os.open(self.folder / ".ctl", os.O_WRONLY)
+        os.write(control, words.encode())
+        os.close(control)
 
     def close(self) -> None:
         """Unmount."""
@@ -113,6 +120,7 @@ def _one_store(made, mount, peers, choice, outcome, count, until, per_check) -> 
             kill.cycle(made, mount.tree / "store", peers, choice)
             mount.cut(choice.getrandbits(32), choice.choice(("random", "random", "drop")))
             outcome.done += 1
+            outcome.violations += [f"a proper association was answered by PDU type {n}" for n in peers.turned_away]
             over = time.monotonic() > until
             if number % per_check == 0 or number == count or over:
                 made.settle(mount.tree / "store", peers)

@@ -5,7 +5,8 @@ unsynced write is lost, kept, or torn at 512 bytes, and each unsynced change of 
 independently. No journal of a real file system is that cruel.
 
 The tree is seen as ``<mount>/g<N>``, where N counts the cuts: after a cut every path is a new one, so that nothing the
-kernel has cached of the time before can be seen. Control is by writing to ``<mount>/.ctl``: ``cut SEED drop|random``.
+kernel has cached of the time before can be seen. Control is by writing to ``<mount>/.ctl``: ``cut SEED drop|random``;
+``fail ERRNO AT``: from the AT-th write, sync or new file on, all of them fail with ERRNO; ``fail 0 0`` ends that.
 """
 
 from __future__ import annotations
@@ -59,7 +60,15 @@ class PowerFs(fuse.Operations):
         self.generation = 0
         self._open: dict[int, Node] = {}
         self._handles = 0
+        self._error = self._left = 0
         self.counts = {"cuts": 0, "lost_bytes": 0, "torn_writes": 0, "lost_names": 0}
+
+    def _may_fail(self) -> None:
+        """Fail, where the disk is told to."""
+        if self._error:
+            self._left -= 1
+            if self._left < 0:
+                raise fuse.FuseOSError(self._error)
 
     # -- names
 
@@ -126,6 +135,7 @@ class PowerFs(fuse.Operations):
         return self._handles
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
+        self._may_fail()
         folder, name = self._parent(path)
         folder.names[name] = Node(stat.S_IFREG | mode)
         return self._opened(folder.names[name])
@@ -147,9 +157,13 @@ class PowerFs(fuse.Operations):
 
     def write(self, path: str, piece: bytes, offset: int, fh: int) -> int:
         if path == "/.ctl":
-            _, seed, mode = piece.decode().split()
-            self.cut(int(seed), mode)
+            verb, number, rest = piece.decode().split()
+            if verb == "cut":
+                self.cut(int(number), rest)
+            else:
+                self._error, self._left = int(number), int(rest) - 1
             return len(piece)
+        self._may_fail()
         node = self._open[fh]
         _put(node.content, offset, piece)
         node.log.append((offset, bytes(piece)))
@@ -166,6 +180,7 @@ class PowerFs(fuse.Operations):
         return 0
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
+        self._may_fail()
         if fh in self._open:
             self._open[fh].sync()
         return 0

@@ -61,6 +61,7 @@ def tasks(sizes: Sizes) -> list[Task]:
     found += [
         Task("frozen", 60.0, lambda folder, seed, _: points.frozen(folder, seed)),
         Task("errors", 150.0, errors.run),
+        Task("full", 120.0, errors.full),
         Task("points", 400.0, points.run),
         Task(
             "power-points",
@@ -71,7 +72,12 @@ def tasks(sizes: Sizes) -> list[Task]:
         Task("power", sizes.seconds, lambda folder, seed, limit: power.run(folder, sizes.cuts, seed, limit)),
     ]
     why = power.missing()
-    needs = {"power", "power-points", *(f"bug {name}" for name, bug in bugs.BUGS.items() if "power" in bug.harness)}
+    needs = {
+        "power",
+        "power-points",
+        "full",
+        *(f"bug {name}" for name, bug in bugs.BUGS.items() if "power" in bug.harness),
+    }
     return [replace(task, run=_skipped(task.name, why)) if why and task.name in needs else task for task in found]
 
 

@@ -25,3 +25,11 @@ def test_a_failing_disk_is_answered_out_of_resources(tmp_path):
     outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=5)
     assert outcome.violations == []
     assert outcome.figures["failures"] >= 12
+
+
+def test_a_full_disk_under_files_and_database_is_answered_out_of_resources(tmp_path):
+    if why := power.missing():
+        pytest.skip(why)
+    outcome = errors.full(tmp_path, 1, 100.0, at=(1, 4, 30, 90))
+    assert outcome.violations == []
+    assert outcome.figures["refused"] > 0

@@ -45,10 +45,11 @@ def warm(folder: Path) -> None:
     stop = threading.Event()
     thread = threading.Thread(target=node.run, args=(stop,))
     thread.start()
+    limit = time.monotonic() + _LIMIT_SECONDS
     for _ in range(2):
         series = peers.begin_series(victim.LEAST_SLICES)
-        assert peers.send_series(node.receiver.port, series)
-    limit = time.monotonic() + _LIMIT_SECONDS
+        while not peers.send_series(node.receiver.port, series):
+            assert time.monotonic() < limit, "nothing is received"
     while bench.unsettled(folder / "store", len(peers.acked)) or peers.kept_objects < 4:
         assert time.monotonic() < limit, bench.unsettled(folder / "store", len(peers.acked))
         time.sleep(0.02)
