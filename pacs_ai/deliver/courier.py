@@ -82,9 +82,8 @@ class Courier:
     def join(self, seconds: float) -> None:
         """Wait for the rounds in progress."""
         deadline = time.monotonic() + seconds
-        self._notary.join(seconds)
-        self._confirmer.join(seconds)
-        self._pledger.join(seconds)
+        for worker in (self._notary, self._confirmer, self._pledger):
+            worker.join(max(0.0, deadline - time.monotonic()))
         for thread, _ in self._rounds.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 

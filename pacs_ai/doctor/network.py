@@ -27,11 +27,12 @@ _SECONDS = 5.0
 def examine_port(config: Config) -> Finding:
     """Tell whether the port is free, or who has it."""
     receive = config.receive
-    name = f"{receive.bind} port {receive.port}"
+    port = receive.port if receive.plain or receive.tls_port is None else receive.tls_port
+    name = f"{receive.bind} port {port}"
     with socket.socket(socket.AF_INET6 if ":" in receive.bind else socket.AF_INET) as taker:
         taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            taker.bind((receive.bind, receive.port))
+            taker.bind((receive.bind, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return _taken(config, name)
@@ -44,8 +45,12 @@ def examine_port(config: Config) -> Finding:
 
 
 def _taken(config: Config, name: str) -> Finding:
-    """Call whoever listens: our own node answers to our own AE title."""
+    """Call whoever listens: our own node answers to our own AE title; one that speaks TLS alone is not called."""
     receive = config.receive
+    if not receive.plain:
+        if _runs_here(config):
+            return Finding(Level.OK, PORT, name, "the node runs and has it, for TLS alone; it was not called from here")
+        return Finding(Level.FAULT, PORT, name, "another program has it", "stop it, or set another receive.tls_port")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(receive.bind, receive.bind)  # noqa: S104 - compared, not bound
     caller = config.peer[0].ae_title if receive.accept == "peers" and config.peer else config.calling_ae_title
     answer = scu.echo(Remote(receive.ae_titles[0], host, receive.port, caller, *(3 * (_SECONDS,))))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from commitment_bed import Bed
+from running_node import nodes, peer_table
 from stations import ME
 
 from pacs_ai.receive.commitment import services
@@ -14,6 +15,9 @@ from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.process import listen
 from pacs_ai.receive.scp import Receiver
 from pacs_ai.store.files import Files
+from pacs_ai.testing import Phantom, write_phantom
+
+pytestmark = pytest.mark.orthanc
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -51,3 +55,22 @@ def test_DEL_07_orthanc_is_looked_at_where_its_answer_does_not_come(orthanc, sta
     bed.step()
     assert stations.deliveries() == ["confirmed", "confirmed"]
     assert {row.reason for row in bed.rows} == {"the peer shows it in a query"}
+
+
+def test_DEL_07_a_running_node_has_its_results_confirmed(orthanc, tmp_path):
+    peer = peer_table("orthanc", orthanc.ae_title, orthanc.dicom_port) | {"commitment": True, "verify_patient": True}
+    with nodes(tmp_path / "node") as make:
+        node = make(
+            port=orthanc.node_port,
+            peer=[peer],
+            route=[{"when": {"modality": "CT", "min_instances": 20}, "run": "ct-lung", "deliver_to": ["orthanc"]}],
+        ).start()
+        phantom = Phantom(40, 96, 96, seed=7, order="shuffled")
+        orthanc.upload(*write_phantom(tmp_path / "study", phantom))
+        orthanc.wait_for_instances(phantom.study_instance_uid, "SR", seconds=120)
+        orthanc.wait_until(
+            lambda: [one.state for one in node.deliveries()] == ["confirmed", "confirmed"],
+            seconds=120,
+            what="Orthanc's commitment",
+        )
+        node.account()
