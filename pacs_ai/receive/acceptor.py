@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from pacs_ai.receive.guard import Limits, where
 from pacs_ai.tls import fault_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from typing import Any
 
     from pacs_ai.receive.exchange import Exchange
@@ -113,8 +113,10 @@ class Acceptor:
         self._ports = ports
         self._decide = decide
         self._refused = refused
-        self._connections: dict[Connection, _Opening] = {}  # in the order in which they came
-        self._waiting: Counter[str] = Counter()  # connections without an association, by address
+        self._connections: dict[Connection, _Opening] = {}
+        # those that have not asked for an association, in the order in which they came: all, and by address
+        self._waiting: dict[Connection, None] = {}
+        self._waiting_from: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
         self._deaf: list[Port] = []
         self._closing = False
         self._one_less = asyncio.Event()
@@ -180,7 +182,7 @@ class Acceptor:
                 LOGGER.warning("cannot accept a connection: %s", error.strerror)
                 self.loop.remove_reader(port.socket.fileno())
                 self._deaf.append(port)
-                self._dismiss_oldest("")
+                self._dismiss_oldest(self._waiting)
                 return
             self._begin(port, connected, str(address[0]))
 
@@ -188,12 +190,12 @@ class Acceptor:
         connected.setblocking(False)
         with contextlib.suppress(OSError):  # the peer may be gone already
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._waiting[address] >= self.limits.connections_per_address:
-            self._dismiss_oldest(address)
-        if self._waiting.total() >= self.limits.connections:
-            self._dismiss_oldest("")
+        if len(self._waiting_from[address]) >= self.limits.connections_per_address:
+            self._dismiss_oldest(self._waiting_from[address])
+        if len(self._waiting) >= self.limits.connections:
+            self._dismiss_oldest(self._waiting)
         connection = Connection(self, address)
-        self._waiting[address] += 1
+        self._waiting[connection] = self._waiting_from[address][connection] = None
         opening = self._connections[connection] = _Opening(connected)
         opening.task = self.loop.create_task(self._open(connection, opening, port.tls))
 
@@ -215,19 +217,18 @@ class Acceptor:
             self.forget(connection)
 
     def _stop_waiting(self, connection: Connection) -> None:
-        if connection in self._connections and not connection.has_asked:
-            connection.has_asked = True
-            self._waiting[connection.address] -= 1
-            if not self._waiting[connection.address]:
-                del self._waiting[connection.address]
+        if connection in self._waiting:
+            del self._waiting[connection]
+            del self._waiting_from[connection.address][connection]
+            if not self._waiting_from[connection.address]:
+                del self._waiting_from[connection.address]
 
-    def _dismiss_oldest(self, address: str) -> None:
-        """Close the connection that has waited longest for its request, of an address or of all ("")."""
-        for connection in self._connections:
-            if not connection.has_asked and address in {"", connection.address}:
-                LOGGER.debug("closed a connection from %s that asked for no association", connection.address)
-                self._dismiss(connection)
-                return
+    def _dismiss_oldest(self, waiting: Iterable[Connection]) -> None:
+        """Close the connection that has waited longest for its request."""
+        oldest = next(iter(waiting), None)
+        if oldest is not None:
+            LOGGER.debug("closed a connection from %s that asked for no association", oldest.address)
+            self._dismiss(oldest)
 
     def _dismiss(self, connection: Connection) -> None:
         if connection.is_open:
@@ -265,7 +266,7 @@ class Acceptor:
         for port in self._ports:
             self.loop.remove_reader(port.socket.fileno())
             port.socket.close()
-        for connection in [each for each in self._connections if not each.has_asked]:
+        for connection in list(self._waiting):
             self._dismiss(connection)
         deadline = self.now() + grace_seconds
         while self._connections and self.now() < deadline:

@@ -101,7 +101,6 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, door: Door, address: str) -> None:
         self.address = address
         self.exchange: Exchange | None = None
-        self.has_asked = False  # for an association, whatever it was answered
         self.is_released = False
         self._door = door
         self._state = State.IDLE
