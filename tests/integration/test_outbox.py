@@ -296,7 +296,7 @@ def test_retry_sends_failed_and_cancelled_ones_at_once(stations, results):
     failed = stations.rows(schema.delivery, schema.delivery.c.state == "failed")[0]
     assert resending.retry(stations.database, [failed.id], actor="operator") == 1
     assert due(stations) == ["archive", "pacs"]
-    with pytest.raises(UserError, match="only a failed or cancelled one"):
+    with pytest.raises(UserError, match="only a held, failed or cancelled one"):
         resending.retry(stations.database, [failed.id], actor="operator")
     with pytest.raises(UserError, match="there is no delivery 99"):
         resending.retry(stations.database, [99], actor="operator")
