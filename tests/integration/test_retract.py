@@ -204,7 +204,7 @@ def test_the_notes_are_tried_again_like_all_deliveries_and_sent_again_by_hand(st
     withdrawn = stations.rows(schema.delivery, schema.delivery.c.state == "cancelled")[0]
     with pytest.raises(UserError, match="which was retracted"):
         resending.retry(stations.database, [withdrawn.id], actor="operator")
-    with pytest.raises(UserError, match="is sent: only a failed or cancelled one"):
+    with pytest.raises(UserError, match="is sent: only a held, failed or cancelled one"):
         resending.retry(stations.database, [failed.id], actor="operator")
 
 
