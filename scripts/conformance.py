@@ -37,6 +37,7 @@ _EVENTS: tuple[tuple[audit.Coded, str, str], ...] = (
     (audit.INSTANCES_ACCESSED, "a series is in conflict, was decided by an operator, or is committed to", "U"),
     (audit.INSTANCES_ACCESSED, "retention deleted a part of a study", "D"),
     (audit.STUDY_DELETED, "retention deleted the last instance of a study", "D"),
+    (audit.QUERY, "the node asks a peer by C-FIND", "E"),
     (audit.SECURITY_ALERT, "a connection or association was turned away (Node Authentication)", "E"),
     (audit.SECURITY_ALERT, "instances were refused (Use of Restricted Function)", "E"),
     (audit.SECURITY_ALERT, "an operator paused or resumed a pipeline (Software Configuration)", "E"),

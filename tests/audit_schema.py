@@ -44,10 +44,14 @@ _ELEMENTS: dict[str, tuple[set[str], set[str], str]] = {
             "ParticipantObjectDataLifeCycle",
             "ParticipantObjectSensitivity",
         },
-        "ParticipantObjectIDTypeCode ParticipantObjectName ParticipantObjectDetail* ParticipantObjectDescription*",
+        (
+            "ParticipantObjectIDTypeCode ParticipantObjectName|ParticipantObjectQuery ParticipantObjectDetail* "
+            "ParticipantObjectDescription*"
+        ),
     ),
     "ParticipantObjectIDTypeCode": (*_CODED, ""),
     "ParticipantObjectName": (set(), set(), ""),
+    "ParticipantObjectQuery": (set(), set(), ""),
     "ParticipantObjectDetail": ({"type", "value"}, set(), ""),
     "ParticipantObjectDescription": (set(), set(), "MPPS* Accession* SOPClass*"),
     "Accession": ({"Number"}, set(), ""),
@@ -82,7 +86,7 @@ def _element(element: ET.Element) -> None:
     given = set(element.attrib)
     assert required <= given <= required | optional, f"{element.tag}: {given}"
     children = "".join(f"{child.tag} " for child in element)
-    pattern = "".join(f"({word.rstrip('?*+')} ){word[-1] if word[-1] in '?*+' else ''}" for word in order.split())
+    pattern = "".join(f"(({word.rstrip('?*+')}) ){word[-1] if word[-1] in '?*+' else ''}" for word in order.split())
     assert re.fullmatch(pattern, children), f"{element.tag} holds {children}"
     for name, value in element.attrib.items():
         assert value in _VALUES.get(name, {value}), f"{name} is {value}"
@@ -92,6 +96,8 @@ def _element(element: ET.Element) -> None:
         int(element.get("NumberOfInstances", ""))
     if element.tag == "ParticipantObjectDetail":
         base64.b64decode(element.get("value", ""), validate=True)
+    if element.tag == "ParticipantObjectQuery":
+        base64.b64decode(element.text or "", validate=True)
     if element.tag == "EventIdentification":
         assert datetime.fromisoformat(element.get("EventDateTime", "")).utcoffset() is not None
     for child in element:
@@ -154,6 +160,7 @@ _ACTIONS = {
     "110103": "CRUD",
     "110104": "CRU",
     "110105": "D",
+    "110112": "E",
     "110113": "E",
     "110114": "E",
     "idle-association": "E",
@@ -168,7 +175,12 @@ def _kind(root: ET.Element) -> None:
     if kind == "110100":
         assert types(root)[0] in {"110120", "110121"}
         assert roles == ["110150"]
-    if kind in {"110102", "110104"}:
+    if kind == "110112":
+        (asked,) = root.findall("ParticipantObjectIdentification")
+        assert code(asked.find("ParticipantObjectIDTypeCode")) == "110181"
+        assert asked.findtext("ParticipantObjectQuery")
+        assert details(root)["TransferSyntax"]
+    if kind in {"110102", "110104", "110112"}:
         assert sorted(roles) == ["110152", "110153"]  # one that receives, one that sends
     if kind in {"110102", "110103", "110104", "110105"}:
         assert len(patients(root)) == 1

@@ -215,6 +215,8 @@ class Teller:
             return self._command(notice)
         if notice.kind is NoticeKind.IDLE:
             return self._idle(notice)
+        if notice.kind is NoticeKind.QUERY:
+            return self._query(notice)
         kind = m.RESTRICTED_FUNCTION if notice.kind is NoticeKind.INSTANCE else m.NODE_AUTHENTICATION
         remote = self._remote(notice, is_requestor=False)
         return self._alert(
@@ -257,6 +259,28 @@ class Teller:
                 self._remote(notice, is_requestor=True, role=m.SOURCE),
                 Participant(self.node_name, False, m.DESTINATION, "", (notice.called_ae_title,), self.host),
             ),
+        )
+
+    def _query(self, notice: Notice) -> Message:
+        """Tell that this node asked a peer (A.5.3.10)."""
+        sop_class_uid, transfer_syntax_uid, identifier = notice.reason.split(" ")
+        asked = Participant(notice.called_ae_title, False, m.DESTINATION, "", (notice.called_ae_title,), notice.address)
+        what = Object(
+            sop_class_uid,
+            m.SOP_CLASS_UID,
+            _SYSTEM,
+            _REPORT,
+            "",
+            details=(("TransferSyntax", transfer_syntax_uid),),
+            query=identifier,
+        )
+        return Message(
+            event=m.QUERY,
+            action="E",
+            at=notice.at,
+            outcome=m.SUCCESS,
+            participants=(self._process(notice.actor, is_requestor=True, role=m.SOURCE), asked),
+            objects=(what,),
         )
 
     def _alert(
@@ -324,6 +348,7 @@ _TRANSFERS: Mapping[str, tuple[Coded, str]] = {
     DeliveryEvent.CONFIRMED: (m.INSTANCES_TRANSFERRED, m.SUCCESS),
     "unconfirmed": (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
     DeliveryEvent.MISSED: (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
+    DeliveryEvent.HELD: (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
     DeliveryEvent.POSTPONED: (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
     DeliveryEvent.LOST: (m.INSTANCES_TRANSFERRED, m.MINOR_FAILURE),
     DeliveryEvent.FAILED: (m.INSTANCES_TRANSFERRED, m.SERIOUS_FAILURE),

@@ -56,6 +56,7 @@ BEGIN_TRANSFERRING = _dcm("110102", "Begin Transferring DICOM Instances")
 INSTANCES_ACCESSED = _dcm("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED = _dcm("110104", "DICOM Instances Transferred")
 STUDY_DELETED = _dcm("110105", "DICOM Study Deleted")
+QUERY = _dcm("110112", "Query")
 SECURITY_ALERT = _dcm("110113", "Security Alert")
 USER_AUTHENTICATION = _dcm("110114", "User Authentication")
 IDLE_ASSOCIATION = own("idle-association", "Association without transfer")
@@ -69,6 +70,7 @@ APPLICATION = _dcm("110150", "Application")
 DESTINATION = _dcm("110152", "Destination Role ID")
 SOURCE = _dcm("110153", "Source Role ID")
 STUDY_INSTANCE_UID = _dcm("110180", "Study Instance UID")
+SOP_CLASS_UID = _dcm("110181", "SOP Class UID")
 NODE_ID = _dcm("110182", "Node ID")
 PATIENT_NUMBER = Coded("2", "RFC-3881", "Patient Number")
 
@@ -108,6 +110,8 @@ class Object:
         Of a study: what of it, and its Accession Number.
     details
         Type -> value.
+    query
+        An identifier in base64, in place of the name.
     """
 
     id: str
@@ -119,6 +123,7 @@ class Object:
     accession_number: str = ""
     objects: tuple[Objects, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
+    query: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,10 @@ class _Writer:
         if one.life_cycle:
             element.set("ParticipantObjectDataLifeCycle", one.life_cycle)
         _coded(element, "ParticipantObjectIDTypeCode", one.id_type)
-        SubElement(element, "ParticipantObjectName").text = self.token(one.name)
+        if one.query:
+            SubElement(element, "ParticipantObjectQuery").text = one.query
+        else:
+            SubElement(element, "ParticipantObjectName").text = self.token(one.name)
         for kind, value in one.details:
             encoded = base64.b64encode(shown(value, 4 * self.limit).encode()).decode()
             SubElement(element, "ParticipantObjectDetail", {"type": kind, "value": encoded})

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pacs_ai.deliver import inquiry
+from pacs_ai.deliver import inquiry, queries
 from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.dicom import status
 from pacs_ai.dicom.commitment import Request
@@ -110,10 +110,11 @@ class Confirmer:
         for one in step.deliveries:
             wanted[one.study_instance_uid, one.series_instance_uid].add(one.sop_instance_uid)
         found: set[str] = set()
+        asking = queries.noting(self._database, self._owner)
         try:
             for study, series in wanted:
                 keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": ""}
-                found |= {match["SOPInstanceUID"] for match in inquiry.find(remote, "IMAGE", keys)}
+                found |= {match["SOPInstanceUID"] for match in inquiry.find(remote, "IMAGE", keys, asking)}
         except NotOffered as error:
             words = f"{error}, and it did not answer on storage commitment"
             if left := commitments.unknown(self._database, step, words, actor=self._owner):

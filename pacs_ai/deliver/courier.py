@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pacs_ai.deliver import patients
+from pacs_ai.deliver import patients, queries
 from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.notary import Notary
@@ -147,7 +147,7 @@ class Courier:
                 found.append(parcel)
                 continue
             if whose not in said:
-                said[whose] = patients.ask(remote, *whose)
+                said[whose] = patients.ask(remote, *whose, queries.noting(self._database, held.owner))
             doubt = said[whose]
             if doubt is None:
                 found.append(parcel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydicom import Dataset
@@ -99,6 +100,15 @@ def _answer_event(
     assoc.request(context_id, command.n_event_report_response(event, result))
 
 
+@dataclass(frozen=True)
+class Query:
+    """A C-FIND of the Study Root: whom it asks, and the identifier in its transfer syntax."""
+
+    remote: Remote
+    transfer_syntax_uid: str
+    identifier: bytes
+
+
 def tell(remote: Remote, report: Report) -> None:
     """Tell a peer what of its request this node keeps (N-EVENT-REPORT), on an association of our own as the SCP.
 
@@ -121,7 +131,13 @@ def tell(remote: Remote, report: Report) -> None:
         raise NotOffered(f"{remote} answered what this node keeps with {_words(answer)}")
 
 
-def find(remote: Remote, level: str, keys: Mapping[str, str]) -> list[dict[str, str]]:
+def told_nobody(_query: Query) -> None:
+    """Do nothing with a query."""
+
+
+def find(
+    remote: Remote, level: str, keys: Mapping[str, str], asking: Callable[[Query], None] = told_nobody
+) -> list[dict[str, str]]:
     """Return what a peer has (C-FIND, Study Root): the keys' values of each match, as text.
 
     Parameters
@@ -130,6 +146,8 @@ def find(remote: Remote, level: str, keys: Mapping[str, str]) -> list[dict[str, 
         STUDY, SERIES or IMAGE.
     keys
         Keyword -> value to match, "" for one that is only to be returned.
+    asking
+        Told of the query before it is sent.
 
     Raises
     ------
@@ -144,8 +162,10 @@ def find(remote: Remote, level: str, keys: Mapping[str, str]) -> list[dict[str, 
         setattr(identifier, keyword, value)
     with Association(remote, _contexts(STUDY_ROOT_FIND)) as assoc:
         context_id, syntax = _accepted(assoc, STUDY_ROOT_FIND, "queries (C-FIND, Study Root)")
+        encoded = commitment.encoded(identifier, syntax)
+        asking(Query(remote, syntax, encoded))
         assoc.request(context_id, command.c_find_request(1, STUDY_ROOT_FIND))
-        assoc.send_bytes(context_id, commitment.encoded(identifier, syntax))
+        assoc.send_bytes(context_id, encoded)
         matches: list[dict[str, str]] = []
         while True:
             _, answer, data = assoc.message(remote.dimse_seconds, _LONGEST)

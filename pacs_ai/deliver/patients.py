@@ -10,6 +10,8 @@ from pacs_ai.dicom import status
 from pacs_ai.errors import NotOffered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pacs_ai.deliver.connection import Remote
 
 
@@ -32,8 +34,15 @@ class Doubt:
     status: int = status.PROCESSING_FAILURE
 
 
-def ask(remote: Remote, study_instance_uid: str, patient_id: str) -> Doubt | None:
+def ask(
+    remote: Remote,
+    study_instance_uid: str,
+    patient_id: str,
+    asking: Callable[[inquiry.Query], None] = inquiry.told_nobody,
+) -> Doubt | None:
     """Return why a result of a study must not be sent to a peer, None where it has the study under that Patient ID.
+
+    `asking` is told of the query before it is sent.
 
     Raises
     ------
@@ -41,7 +50,8 @@ def ask(remote: Remote, study_instance_uid: str, patient_id: str) -> Doubt | Non
         The peer could not be reached.
     """
     try:
-        matches = inquiry.find(remote, "STUDY", {"StudyInstanceUID": study_instance_uid, "PatientID": ""})
+        keys = {"StudyInstanceUID": study_instance_uid, "PatientID": ""}
+        matches = inquiry.find(remote, "STUDY", keys, asking)
     except NotOffered as error:
         return Doubt(f"whose the study is cannot be asked: {error}", is_another=False)
     whose = {match["PatientID"].strip() for match in matches if match["StudyInstanceUID"] == study_instance_uid}

@@ -44,6 +44,8 @@ class NoticeKind(StrEnum):
     INSTANCE = "instance"  #: answered with a failure
     IDLE = "idle"  #: an association that brought nothing: C-ECHO
     COMMAND = "command"  #: an operator gave an order
+    #: this node asked a peer (C-FIND); its reason is SOP Class UID, Transfer Syntax UID and identifier in base64
+    QUERY = "query"
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,11 @@ KINDS: dict[str, Batch] = {
         "association-rejected": ((), (), (notice(NoticeKind.ASSOCIATION, "calling AE title not recognised"),)),
         "instance-refused": ((), (), (notice(NoticeKind.INSTANCE, "not a whole and sound DICOM data set"),)),
         "idle-association": ((), (), (notice(NoticeKind.IDLE, "association that brought no instance", 6),)),
+        "query": (
+            (),
+            (),
+            (notice(NoticeKind.QUERY, "1.2.840.10008.5.1.4.1.2.2.1 1.2.840.10008.1.2.1 CAAF", actor=WORKER),),
+        ),
         "command": ((), (), (notice(NoticeKind.COMMAND, "pacs-ai retry job_ids=17", actor=OPERATOR),)),
     }.items()
 }
