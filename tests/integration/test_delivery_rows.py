@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import tracemalloc
 from datetime import timedelta
 from itertools import pairwise
 
+import audit_schema
 import pytest
 import sqlalchemy as sa
 from commitment_bed import Bed
@@ -15,6 +17,7 @@ from pynetdicom import AE, evt
 from stations import ARCHIVE, ME, PACS, Stations
 from stored_results import finish_with, plan_of
 
+from pacs_ai.audit.events import Teller
 from pacs_ai.config import Config
 from pacs_ai.deliver import courier as courier_module
 from pacs_ai.deliver.courier import Courier
@@ -22,7 +25,7 @@ from pacs_ai.deliver.scu import Outcome
 from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import Category
 from pacs_ai.profiles import Kind, Wanted, encodings
-from pacs_ai.store import clock, orders, outbox, resending, schema
+from pacs_ai.store import clock, orders, outbox, resending, schema, trail
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
@@ -235,6 +238,19 @@ def test_DEL_10_a_held_result_can_be_cancelled(verifying, asked):
     verifying.deliver()
     orders.cancel(verifying.stations.database, verifying.job, actor="operator")
     assert verifying.stations.deliveries() == ["cancelled", "cancelled"]
+
+
+def test_DEL_10_the_question_and_the_hold_are_in_the_audit_trail(verifying, asked):
+    asked.patients["1.2.9.7"] = "P2"
+    verifying.deliver()
+    with verifying.stations.database.read() as connection:
+        batch = trail.read(connection, trail.Horizon())
+    teller = Teller("node", "ai.example.org", ("PACS_AI",), "node")
+    told = [audit_schema.check(event.message) for event in teller.events(batch)]
+    (query,) = [one for one in told if audit_schema.event(one) == "110112"]
+    assert b"1.2.9.7" in base64.b64decode(query.findtext(".//ParticipantObjectQuery"))
+    held = [one for one in told if audit_schema.types(one) == ["delivery-held"]]
+    assert [one[0].get("EventOutcomeIndicator") for one in held] == ["4", "4"]
 
 
 def test_DEL_10_a_study_that_is_not_there_yet_is_waited_for(verifying, asked):
