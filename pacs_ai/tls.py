@@ -36,7 +36,8 @@ def server_context(tls: Tls) -> ssl.SSLContext:
         certificate is expired; the message says which, and what to do.
     """
     context = _context(tls, ssl.PROTOCOL_TLS_SERVER)
-    context.num_tickets = 0  # every connection proves itself anew
+    context.num_tickets = 0  # every connection proves itself anew, in TLS 1.3 and 1.2
+    context.options |= ssl.OP_NO_TICKET
     return context
 
 

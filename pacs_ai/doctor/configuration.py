@@ -117,6 +117,15 @@ def _oddities(config: Config) -> Iterator[Finding]:
     titles = [route.title for route in config.route]
     for title in sorted({title for title in titles if titles.count(title) > 1}):
         yield odd(f"route {title}", "several routes have this name", "give each a `name` of its own")
+    asked = [peer.name for peer in config.peer if peer.commitment]
+    if asked and config.calling_ae_title not in config.receive.ae_titles:
+        words = f"{', '.join(asked)} would answer to {config.calling_ae_title}, which receive.ae_titles does not have"
+        yield odd("commitment", words, "add it there, or leave deliver.calling_ae_title out")
+    if config.receive.commitment:
+        words = "the node is no archive, and what it commits to is never deleted"
+        yield odd(
+            "receive.commitment", words, "leave it off unless you know why; pacs-ai lift --list says what is held"
+        )
     if config.receive.accept == "anyone":
         yield odd("receive.accept", "anyone on the network may send", 'set receive.accept = "peers" in a clinic')
     elif not config.peer:

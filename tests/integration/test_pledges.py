@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from committing_peer import AskingPeer
 from pydicom.uid import CTImageStorage, MRImageStorage
 from stations import ME, instance_uid
 from stored_results import keep_sources
 
+from pacs_ai.cli import main
 from pacs_ai.config import Config
 from pacs_ai.deliver.pledger import Pledger
 from pacs_ai.receive.commitment import services
@@ -187,3 +189,23 @@ def test_off_by_default(make_bed, asker):
     with pytest.raises(AssertionError):
         asker.ask(bed.receiver.port, "2.25.7", CT)
     assert not Config().receive.commitment
+
+
+@sqlite
+def test_a_person_sees_what_is_held_and_lifts_it(make_bed, asker, database, tmp_path):
+    bed = make_bed()
+    asker.ask(bed.receiver.port, "2.25.7", CT)
+    bed.pledger.step()
+    path = tmp_path / "pacs-ai.toml"
+    path.write_text(f'[store]\ndatabase = "{database.engine.url}"\n')
+
+    def order(*words):
+        return CliRunner().invoke(main, ["--config", str(path), "lift", *words])
+
+    assert "1.2.9.7  2 instances since" in order("--list").output
+    assert order("1.2.9.7").output == "2 instances may be deleted again\n"
+    assert order("--list").output == "the node has committed to nothing\n"
+    again = order("1.2.9.7")
+    assert again.exit_code != 0
+    assert "lift --list" in again.output
+    assert order().exit_code == 2

@@ -9,7 +9,7 @@ from certificates import Authority, openssl
 
 from pacs_ai import tls
 from pacs_ai.config import Config
-from pacs_ai.doctor.configuration import contradictions
+from pacs_ai.doctor.configuration import contradictions, examine
 from pacs_ai.errors import UserError
 from pacs_ai.network_sections import Tls
 
@@ -118,3 +118,13 @@ def test_the_configuration_says_where_tls_is_missing():
         Config.model_validate({"tls": {"key_file": "node.key"}})
     with pytest.raises(ValueError, match="the same"):
         Config.model_validate({"receive": {"tls_port": 11112}})
+
+
+def test_config_check_says_what_is_odd_about_commitment():
+    peer = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "commitment": True}
+    found = {one.subject: one.words for one in examine(Config.model_validate({"peer": [peer]}))}
+    assert "commitment" not in found
+    table = {"peer": [peer], "deliver": {"calling_ae_title": "AI"}, "receive": {"commitment": True}}
+    found = {one.subject: one.words for one in examine(Config.model_validate(table))}
+    assert "would answer to AI" in found["commitment"]
+    assert "no archive" in found["receive.commitment"]
