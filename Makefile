@@ -6,6 +6,7 @@
 #   READING      what demo and viewer show                    (the lungs)
 #   MODELS       folder of installed models, demo and viewer  (pacs-ai-data/models)
 #   OUT          where `make demo` leaves its results         (demo-out)
+#   LIMIT        seconds that `make prove` may take           (19 minutes)
 #   PROFILE      what `make viewer` has the node send         (ohif)
 
 PYTHON ?= python3
@@ -14,6 +15,7 @@ STUDY ?=
 READING ?=
 MODELS ?=
 OUT ?= demo-out
+LIMIT ?=
 PROFILE ?= ohif
 TESTS ?= tests
 #: tests that measure no time and share nothing, and may run two at a time
@@ -66,7 +68,7 @@ fmt: .venv/.installed-dev  ## format the sources
 	$(BIN)/ruff format
 
 prove: .venv/.installed-dev  ## kill the node, cut its power, break its disk, make it wrong: 20 minutes
-	$(BIN)/python scripts/prove.py
+	$(BIN)/python scripts/prove.py $(if $(LIMIT),--limit $(LIMIT))
 
 nightly: .venv/.installed-dev  ## run the long tests as well
 	$(PYTEST) -m "" --timeout=3600 $(TESTS)
