@@ -10,7 +10,7 @@ from prove import errors, points, power
 def test_what_was_acknowledged_survives_power_cuts(tmp_path):
     if why := power.missing():
         pytest.skip(why)
-    outcome = power.run(tmp_path, 8, 1, 100.0)
+    outcome = power.run(tmp_path, 6, 1, 100.0)
     assert outcome.violations == []
 
 
@@ -22,7 +22,7 @@ def test_a_power_cut_after_a_rename_leaves_no_torn_file(tmp_path):
 
 
 def test_a_failing_disk_is_answered_out_of_resources(tmp_path):
-    outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=5)
+    outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=3)
     assert outcome.violations == []
     assert outcome.figures["failures"] >= 12
 
@@ -30,6 +30,6 @@ def test_a_failing_disk_is_answered_out_of_resources(tmp_path):
 def test_a_full_disk_under_files_and_database_is_answered_out_of_resources(tmp_path):
     if why := power.missing():
         pytest.skip(why)
-    outcome = errors.full(tmp_path, 1, 100.0, at=(1, 4, 30, 90))
+    outcome = errors.full(tmp_path, 1, 100.0, at=(1, 30, 90))
     assert outcome.violations == []
     assert outcome.figures["refused"] > 0

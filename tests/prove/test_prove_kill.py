@@ -6,13 +6,13 @@ from prove import kill, points
 
 
 def test_killed_at_random_instants_it_keeps_what_it_acknowledged(tmp_path):
-    outcome = kill.run(tmp_path, 25, 1, 100.0, twin=False)
+    outcome = kill.run(tmp_path, 15, 1, 100.0, twin=False)
     assert outcome.violations == []
     assert outcome.figures["acknowledged"] > 0
 
 
 def test_killed_at_some_calls_the_story_ends_as_without_a_kill(tmp_path):
-    outcome = points.run(tmp_path, 1, 100.0, most=8)
+    outcome = points.run(tmp_path, 1, 100.0, most=5)
     assert outcome.violations == []
     assert outcome.done > 0
 
