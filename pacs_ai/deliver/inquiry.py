@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 #: Longest answer that is read, in bytes, and most matches.
 _LONGEST = 1_048_576
 _MOST_MATCHES = 10_000
+#: A query may take so many times the limit of one answer, whatever its matches do.
+_PATIENCE = 4
+#: Most messages between a request and its response.
+_MOST_MESSAGES = 8
 #: A request that came twice was taken the first time (PS3.7 Annex C).
 _TAKEN = frozenset({status.SUCCESS, status.DUPLICATE_INVOCATION})
 
@@ -59,8 +64,8 @@ def ask(
             command.n_action_request(1, commitment.SOP_CLASS_UID, commitment.SOP_INSTANCE_UID, commitment.REQUEST),
         )
         assoc.send_bytes(context_id, commitment.encode_request(request, syntax))
-        while not _is_response(assoc, context_id, syntax, answered):
-            pass
+        if not any(_is_response(assoc, context_id, syntax, answered) for _ in range(_MOST_MESSAGES)):
+            raise Unavailable(f"{remote} sent everything but the response to the request for storage commitment")
         taken()
         try:
             _, event, data = assoc.message(seconds, _LONGEST)
@@ -167,7 +172,10 @@ def find(
         assoc.request(context_id, command.c_find_request(1, STUDY_ROOT_FIND))
         assoc.send_bytes(context_id, encoded)
         matches: list[dict[str, str]] = []
+        whole = time.monotonic() + _PATIENCE * remote.dimse_seconds
         while True:
+            if time.monotonic() > whole:
+                raise Unavailable(f"{remote} did not end its answer to a query in time")
             _, answer, data = assoc.message(remote.dimse_seconds, _LONGEST)
             _expect(assoc, answer, command.C_FIND_RQ)
             if answer.status == status.SUCCESS:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from commitment_bed import Bed
 from committing_peer import CommittingPeer
+from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from stations import ME
 
+from pacs_ai.deliver import command, inquiry
 from pacs_ai.deliver.confirmer import Confirmer
+from pacs_ai.deliver.connection import Remote
 from pacs_ai.dicom import commitment
 from pacs_ai.dicom.arrival import AssociationInfo
 from pacs_ai.dicom.commitment import Report, Request
-from pacs_ai.errors import NotUnderstood
+from pacs_ai.errors import NotOffered, NotUnderstood, Unavailable
 from pacs_ai.receive.commitment import services
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.process import listen
@@ -337,3 +340,42 @@ def test_DEL_07_a_peer_answers_as_the_scp_on_an_association_of_its_own(make_bed,
     bed.step()
     assert bed.peer.wait_for(2) == [0x0000, 0x0000]
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+class Endless:
+    """An association on which matches never end."""
+
+    def __init__(self, remote, _contexts):
+        self.remote = remote
+        self.accepted = {(inquiry.STUDY_ROOT_FIND, str(ExplicitVRLittleEndian)): 1}
+        match = Dataset()
+        match.StudyInstanceUID = "1.2.3"
+        self.match = commitment.encoded(match, ExplicitVRLittleEndian)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def request(self, *_):
+        pass
+
+    def send_bytes(self, *_):
+        pass
+
+    def message(self, *_):
+        answer = command.Answer(command.C_FIND_RQ | command.RESPONSE, 1, 0xFF00, "", "", "", has_data_set=True)
+        return 1, answer, self.match
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error", "words"),
+    [(0.001, Unavailable, "did not end its answer"), (60.0, NotOffered, "more than 100 matches")],
+)
+def test_DEL_02_a_query_without_end_ends(monkeypatch, seconds, error, words):
+    monkeypatch.setattr(inquiry, "Association", Endless)
+    monkeypatch.setattr(inquiry, "_MOST_MATCHES", 100)
+    remote = Remote("ENDLESS", "127.0.0.1", 104, "PACS_AI", dimse_seconds=seconds)
+    with pytest.raises(error, match=words):
+        inquiry.find(remote, "STUDY", {"StudyInstanceUID": "1.2.3"})
