@@ -11,6 +11,9 @@ import os
 import socket
 import threading
 import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacs_ai import loop, tls
@@ -118,6 +121,11 @@ class Auditor:
         trail.keep(self._database, batch, self._teller.events(batch))
         return True
 
+    def broke(self, words: str) -> None:
+        """Note, for `pacs-ai status`, that nobody gets events, and why."""
+        for taker in self._takers:
+            spool.failed(self._database, taker.name, words)
+
     def _forget(self) -> bool:
         with self._database.write() as connection:
             trail.discard(connection)
@@ -145,32 +153,37 @@ class Auditor:
 
 
 class AuditThread:
-    """Runs the auditor beside another actor, on a stop of its own: at the end it tells what is left."""
+    """Runs the auditor beside another actor, which never waits for it and goes on whatever befalls it."""
 
     def __init__(self, auditor: Auditor, stop: threading.Event) -> None:
         self._auditor = auditor
         self._stop = stop
-        self._fault: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="auditor", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
-    def check(self) -> None:
-        """Raise what ended the auditor, so that its process ends too and is started anew."""
-        if self._fault is not None:
-            raise self._fault
-
     def join(self, seconds: float) -> None:
         """Wait for the end of the step in progress, after `stop` was set."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        try:
-            loop.run(self._auditor.step, self._rest, self._stop)
-        except Exception as error:  # noqa: BLE001 - outermost: `check` raises it in the process's own loop
-            self._fault = error
+        while not self._stop.is_set():
+            try:
+                loop.run(self._auditor.step, self._rest, self._stop)
+            except Exception as error:  # noqa: BLE001 - outermost: results are delivered whatever is odd about an event
+                words = f"unexpected {type(error).__name__} in {_where(error)}"
+                _log.error("audit events are not made: %s", words)
+                with suppress(Transient):
+                    self._auditor.broke(words)
+                self._stop.wait(_LONGEST_WAIT)
 
     def _rest(self) -> None:
         self._stop.wait(_REST_SECONDS)
+
+
+def _where(error: Exception) -> str:
+    """Return file and line of the innermost place of an error."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"

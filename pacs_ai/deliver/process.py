@@ -23,12 +23,7 @@ def run(config: Config, stop: threading.Event) -> None:
         audit = AuditThread(Auditor(database, teller(config), takers(config)), stop)
         audit.start()
         bell = database.bell()
-
-        def step() -> bool:
-            audit.check()
-            return courier.step()
-
-        loop.run(step, rest(bell, database, owner, stop), stop)
+        loop.run(courier.step, rest(bell, database, owner, stop), stop)
         courier.join(config.receive.grace_seconds)
         audit.join(config.receive.grace_seconds)
         bell.close()

@@ -99,7 +99,10 @@ class Reader:
         return NOBODY
 
     def _series(self, series_id: int) -> Concerned:
-        study_id = self._connection.execute(sa.select(_series.c.study_id).where(_series.c.id == series_id)).scalar_one()
+        whose = sa.select(_series.c.study_id).where(_series.c.id == series_id)
+        study_id = self._connection.execute(whose).scalar_one_or_none()
+        if study_id is None:
+            return NOBODY
         query = sa.select(_instance.c.sop_class_uid, sa.func.count()).where(_instance.c.series_id == series_id)
         left = (
             sa.select(_instance.c.id)
@@ -113,7 +116,9 @@ class Reader:
         )
 
     def _job(self, job_id: int) -> Concerned:
-        row = self._connection.execute(sa.select(_job).where(_job.c.id == job_id)).one()
+        row = self._connection.execute(sa.select(_job).where(_job.c.id == job_id)).one_or_none()
+        if row is None:
+            return NOBODY
         sources = sa.select(_source.c.series_id).where(_source.c.job_id == job_id)
         read = sa.select(_instance.c.sop_class_uid, sa.func.count()).where(
             _instance.c.series_id.in_(sources), _instance.c.role == Role.CURRENT.value
@@ -145,7 +150,9 @@ class Reader:
             .join(_result, _result.c.id == _delivery.c.result_id)
             .where(_delivery.c.id == delivery_id)
         )
-        row = self._connection.execute(query).one()
+        row = self._connection.execute(query).one_or_none()
+        if row is None:
+            return NOBODY
         return replace(
             self.of("job", str(row.job_id)),
             peer=Peer(row.peer, row.ae_title, row.host),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from pacs_ai.log import shown
 from pacs_ai.store import schema, subjects
 from pacs_ai.store.clock import now
 
@@ -32,6 +33,8 @@ _SNAPSHOT = sa.text(
     "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, "
     "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 )
+#: Characters of a notice's reason.
+_LONGEST_REASON = 16_000
 #: Rows of each kind that one batch takes.
 BATCH = 100
 
@@ -267,12 +270,12 @@ def note(database: Database, notices: Iterable[Notice]) -> None:
         {
             "at": one.at,
             "kind": one.kind.value,
-            "address": one.address[:64],
-            "calling_ae_title": one.calling_ae_title[:64],
-            "called_ae_title": one.called_ae_title[:64],
+            "address": shown(one.address, 64),
+            "calling_ae_title": shown(one.calling_ae_title, 64),
+            "called_ae_title": shown(one.called_ae_title, 64),
             "times": one.times,
-            "reason": one.reason,
-            "actor": one.actor[:128],
+            "reason": shown(one.reason, _LONGEST_REASON),
+            "actor": shown(one.actor, 128),
         }
         for one in notices
     ]

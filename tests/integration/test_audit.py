@@ -15,11 +15,12 @@ import audit_schema as schema_of
 import pytest
 import sqlalchemy as sa
 from certificates import Authority
+from running_node import until
 from stations import BACKOFF, ME, Clock
 
 from pacs_ai import tls
 from pacs_ai.audit import tally
-from pacs_ai.audit.auditor import Auditor
+from pacs_ai.audit.auditor import Auditor, AuditThread
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import AuditFile, Repository
@@ -272,7 +273,7 @@ def test_PRI_07_an_auditor_killed_after_telling_tells_again(stations, sender, da
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pacs_ai.audit.auditor import Auditor
+from pacs_ai.audit.auditor import Auditor, AuditThread
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import AuditFile
@@ -346,6 +347,30 @@ def test_without_takers_nothing_is_kept(database, clock):
     assert not auditor.step()
     with database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.audit_notice)).scalar_one() == 0
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_fault_of_the_auditor_shows_and_names_nobody(stations, sender, database, memory, clock, caplog):
+    """The thread goes on, so that deliveries do."""
+    sender.send(PatientName="Doe^Jane")
+    sender.end()
+    broken = Auditor(database, Faulty("node", "ai.example.org", ("PACS_AI",), "node"), [memory], clock)
+    stop = threading.Event()
+    thread = AuditThread(broken, stop)
+    thread.start()
+    until(lambda: caplog.text)
+    stop.set()
+    thread.join(60)
+    assert "audit events are not made: unexpected ValueError in test_audit.py:" in caplog.text
+    assert "Doe" not in caplog.text
+    with database.read() as connection:
+        (standing,) = spool.standings(connection, ["file"])
+    assert "unexpected ValueError" in standing.problem
+
+
+class Faulty(Teller):
+    def events(self, batch):
+        raise ValueError(batch.receipts[0].concerned.study.patient_name)
 
 
 # -- refusals
