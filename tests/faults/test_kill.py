@@ -32,6 +32,7 @@ def running(make_node, pacs, hold):
         peer=[peer_table("pacs", pacs.ae_title, pacs.port)],
         pipeline=[{"name": "slow", "use": "story", "settings": {"hold": str(hold)}}],
         route=[{"when": {"modality": "CT"}, "run": "slow", "deliver_to": ["pacs"]}],
+        receive={"quiet_seconds": 8.0},  # longer than it takes to start a process anew on a busy machine
     ).start()
 
 
