@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from pacs_ai.config import Config
 
+#: On stop, time for the audit events under way; what is left is told after the next start.
+_AUDIT_SECONDS = 5.0
+
 
 def run(config: Config, stop: threading.Event) -> None:
     """Deliver until `stop` is set."""
@@ -25,5 +28,5 @@ def run(config: Config, stop: threading.Event) -> None:
         bell = database.bell()
         loop.run(courier.step, rest(bell, database, owner, stop), stop)
         courier.join(config.receive.grace_seconds)
-        audit.join(config.receive.grace_seconds)
+        audit.join(_AUDIT_SECONDS)
         bell.close()
