@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import repeater_has_tag
 
 from pacs_ai.errors import NotUnderstood
 
@@ -185,6 +186,8 @@ class _Walk:
                 self._leave_item(frame, tag, at, count)
                 return
             if length == UNDEFINED_LENGTH or tag in sequences:
+                if not _may_hold_items(tag):
+                    raise NotUnderstood(f"element {_name(tag)} has no length, and is no sequence")
                 self.previous = tag if ordered else self.previous
                 self._add(frame, count + 1)
                 self._enter(frame, tag, Place(b"SQ", start, length))
@@ -295,6 +298,16 @@ class _Walk:
             if self.count > MAX_ELEMENTS:
                 break
         raise NotUnderstood("encapsulated pixel data ends before its delimiter, or has too many fragments")
+
+
+def _may_hold_items(tag: int) -> bool:
+    """Tell whether an element in implicit VR may be a sequence: known to be one, or not known (PS3.5 7.1.3, 7.8)."""
+    if tag in SEQUENCE_TAGS:
+        return True
+    group, number = tag >> 16, tag & 0xFFFF
+    if group % 2:
+        return number > 0xFF  # below it are private creators
+    return number != 0 and tag not in DicomDictionary and not repeater_has_tag(tag)
 
 
 def _check_delimiter(length: int, at: int) -> None:
