@@ -1,14 +1,91 @@
-"""What the configuration says of the others on the network: the peers, and the certificates that prove who is who."""
+"""What the configuration says of the network: the listener, the peers, and the certificates that prove who is who."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pacs_ai import profiles
 from pacs_ai.model_sections import AeTitle, Name, Port, Seconds, Section
+
+
+class Receive(Section):
+    """The listener."""
+
+    ae_titles: tuple[AeTitle, ...] = ("PACS_AI",)
+    """Called AE titles that are answered; any other is rejected. The first is the node's own when it calls others."""
+    bind: str = "0.0.0.0"  # noqa: S104 - a PACS must reach it; the callers are restricted by `accept`
+    """Address to listen on."""
+    port: Port = 11112
+    """TCP port to listen on."""
+    plain: bool = True
+    """Whether `port` is opened. `false` leaves `tls_port` alone: nobody speaks to the node without a certificate."""
+    tls_port: Port | None = None
+    """Second TCP port, on which only TLS is spoken (2762 is registered for it); it needs `[tls]`. Callers need a
+    certificate of an authority in `tls.trusted_file`. Empty: none."""
+    processes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Receiving processes that share the port."""
+    accept: Literal["anyone", "peers"] = "anyone"
+    """`peers`: only calling AE titles that are a `[[peer]]`, and only from that peer's host and `addresses`."""
+    quiet_seconds: Seconds = 10.0
+    """A series is complete when nothing of it arrived for so long; a `[[peer]]` may have its own."""
+    released_seconds: Seconds = 1.0
+    """The wait instead, where one association alone brought the whole series (two instances or more) and released."""
+    idle_association_seconds: Seconds = 60.0
+    """An open association that brought none of the series for so long no longer holds it up."""
+    transfer_syntaxes: tuple[str, ...] = (
+        "ExplicitVRLittleEndian",
+        "ImplicitVRLittleEndian",
+        "RLELossless",
+        "JPEGBaseline8Bit",
+        "JPEGExtended12Bit",
+        "JPEGLossless",
+        "JPEGLosslessSV1",
+        "JPEGLSLossless",
+        "JPEGLSNearLossless",
+        "JPEG2000Lossless",
+        "JPEG2000",
+        "HTJ2KLossless",
+        "HTJ2KLosslessRPCL",
+        "HTJ2K",
+    )
+    """Accepted transfer syntaxes, preferred first (pydicom's keyword or UID); each instance is kept as it came.
+    Deflated (`DeflatedExplicitVRLittleEndian`), big endian and video are accepted only when listed here."""
+    further_sop_classes: tuple[str, ...] = ()
+    """UIDs of storage SOP classes to accept beside the Standard's: private ones, or newer than this release."""
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    """Connections at one time that have not asked for an association yet, such as health checks; beyond that the one
+    that has waited longest is closed."""
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 64
+    """The same of one address."""
+    max_associations: Annotated[int, Field(ge=1)] = 500
+    """Associations at one time, of each receiving process; a further one is rejected (local limit exceeded)."""
+    max_associations_per_peer: Annotated[int, Field(ge=1)] = 32
+    """Associations of one calling AE title at one time, of each receiving process."""
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1_048_576)] = 131_072
+    """Longest P-DATA-TF that peers may send, in bytes."""
+    max_instance_gb: Annotated[float, Field(gt=0)] = 4.0
+    """A longer instance is answered 0xA700, in GB."""
+    association_request_seconds: Seconds = 10.0
+    """A connection that has not asked for an association by then is closed."""
+    handshake_seconds: Seconds = 5.0
+    """Of these, for the TLS handshake."""
+    network_seconds: Seconds = 60.0
+    """An association that is silent for so long, between instances or amid one, is aborted."""
+    min_bytes_per_second: Annotated[int, Field(ge=1)] = 8192
+    """Least pace of an instance under way, averaged over 30 s; a slower sender is aborted, for it holds a place."""
+    write_seconds: Seconds = 10.0
+    """A peer that takes nothing of its answers for so long is aborted."""
+    answer_seconds: Seconds = 30.0
+    """An instance that is not on the disk and in the index by then is answered 0xA700: the sender tries again."""
+    commitment: bool = False
+    """Whether peers may ask the node to commit to keeping what they sent (storage commitment, PS3.4 Annex J). They may
+    delete their own copy once it has committed, and the node is no archive: leave it off unless you know why. What it
+    committed to is never deleted, until `pacs-ai lift`."""
+    grace_seconds: Seconds = 20.0
+    """On stop, time for associations in progress to end."""
 
 
 class Tls(Section):
