@@ -62,10 +62,10 @@ def tasks(sizes: Sizes) -> list[Task]:
         Task("frozen", 60.0, lambda folder, seed, _: points.frozen(folder, seed)),
         Task("errors", 150.0, errors.run),
         Task("full", 120.0, errors.full),
-        Task("points", 400.0, points.run),
+        Task("points", 300.0, points.run),
         Task(
             "power-points",
-            400.0,
+            200.0,
             lambda folder, seed, limit: points.run(folder, seed, limit, cut=True, only=_CUT_AT),
         ),
         Task("kill", sizes.seconds, lambda folder, seed, limit: kill.run(folder, sizes.kills, seed, limit)),
@@ -102,7 +102,8 @@ def fuzz(factor: int, seconds: float) -> kill.Outcome:
             lines = done.stdout.strip().splitlines()
             outcome.told = lines[-1:]
             if done.returncode:
-                outcome.violations = [*(line for line in lines if line.startswith(("FAILED", "ERROR"))), *lines[-3:]]
+                told = [line for line in lines if line.startswith(("E  ", "FAILED", "ERROR"))]
+                outcome.violations = (told or lines)[-8:]
     outcome.seconds = time.monotonic() - begin
     return outcome
 
