@@ -6,8 +6,9 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from pacs_ai.deliver import addresses, scu
+from pacs_ai.deliver import addresses, inquiry, scu
 from pacs_ai.deliver.connection import Remote
+from pacs_ai.dicom import commitment
 from pacs_ai.doctor import fitting
 from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError, Unavailable
@@ -80,6 +81,23 @@ def _runs_here(config: Config) -> bool:
     return any(each.kind == "receive" and each.host == socket.gethostname() for each in running)
 
 
+def _examine_services(peer: Peer, remote: Remote) -> Iterator[Finding]:
+    """Tell whether a peer offers what its [[peer]] asks of it after and before a delivery."""
+    wanted = {
+        "storage commitment": (commitment.SOP_CLASS_UID, peer.commitment),
+        "queries (C-FIND, Study Root)": (inquiry.STUDY_ROOT_FIND, peer.verify_patient),
+    }
+    for what, (sop_class_uid, is_wanted) in wanted.items():
+        if not is_wanted:
+            continue
+        pairs = [(sop_class_uid, syntax) for syntax in commitment.TRANSFER_SYNTAXES]
+        if any(answer.accepted for answer in scu.accepted_contexts(remote, pairs)):
+            yield Finding(Level.OK, PEER, peer.name, f"offers {what}")
+        else:
+            advice = f"enable it there for {remote.calling_ae_title}, or set it to false here"
+            yield Finding(Level.WARNING, PEER, peer.name, f"does not offer {what}, which is asked of it", advice)
+
+
 def examine_peer(config: Config, peer: Peer) -> Iterator[Finding]:
     """Call a peer, and ask what it would take; nothing is sent."""
     remote = addresses.remote(config, peer)
@@ -97,5 +115,6 @@ def examine_peer(config: Config, peer: Peer) -> Iterator[Finding]:
         return
     try:
         yield from fitting.examine_profile(config, peer, remote)
+        yield from _examine_services(peer, remote)
     except Unavailable as error:
         yield Finding(Level.FAULT, PEER, peer.name, str(error), "its log says why it refuses associations that store")

@@ -13,12 +13,14 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from stations import ME
 
+from pacs_ai.config import Config
 from pacs_ai.deliver import command, inquiry
 from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.connection import Remote
 from pacs_ai.dicom import commitment
 from pacs_ai.dicom.arrival import AssociationInfo
 from pacs_ai.dicom.commitment import Report, Request
+from pacs_ai.doctor import network
 from pacs_ai.errors import NotOffered, NotUnderstood, Unavailable
 from pacs_ai.receive.commitment import services
 from pacs_ai.receive.ingest import DurableIngest
@@ -379,3 +381,17 @@ def test_DEL_02_a_query_without_end_ends(monkeypatch, seconds, error, words):
     remote = Remote("ENDLESS", "127.0.0.1", 104, "PACS_AI", dimse_seconds=seconds)
     with pytest.raises(error, match=words):
         inquiry.find(remote, "STUDY", {"StudyInstanceUID": "1.2.3"})
+
+
+def test_the_doctor_says_whether_a_peer_offers_what_is_asked_of_it(make_committer):
+    for offers in (True, False):
+        peer = make_committer(commits=offers, queries=offers)
+        table = {"name": "pacs", "ae_title": peer.ae_title, "host": "127.0.0.1", "port": peer.port}
+        route = {"when": {}, "run": "ct-lung", "deliver_to": ["pacs"]}
+        config = Config.model_validate(
+            {"peer": [table | {"commitment": True, "verify_patient": True}], "route": [route]}
+        )
+        words = [finding.words for finding in network.examine_peer(config, config.peer[0])]
+        verb = "offers" if offers else "does not offer"
+        assert any(one.startswith(f"{verb} storage commitment") for one in words), words
+        assert any(one.startswith(f"{verb} queries") for one in words), words
