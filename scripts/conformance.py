@@ -55,7 +55,7 @@ def page() -> str:
 
 
 def _parts() -> dict[str, str]:
-    receive = config.Receive()
+    receive = network_sections.Receive()
     return {
         "version": __version__,
         "implementation_class_uid": str(identifiers.IMPLEMENTATION_CLASS_UID),
@@ -123,7 +123,7 @@ def _services() -> str:
 
 
 def _transfer_syntaxes() -> str:
-    names = config.Receive().transfer_syntaxes
+    names = network_sections.Receive().transfer_syntaxes
     uids = contexts.transfer_syntaxes(names)
     return _table(
         ("order", "transfer syntax", "UID"), ((n, *one) for n, one in enumerate(zip(names, uids, strict=True), 1))
@@ -188,7 +188,7 @@ def _identity() -> str:
 
 def _settings() -> str:
     sections: tuple[tuple[str, type[BaseModel]], ...] = (
-        ("receive", config.Receive),
+        ("receive", network_sections.Receive),
         ("peer", network_sections.Peer),
         ("deliver", config.Deliver),
         ("store", config.Store),

@@ -68,7 +68,7 @@ wrong; 130 interrupted.
 _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[node]", config.Node, ""),
     ("[store]", config.Store, ""),
-    ("[receive]", config.Receive, ""),
+    ("[receive]", network_sections.Receive, ""),
     ("[tls]", network_sections.Tls, "All three, or none."),
     ("[[peer]]", network_sections.Peer, "Once for each."),
     ("[[profile]]", config.Profile, "Once for each that the built-in ones do not serve."),
