@@ -103,7 +103,7 @@ def life(node, make_module_series):
     for pid in descendants(node.supervisor_pid):
         seen[f"command line of {pid}"] = Path(f"/proc/{pid}/cmdline").read_bytes()
         seen[f"environment of {pid}"] = Path(f"/proc/{pid}/environ").read_bytes()
-    for command in (("status",), ("status", "--json"), ("jobs",), ("jobs", good), ("deliveries",), ("config", "show")):
+    for command in (("status",), ("status", "--json"), ("jobs", good), ("deliveries",)):
         seen[" ".join(map(str, command))] = pacs_ai(node, *command)
     wrong = ("retract", good, "--reason", "safety", "--because", "left and right changed places", "--yes")
     for command in (("retry", jobs["lie"].id), wrong, ("cancel", 4711), ("pause", "good"), ("resume", "good")):
