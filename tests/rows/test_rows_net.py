@@ -322,7 +322,7 @@ def test_NET_18_all_who_come_at_once_are_served(make_bed, many_files, clients, p
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_NET_19_a_jump_of_the_wall_clock_changes_nothing(make_bed, monkeypatch, hours):
-    bed = make_bed(bounds=Bounds(network_seconds=2.0))
+    bed = make_bed(bounds=Bounds(network_seconds=5.0))
     idle = bed.peer().associate()
     amid = bed.peer().associate()
     whole = store(data_set(pixels=100_000), "1.2.3")
@@ -336,7 +336,7 @@ def test_NET_19_a_jump_of_the_wall_clock_changes_nothing(make_bed, monkeypatch, 
     assert idle.status() == 0x0000
     begun = time.monotonic()
     assert idle.next_pdu()[:1] == bytes((ABORT,))  # and the idle deadline still comes
-    assert 1.0 < time.monotonic() - begun < 20.0
+    assert 2.0 < time.monotonic() - begun < 30.0
 
 
 def test_NET_20_fifty_active_stores_do_not_hold_up_a_stop(make_bed):

@@ -52,7 +52,7 @@ def refusals() -> list[Refusal]:
 @pytest.fixture
 def secured(make_bed, node, refusals) -> Callable[..., Bed]:
     """A node that listens on a port without and on one with TLS."""
-    limits = Limits(handshake_seconds=1.0, connections_per_address=300)
+    limits = Limits(handshake_seconds=3.0, connections_per_address=300)
 
     def make(**fields: object) -> Bed:
         given = {"tls": server_context(node), "tls_port": 0, "waiting": limits, "on_refusal": refusals.append}
