@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 
@@ -85,6 +86,17 @@ def test_other_bytes_at_the_destination_are_found(copy):
     kept[0]["sha256"] = "0" * 64
     journals.kept.write_text("".join(json.dumps(one) + "\n" for one in kept))
     assert "I6" in _numbers(checker.violations(store, journals))
+
+
+def test_a_file_that_no_row_names_is_found_unless_a_superseded_job_left_it(copy):
+    store, journals = copy
+    raw = bytearray(next((store / "files").glob("[0-9a-f][0-9a-f]/*")).read_bytes())
+    raw[-1] ^= 1
+    sha256 = hashlib.sha256(raw).hexdigest()
+    (store / "files" / sha256[:2] / sha256).write_bytes(raw)
+    assert _numbers(checker.violations(store, journals)) == {"I13"}
+    _sql(store, "UPDATE job SET state = 'superseded'")
+    assert "I13" not in _numbers(checker.violations(store, journals))
 
 
 def test_a_job_begun_twice_under_one_number_is_found(copy):
