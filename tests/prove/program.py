@@ -141,13 +141,15 @@ def main(words: str | None) -> int:
     parser = argparse.ArgumentParser(description=(words or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", help="some harnesses only; bugs: every seeded bug; `bug NAME`: one")
     parser.add_argument("--night", action="store_true", help="the long run")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    parser.add_argument("--seed", type=int, help="to repeat a run (a build: 1; by night: another each time)")
     parser.add_argument("--limit", type=float, default=0.0, help="seconds for all of it")
     parser.add_argument("--at-once", type=int, default=2, help="harnesses side by side")
     arguments = parser.parse_args()
     console = Console(width=150)
     begin = time.monotonic()
     sizes = NIGHT if arguments.night else BUILD
+    if arguments.seed is None:
+        arguments.seed = random.SystemRandom().randrange(1 << 31) if arguments.night else 1
     until = begin + (arguments.limit or sizes.seconds)
     wanted = tasks(sizes)
     if names := set(arguments.names):
