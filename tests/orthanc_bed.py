@@ -183,6 +183,10 @@ class Orthanc:
         """Return one job."""
         return self.get(f"/jobs/{identifier}")
 
+    def has_failed_jobs(self) -> bool:
+        """Tell whether something could not be sent."""
+        return any(job["State"] == "Failure" for job in self.jobs())
+
     def resubmit_failed(self) -> int:
         """Send again what could not be sent, as a PACS's operator would; return how many jobs."""
         failed = [job["ID"] for job in self.jobs() if job["State"] == "Failure"]

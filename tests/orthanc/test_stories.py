@@ -153,11 +153,13 @@ def test_the_node_is_killed_while_it_receives(node, orthanc, study, tmp_path):
     node.kill()
     arrived = len(node.instances()) - before
     assert 10 <= arrived < len(paths)
+    # Orthanc may make several jobs of one upload, where one was through before the next image came
     orthanc.wait_until(
-        lambda: [one for one in orthanc.jobs() if one["State"] == "Failure"], what="Orthanc's own notice"
+        lambda: {one["State"] for one in orthanc.jobs()} <= {"Success", "Failure"} and orthanc.has_failed_jobs(),
+        what="Orthanc's own notice",
     )
     node.start()
-    assert orthanc.resubmit_failed() == 1
+    assert orthanc.resubmit_failed() >= 1
     job = node.delivered(phantom.study_instance_uid)
     seg, sr = results_in(orthanc, phantom.study_instance_uid, tmp_path)
     masks = assert_right(seg, sr, job, [Sources.of(paths)])
