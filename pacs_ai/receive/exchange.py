@@ -65,6 +65,9 @@ class Link(Protocol):
     def resume(self) -> None:
         """Go on reading."""
 
+    def abort(self) -> None:
+        """End the association from this side."""
+
 
 @dataclass
 class Desk:
@@ -107,7 +110,7 @@ class _Message:
     ----------
     intake
         Where its bytes go; None for another service than storing.
-    refusal
+    verdict
         What it will be answered whatever comes; its bytes are thrown away.
     held
         What came and was not handed on.
@@ -118,12 +121,12 @@ class _Message:
     whole
         Nothing more comes.
     working_since
-        When the node began to deal with the whole.
+        Since when the peer waits for the node: for its answer, or for the disk to take more.
     """
 
     command: Command
     intake: Intake | None = None
-    refusal: Answer | None = None
+    verdict: Answer | None = None
     held: bytearray = field(default_factory=bytearray)
     length: int = 0
     handing: bool = False
@@ -173,15 +176,21 @@ class Exchange:
         self._messages.fragment(context_id, control, piece, complete=complete)
 
     def tick(self, now: float) -> None:
-        """Answer what takes too long; what becomes of it later is no longer this peer's concern."""
+        """Answer what takes too long; what becomes of it later is no longer this peer's concern.
+
+        Where the disk hangs amid an instance there is nothing to answer yet, and the association is aborted.
+        """
         message = self._message
-        if message is None or not message.whole:
+        if message is None or not self.is_full:
             return
         if message.working_since is None:
             message.working_since = now
         elif now - message.working_since > self._desk.answer_seconds:
             LOGGER.warning("instance from %s not stored in time", self.info.calling_ae_title)
-            self._answer(message, _NOT_IN_TIME)
+            if message.whole:
+                self._answer(message, _NOT_IN_TIME)
+            else:
+                self._link.abort()
 
     def end(self, *, is_released: bool) -> None:
         """Leave the association; what is whole is still stored, what is not is forgotten."""
@@ -208,8 +217,8 @@ class Exchange:
         if command.field == dimse.C_STORE_RQ:
             if not command.has_data_set:
                 raise dimse.ProtocolFault("a C-STORE without a data set")
-            message.refusal = self._objection(command)
-            if message.refusal is None:
+            message.verdict = self._objection(command)
+            if message.verdict is None:
                 message.intake = self._desk.ingest.begin(
                     Announced(
                         self.info,
@@ -220,9 +229,9 @@ class Exchange:
                     )
                 )
         elif command.field == dimse.C_ECHO_RQ and command.context.abstract_syntax == Verification:
-            message.refusal = Answer(status.SUCCESS)
+            message.verdict = Answer(status.SUCCESS)
         elif (command.context.abstract_syntax, command.field) not in self._desk.services:
-            message.refusal = _NO_SUCH_SERVICE
+            message.verdict = _NO_SUCH_SERVICE
         self._message = message
         if not command.has_data_set:
             self.complete()
@@ -237,7 +246,7 @@ class Exchange:
             if not is_store:
                 raise dimse.ProtocolFault("an endless data set")
             self._refuse(message, _TOO_LONG)
-        if message.refusal is not None:
+        if message.verdict is not None:
             return
         message.held += piece
         self._desk.held += len(piece)
@@ -286,13 +295,13 @@ class Exchange:
 
     def _handed(self, message: _Message, count: int, fault: Exception | None) -> None:
         self._desk.held -= count
-        message.handing = False
+        message.handing, message.working_since = False, None
         if message is not self._message:  # the association is over
             self._discard(message)
             return
         if fault is not None:
             self._refuse(message, self._words_for(fault))
-        elif message.refusal is not None:
+        elif message.verdict is not None:
             self._discard(message)
         if message.whole:
             self._deal(message)
@@ -301,8 +310,8 @@ class Exchange:
 
     def _deal(self, message: _Message) -> None:
         """Make the instance durable, or serve the request, and answer."""
-        if message.refusal is not None:
-            self._answer(message, message.refusal)
+        if message.verdict is not None:
+            self._answer(message, message.verdict)
         elif message.intake is not None:
             settle = self._settler(message)
             self._desk.pool.submit(message.intake.finish, message.held, settle)
@@ -354,7 +363,7 @@ class Exchange:
 
     def _refuse(self, message: _Message, answer: Answer) -> None:
         """Throw away what came of an instance and what will come."""
-        message.refusal = answer
+        message.verdict = answer
         self._let_go(message)
         if not message.handing:
             self._discard(message)

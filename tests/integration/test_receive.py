@@ -508,6 +508,24 @@ def test_NET_20_stop_waits_for_what_is_under_way_and_aborts_the_rest(make_node: 
     assert sorted(released for _, released in node.ended) == [False, False]
 
 
+def test_a_disk_that_hangs_amid_an_instance_does_not_hold_its_association_for_ever(make_node: Callable[..., Node]):
+    gate = threading.Event()
+
+    class Hanging(Files):
+        def incoming(self):
+            gate.wait(60)
+            return super().incoming()
+
+    node = make_node(files=Hanging, bounds=Bounds(answer_seconds=0.5))
+    assoc = node.associate(CT)
+    assert "Status" not in assoc.send_c_store(small_ct(PixelData=bytes(20 << 20)))
+    until(lambda: node.receiver.associations == 0, 60)
+    assert node.associate().send_c_echo().Status == status.SUCCESS
+    gate.set()
+    until(lambda: node.stored_paths() == [], 60)
+    assert node.arrivals == []
+
+
 def test_two_receivers_share_a_port(make_node: Callable[..., Node]):
     first = make_node(reuse_port=True)
     second = make_node(reuse_port=True, port=first.receiver.port)
