@@ -76,7 +76,7 @@ def _parts() -> dict[str, str]:
         "identity": _identity(),
         "settings": _settings(),
         "fixed": _fixed(),
-        "characters": _filled(", ".join(term or "(none)" for term in characters.CODECS)),
+        "characters": filled(", ".join(term or "(none)" for term in characters.CODECS)),
         "ciphers": tls.CIPHERS,
         "audit": _table(("event", "when", "EventActionCode"), (_event(*one) for one in _EVENTS)),
         "codes": _codes(),
@@ -89,7 +89,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def _filled(text: str, width: int = 118) -> str:
+def filled(text: str, width: int = 118) -> str:
+    """Break a text into lines of a width."""
     lines, line = [], ""
     for word in text.split(" "):
         if line and len(line) + len(word) + 1 > width:

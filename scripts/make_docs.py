@@ -97,7 +97,9 @@ def configuration_page() -> str:
     parts += ["## Profiles that come with the node\n", _profiles(), "## Forms of each object\n", _forms()]
     parts.append("## Attributes that conditions may name\n")
     kept = ", ".join(f"`{keyword}`" for keyword in sorted(INDEXED))
-    parts.append(f"`attributes = {{ ... }}` may name those that the index keeps of each series:\n{_filled(kept)}\n")
+    parts.append(
+        f"`attributes = {{ ... }}` may name those that the index keeps of each series:\n{conformance.filled(kept)}\n"
+    )
     return "\n".join(parts)
 
 
@@ -210,17 +212,6 @@ def _option(option: click.Option) -> str:
     if option.required:
         words += " Required."
     return f"| {names} | {words.strip()} |"
-
-
-def _filled(text: str, width: int = 118) -> str:
-    lines, line = [], ""
-    for word in text.split(" "):
-        if line and len(line) + len(word) + 1 > width:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}".strip()
-    return "\n".join([*lines, line])
 
 
 def pages() -> dict[Path, str]:
