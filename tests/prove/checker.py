@@ -124,7 +124,7 @@ def _nothing_half(store: Store, journals: Journals) -> Iterator[str]:
     for path in store.files.glob("[0-9a-f][0-9a-f]/*"):
         if hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
             yield f"I2 a file whose bytes are not its name: {path.name}"
-        elif path.name not in named and _study(path) not in swept:
+        elif path.name not in named and not _is_result_of(path, swept):
             yield f"I13 a file that no row names: {path.name}"
     scratch = store.folder / "scratch"
     left = [p for p in (scratch.glob("*/*") if scratch.is_dir() else ()) if p.is_file()]
@@ -132,8 +132,9 @@ def _nothing_half(store: Store, journals: Journals) -> Iterator[str]:
         yield f"I13 {len(left)} files left in the scratch folder"
 
 
-def _study(path: Path) -> str:
-    return str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
+def _is_result_of(path: Path, studies: set[str]) -> bool:
+    ds = pydicom.dcmread(path, stop_before_pixels=True)
+    return ds.Modality in {"SEG", "SR"} and ds.StudyInstanceUID in studies
 
 
 def damaged_names(folder: Path) -> list[str]:
