@@ -66,6 +66,10 @@ class Receive(Section):
     """Associations of one calling AE title at one time, of each receiving process."""
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1_048_576)] = 131_072
     """Longest P-DATA-TF that peers may send, in bytes."""
+    ahead_mb: Annotated[int, Field(ge=0, le=65536)] = 256
+    """Disk space of each receiving process that instances up to 1 MiB are written ahead to, in MB: they are durable,
+    and answered, with one sync for all that come at the same moment, and get their files and rows afterwards, after a
+    crash too. It should hold some seconds of the fastest sender; 0: none, each instance waits for its file and row."""
     max_instance_gb: Annotated[float, Field(gt=0)] = 4.0
     """A longer instance is answered 0xA700, in GB."""
     association_request_seconds: Seconds = 10.0

@@ -214,6 +214,7 @@ def serve_node(port: int, folder: Path) -> None:
     from pacs_ai.receive.ingest import DurableIngest
     from pacs_ai.receive.scp import Listen, Receiver
     from pacs_ai.store import schema
+    from pacs_ai.store.ahead import Ahead
     from pacs_ai.store.database import Database
     from pacs_ai.store.files import Files
     from pacs_ai.store.index import Index
@@ -222,9 +223,8 @@ def serve_node(port: int, folder: Path) -> None:
     schema.metadata.create_all(database.engine)
     files = Files(folder / "files")
     index = Index(database, files.path, "bench")
-    ingest = DurableIngest(
-        files, index.record, note_ended=lambda assoc_id, released: index.association_ended(assoc_id, released=released)
-    )
+    ahead = Ahead(folder / "ahead", files.disk)
+    ingest = DurableIngest(files, index.record, ahead=ahead, note_ended=index.association_ended)
     receiver = Receiver(Listen(port=port), ingest)
     receiver.start()
     stop = threading.Event()

@@ -1,18 +1,17 @@
-"""Take one received instance: prove it, write it durably, record it, and only then let it be answered Success.
+"""Take one received instance: prove it, make it durable, and only then let it be answered Success.
 
-`Ingest` is the whole seam between a listening side and the rest of the node. `DurableIngest` keeps the order that
-makes Success mean durable: bytes and header, file synced and named, directory synced, row committed, answer. Files are
-synced by the threads that bring them, side by side, so that the file system's journal joins them; directories and rows
-of instances that wait at the same moment share one sync each and one transaction (group commit).
+`Ingest` is the whole seam between a listening side and the rest of the node. `DurableIngest` makes Success mean durable
+in one of two ways. A short instance is written ahead, with all that its row needs, and synced together with those that
+come at the same moment; then it is answered, and file and row follow (`indexing`, `pacs_ai.store.ahead`). A long one,
+and any where there is no room ahead, has a file of its own: file synced and named, directory synced, row committed,
+answer; directories and rows of those that wait at the same moment share one sync each and one transaction.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import struct
-import threading
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,20 +20,19 @@ from typing import TYPE_CHECKING, Protocol
 from pacs_ai.dicom.arrival import Arrival, AssociationInfo
 from pacs_ai.dicom.attributes import read_header
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from pacs_ai.errors import Mismatch, Transient
+from pacs_ai.errors import Mismatch, OutOfResources
+from pacs_ai.receive.indexing import MAX_WAITING, Indexing, Kept, Settle, Stored
+from pacs_ai.store.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from pacs_ai.dicom.attributes import Header
+    from pacs_ai.receive.indexing import Record
+    from pacs_ai.store.ahead import Ahead, Place
     from pacs_ai.store.files import Files, Incoming, StoredFile
 
 LOGGER = logging.getLogger(__name__)
-
-#: At most so many instances share one transaction.
-MAX_BATCH = 64
-
-#: Told what became of an instance: None once it is durable, else why it is not stored. From any thread, once.
-Settle = Callable[[Exception | None], None]
 
 
 @dataclass(frozen=True)
@@ -88,15 +86,24 @@ class Ingest(Protocol):
         """
 
 
+def _never(_name: str, _lap: str, _number: int) -> bool:
+    return False
+
+
 class DurableIngest:
-    """The node's `Ingest`: files on disk, rows in the index, one commit for all that wait at the same moment.
+    """The node's `Ingest`: what is short is written ahead, what is long to a file of its own; rows follow in order.
 
     Parameters
     ----------
     files
         Where the Part 10 files are written.
     record
-        Commits the rows of arrivals in one transaction, and returns when that is durable (`pacs_ai.store.index`).
+        Commits the rows of arrivals (`pacs_ai.store.index`).
+    ahead
+        Where short instances are made durable before they have files and rows; None: file, directory and row of each
+        are durable before its answer. What an earlier process left there is indexed first.
+    is_recorded
+        Tells of what was left whether its row was committed: name, lap, number (`pacs_ai.store.index`).
     note_opened, note_ended
         Told of each association, where somebody wants to know (`Ingest.opened`, `Ingest.ended`).
     """
@@ -104,18 +111,19 @@ class DurableIngest:
     def __init__(
         self,
         files: Files,
-        record: Callable[[Sequence[Arrival]], object],
+        record: Record,
         *,
+        ahead: Ahead | None = None,
+        is_recorded: Callable[[str, str, int], bool] = _never,
         note_opened: Callable[[AssociationInfo], object] | None = None,
         note_ended: Callable[[str, bool], object] | None = None,
     ) -> None:
         self.files = files
-        self._record = record
+        self._ahead = ahead
         self._note_opened = note_opened
-        self._note_ended = note_ended
-        self._waiting: list[_Waiting] = []
-        self._committing = False
-        self._turn = threading.Condition()
+        self._indexing = Indexing(files, record, note_ended, ahead)
+        if ahead is not None:
+            self._recover(ahead, is_recorded)
 
     def opened(self, association: AssociationInfo) -> None:
         """See `Ingest.opened`."""
@@ -123,71 +131,53 @@ class DurableIngest:
             self._note_opened(association)
 
     def ended(self, assoc_id: str, released: bool) -> None:
-        """See `Ingest.ended`."""
-        if self._note_ended is not None:
-            self._note_ended(assoc_id, released)
+        """See `Ingest.ended`; it is noted once all that the association brought has its row."""
+        self._indexing.ended(assoc_id, released)
 
     def begin(self, announced: Announced) -> Intake:
         """See `Ingest.begin`."""
         return _Instance(self, announced)
 
-    def commit(self, arrival: Arrival, stored: StoredFile, settle: Settle) -> None:
-        """Have the row of an arrival committed, its file's directory synced before, with whatever waits meanwhile.
+    def take(self, arrival: Arrival, parts: Sequence[bytes | bytearray], settle: Settle) -> None:
+        """Make an instance durable whose bytes are in memory; raises OutOfResources."""
+        trouble = self._indexing.trouble
+        if isinstance(trouble, OutOfResources):
+            raise trouble
+        if self._ahead is not None and self._indexing.waiting < MAX_WAITING:
 
-        The thread that finds nobody committing commits for all that come while it does; the others leave at once.
-        """
-        with self._turn:
-            self._waiting.append(_Waiting(arrival, stored, settle))
-            if self._committing:
+            def tell(came: Place | OutOfResources) -> None:
+                if isinstance(came, OutOfResources):
+                    settle(came)
+                    return
+                self._indexing.add(Kept(arrival, came, time.monotonic()))
+                settle(None)
+
+            if self._ahead.keep(arrival, parts, tell):
                 return
-            self._committing = True
-        while batch := self._next_batch():
-            self._commit(batch)
+        self.index(arrival, self.files.write(parts, arrival.sha256), settle)
+
+    def index(self, arrival: Arrival, stored: StoredFile, settle: Settle) -> None:
+        """Have the row of an arrival committed, its file's directory synced before, with whatever waits meanwhile."""
+        self._indexing.add(Stored(arrival, stored, settle))
 
     def close(self) -> None:
-        """Return when all that waited is committed; nothing may be stored afterwards."""
-        with self._turn:
-            self._turn.wait_for(lambda: not self._committing)
+        """Return when all that waited is indexed, or cannot be for now; nothing may be stored afterwards."""
+        self._indexing.close()
+        if self._ahead is not None:
+            self._ahead.close()
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Return what waits, [] where nothing does and nobody commits any more."""
-        with self._turn:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            if not batch:
-                self._committing = False
-                self._turn.notify_all()
-            return batch
-
-    def _commit(self, batch: Sequence[_Waiting]) -> None:
-        """Commit a batch; where one instance breaks it, commit each alone, so that only that one fails."""
-        try:
-            self.files.sync(waiting.stored for waiting in batch)
-            self._record([waiting.arrival for waiting in batch])
-        except Transient as error:
-            _settle(batch, error)
-        except Exception as error:  # noqa: BLE001 - outermost loop: whatever it was, each waiter hears of it
-            if len(batch) == 1:
-                _settle(batch, error)
-                return
-            LOGGER.warning("%d instances are committed one by one after %s", len(batch), type(error).__name__)
-            for waiting in batch:
-                self._commit([waiting])
-        else:
-            _settle(batch, None)
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """One arrival whose sender waits for the answer."""
-
-    arrival: Arrival
-    stored: StoredFile
-    settle: Settle
-
-
-def _settle(batch: Sequence[_Waiting], error: Exception | None) -> None:
-    for waiting in batch:
-        waiting.settle(error)
+    def _recover(self, ahead: Ahead, is_recorded: Callable[[str, str, int], bool]) -> None:
+        """Have indexed what an earlier process was stopped from indexing; its associations ended with it."""
+        done = [place for _, place in ahead.left if is_recorded(place.name, place.lap, place.number)]
+        numbers = {(place.name, place.number) for place in done}
+        left = [(arrival, place) for arrival, place in ahead.left if (place.name, place.number) not in numbers]
+        ahead.done(done)
+        if left:
+            LOGGER.warning("%d instances that an earlier process had received are indexed now", len(left))
+        for arrival, place in left:
+            self._indexing.add(Kept(arrival, place, time.monotonic()))
+        for assoc_id in dict.fromkeys(arrival.assoc_id for arrival, _ in left):
+            self._indexing.ended(assoc_id, released=False)
 
 
 class _Instance:
@@ -209,51 +199,53 @@ class _Instance:
     def finish(self, rest: bytearray, settle: Settle) -> None:
         """See `Intake.finish`."""
         try:
-            arrival, stored = self._stored(rest)
+            if self._incoming is None:
+                parts = (self._meta, rest)
+                header = self._header(rest)
+                arrival = self._arrival(header, sha256_of(parts), sum(map(len, parts)))
+                self._ingest.take(arrival, parts, settle)
+            else:
+                self._finish_file(self._incoming, rest, settle)
         except Exception as error:  # noqa: BLE001 - outermost in its thread: whatever it was, the sender hears of it
             self.discard()
             settle(error)
-            return
-        self._ingest.commit(arrival, stored, settle)
 
     def discard(self) -> None:
         """See `Intake.discard`."""
         if self._incoming is not None:
             self._incoming.discard()
 
-    def _stored(self, rest: bytearray) -> tuple[Arrival, StoredFile]:
-        announced, received_at = self._announced, datetime.now(UTC)
-        if self._incoming is not None and rest:
-            self._incoming.append(rest)
-        with self._data_set(rest) as data_set:
-            header = read_header(data_set, announced.transfer_syntax_uid)
+    def _finish_file(self, incoming: Incoming, rest: bytearray, settle: Settle) -> None:
+        if rest:
+            incoming.append(rest)
+        with incoming.view(len(self._meta)) as data_set:
+            header = self._header(data_set)
+        stored = incoming.finish()
+        self._ingest.index(self._arrival(header, stored.sha256, stored.size), stored, settle)
+
+    def _header(self, data_set: bytearray | memoryview) -> Header:
+        announced = self._announced
+        with memoryview(data_set) as view:
+            header = read_header(view, announced.transfer_syntax_uid)
         if (header.sop_class_uid, header.sop_instance_uid) != (announced.sop_class_uid, announced.sop_instance_uid):
             raise Mismatch("command and data set name different SOP classes or SOP instances")
-        files = self._ingest.files
-        stored = files.write((self._meta, rest)) if self._incoming is None else self._incoming.finish()
+        return header
+
+    def _arrival(self, header: Header, sha256: str, size: int) -> Arrival:
+        announced = self._announced
         association = announced.association
-        arrival = Arrival(
+        return Arrival(
             header=header,
-            sha256=stored.sha256,
-            size=stored.size,
+            sha256=sha256,
+            size=size,
             transfer_syntax_uid=announced.transfer_syntax_uid,
             calling_ae_title=association.calling_ae_title,
             called_ae_title=association.called_ae_title,
             address=association.address,
             assoc_id=association.assoc_id,
             priority=announced.priority,
-            received_at=received_at,
+            received_at=datetime.now(UTC),
         )
-        return arrival, stored
-
-    @contextlib.contextmanager
-    def _data_set(self, rest: bytearray) -> Iterator[memoryview]:
-        if self._incoming is None:
-            with memoryview(rest) as view:
-                yield view
-        else:
-            with self._incoming.view(len(self._meta)) as view:
-                yield view
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:

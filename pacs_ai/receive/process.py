@@ -19,6 +19,7 @@ from pacs_ai.receive.guard import Limits
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store import processes
+from pacs_ai.store.ahead import SEGMENTS, Ahead
 from pacs_ai.store.files import Files
 from pacs_ai.store.index import Index
 from pacs_ai.store.life import entered
@@ -43,7 +44,14 @@ def run(config: Config, stop: threading.Event) -> None:
         def ended(assoc_id: str, released: bool) -> None:
             tally.ended(assoc_id, brought=index.association_ended(assoc_id, released))
 
-        ingest = DurableIngest(files, index.record, note_opened=tally.opened, note_ended=ended)
+        ingest = DurableIngest(
+            files,
+            index.record,
+            ahead=_ahead(config, files),
+            is_recorded=index.is_recorded,
+            note_opened=tally.opened,
+            note_ended=ended,
+        )
         settings = listen(config, files, commitment.services(config, database, owner))
         receiver = Receiver(replace(settings, on_refusal=tally.refused), ingest)
         receiver.start()
@@ -59,6 +67,14 @@ def run(config: Config, stop: threading.Event) -> None:
             receiver.stop(config.receive.grace_seconds)
             ingest.close()
             tally.write(whole=True)
+
+
+def _ahead(config: Config, files: Files) -> Ahead | None:
+    """Return where short instances are written ahead to; None where the configuration wants none."""
+    segment_bytes = (config.receive.ahead_mb << 20) // SEGMENTS
+    if not segment_bytes:
+        return None
+    return Ahead(config.store.folder / "ahead", files.disk, segment_bytes=segment_bytes, segments=SEGMENTS)
 
 
 def listen(config: Config, files: Files, services: Services = MappingProxyType({})) -> Listen:

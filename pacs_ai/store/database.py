@@ -118,6 +118,12 @@ class Database:
         added = counter + statement.excluded[counter.name]
         return statement.on_conflict_do_update(index_elements=keys, set_={counter.name: added})
 
+    def insert_over(self, table: sa.Table, keys: list[str]) -> Any:
+        """Return an INSERT that takes the place of a row which is there already."""
+        statement = self._insert(table)
+        others = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
+        return statement.on_conflict_do_update(index_elements=keys, set_=others)
+
     def _insert(self, table: sa.Table) -> Any:
         """Return the dialect's INSERT, which knows ON CONFLICT."""
         if self.is_sqlite:

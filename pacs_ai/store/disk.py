@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pacs_ai.errors import OutOfResources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,8 +55,15 @@ class Disk:
 
     def sync(self, descriptor: int) -> None:
         """Sync, and never again trust this disk where that failed: the kernel may have dropped the dirty pages."""
+        self._synced(os.fsync, descriptor)
+
+    def sync_content(self, descriptor: int) -> None:
+        """As `sync`, of a file whose size does not change."""
+        self._synced(os.fdatasync, descriptor)
+
+    def _synced(self, call: Callable[[int], None], descriptor: int) -> None:
         try:
-            os.fsync(descriptor)
+            call(descriptor)
         except OSError as error:
             if error.errno == errno.EIO:
                 self._broken = "the disk failed to sync, so nothing more is written until the node is started again"
@@ -78,3 +85,15 @@ def write(descriptor: int, piece: bytes | bytearray | memoryview) -> None:
     rest = memoryview(piece)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def write_at(descriptor: int, parts: Sequence[bytes | bytearray], offset: int) -> None:
+    """Write parts one behind the other from an offset on, all of them."""
+    rest = [memoryview(part) for part in parts if part]
+    while rest:
+        written = os.pwritev(descriptor, rest, offset)
+        offset += written
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if written:
+            rest[0] = rest[0][written:]

@@ -45,6 +45,16 @@ class StoredFile:
     path: Path
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a file's bytes lie already: SHA-256 (hex) and size, an open file, and the first byte within it."""
+
+    sha256: str
+    size: int
+    descriptor: int
+    start: int
+
+
 class Files:
     """The store's folder.
 
@@ -77,25 +87,50 @@ class Files:
             raise ValueError("not a SHA-256 in lower-case hex")
         return self.folder / sha256[:2] / sha256
 
-    def write(self, parts: Sequence[bytes | bytearray | memoryview]) -> StoredFile:
+    def write(self, parts: Sequence[bytes | bytearray | memoryview], sha256: str = "") -> StoredFile:
         """Write the parts as one file, synced but for its directory entry; nothing is left behind on an error.
 
-        The same bytes again are one file: the one that is there was synced before it got its name.
+        The same bytes again are one file: the one that is there was synced before it got its name. `sha256` is theirs,
+        where it is known already.
 
         Raises
         ------
         OutOfResources
             No space, no inodes, no file handles, read-only, or the disk failed; the message says which.
         """
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        sha256, size = digest.hexdigest(), sum(len(part) for part in parts)
-        stored = StoredFile(sha256, size, self.path(sha256))
+        sha256 = sha256 or sha256_of(parts)
+        stored = StoredFile(sha256, sum(len(part) for part in parts), self.path(sha256))
         if not self.holds(stored):
             with self.disk.storing(self.new_path()) as new:
                 self._fill(new, parts)
                 new.replace(stored.path)
+        return stored
+
+    def copy(self, sources: Sequence[Source]) -> list[StoredFile]:
+        """Write files whose bytes lie in another, as `write` does; nothing is left behind on an error.
+
+        They are synced one after the other once the system writes all of them back: its journal then joins them.
+        """
+        stored = [StoredFile(source.sha256, source.size, self.path(source.sha256)) for source in sources]
+        begun: list[tuple[int, Path, Path]] = []
+        self.disk.refuse_if_broken()
+        try:
+            for source, file in zip(sources, stored, strict=True):
+                if not self.holds(file):
+                    new = self.new_path()
+                    begun.append((os.open(new, CREATE, 0o600), new, file.path))
+                    _copy(source, begun[-1][0])
+            for descriptor, new, path in begun:
+                self.disk.sync(descriptor)
+                new.replace(path)
+        except OSError as error:
+            for _, new, _ in begun:
+                with contextlib.suppress(OSError):
+                    new.unlink(missing_ok=True)
+            raise self.disk.shortage(error) from error
+        finally:
+            for descriptor, _, _ in begun:
+                os.close(descriptor)
         return stored
 
     def incoming(self) -> Incoming:
@@ -314,6 +349,25 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def sha256_of(parts: Sequence[bytes | bytearray | memoryview]) -> str:
+    """Return the SHA-256 (hex) of the parts as one."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _copy(source: Source, descriptor: int) -> None:
+    """Copy a file's bytes within the system, and have them written back at once."""
+    start, left = source.start, source.size
+    while left:
+        count = os.sendfile(descriptor, source.descriptor, start, left)
+        if not count:
+            raise OSError(errno.EIO, "the file to copy from is too short")
+        start, left = start + count, left - count
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _digest(path: Path) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _instance, _series, _study = schema.instance, schema.series, schema.study
 _association, _share, _result = schema.association, schema.association_series, schema.result
+_ahead = schema.ahead
+_NO_MARKS: Mapping[str, tuple[str, int]] = MappingProxyType({})
 #: A row of `_KNOWN_SERIES`, locked.
 _Series = Any
 _C_STORE_HIGH = 1
@@ -99,10 +102,14 @@ class Index:
         self._path_of = path_of
         self._owner = owner
         self._announced: set[str] = set()
+        self._mark = database.insert_over(_ahead, ["segment"])
         self._count_share = database.insert_adding(_share, ["assoc_id", "series_id"], _share.c.arrivals)
 
-    def record(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+    def record(self, arrivals: Sequence[Arrival], marks: Mapping[str, tuple[str, int]] = _NO_MARKS) -> list[Outcome]:
         """Record arrivals whose files are durable already; returns once the transaction is committed.
+
+        With them goes how far each segment that they were written ahead to is recorded, name -> (lap, number), so that
+        none is recorded twice (`is_recorded`).
 
         The second invariant of docs/architecture.md: the same instance again changes nothing, the same in other
         clothes is a variant, and other content under the same SOP Instance UID sets the series to ``conflict``.
@@ -118,11 +125,19 @@ class Index:
                     recording = _Recording(connection, self._database, self._path_of, self._owner)
                     outcomes = recording.record(arrivals)
                     self._note_associations(connection, arrivals, recording.series)
+                    if marks:
+                        connection.execute(self._mark, [_mark(name, *mark) for name, mark in sorted(marks.items())])
             except (sa.exc.IntegrityError, Contended):
                 continue  # another process recorded one of these UIDs at this very moment: look again
             self._announced.update(arrival.assoc_id for arrival in arrivals)
             return outcomes
         raise Unavailable("other processes keep recording the same instances; try again")
+
+    def is_recorded(self, name: str, lap: str, number: int) -> bool:
+        """Tell whether a record of a segment's lap was recorded."""
+        this = sa.and_(_ahead.c.segment == name, _ahead.c.lap == lap, _ahead.c.number >= number)
+        with self._database.read() as connection:
+            return connection.execute(sa.select(_ahead.c.number).where(this)).first() is not None
 
     def association_ended(self, assoc_id: str, released: bool) -> bool:
         """Note the end of an association that brought instances; False of one that brought none."""
@@ -360,3 +375,7 @@ def _instance_row(arrival: Arrival, series: _Series, role: Role) -> dict[str, An
         "received_at": arrival.received_at,
         "purged_at": None,
     }
+
+
+def _mark(name: str, lap: str, number: int) -> dict[str, Any]:
+    return {"segment": name, "lap": lap, "number": number}

@@ -168,6 +168,15 @@ association_series = Table(
     Column("audited", BigInteger),  # of the arrivals, how many are in the audit trail; none where empty
 )
 
+#: Of each segment that was written ahead to: the lap, and up to which of its records there are rows.
+ahead = Table(
+    "ahead",
+    metadata,
+    Column("segment", String(64), primary_key=True),
+    Column("lap", String(32), nullable=False),
+    Column("number", BigInteger, nullable=False),
+)
+
 job = Table(
     "job",
     metadata,

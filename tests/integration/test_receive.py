@@ -349,7 +349,7 @@ def test_STO_09_faults_of_the_index_are_never_success(node: Node, caplog: pytest
 
 def test_STO_01_a_full_disk_is_out_of_resources(make_node: Callable[..., Node]):
     class Full(Files):
-        def write(self, parts: Sequence[bytes | memoryview]):
+        def write(self, parts: Sequence[bytes | memoryview], sha256: str = ""):
             raise OutOfResources("the disk is full")
 
     node = make_node(files=Full)

@@ -14,6 +14,13 @@ depends_on = None
 def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
     """Apply."""
     op.create_table(
+        "ahead",
+        sa.Column("segment", sa.String(length=64), nullable=False),
+        sa.Column("lap", sa.String(length=32), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("segment", name=op.f("pk_ahead")),
+    )
+    op.create_table(
         "association",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("owner", sa.String(length=128), nullable=False),

@@ -1,0 +1,276 @@
+"""Give every received instance its file and its row, in the order in which they came, and many at a time.
+
+An instance is durable before it comes here where it was written ahead (`pacs_ai.store.ahead`): its sender was answered
+already, so it is tried again until it goes through. Where it was written as a file of its own, its sender waits, and is
+told what became of it. The end of an association comes in its place among the instances that it brought.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from pacs_ai.errors import Transient
+
+if TYPE_CHECKING:
+    from pacs_ai.dicom.arrival import Arrival
+    from pacs_ai.store.ahead import Ahead, Place
+    from pacs_ai.store.files import Files, StoredFile
+
+LOGGER = logging.getLogger(__name__)
+
+#: At most so many instances share one transaction.
+MAX_BATCH = 64
+#: Instances whose senders were answered may wait so long for others to share a transaction with, in seconds.
+_GATHER_SECONDS = 0.1
+#: What did not go through is tried again after so long, and a quiet moment is one of so long, in seconds.
+_AGAIN_SECONDS = 0.25
+_QUIET_SECONDS = 1.0
+#: So many instances may be waiting; beyond that none is written ahead.
+MAX_WAITING = 4096
+
+#: Told what became of an instance: None once it is durable, else why it is not stored. From any thread, once.
+Settle = Callable[["Exception | None"], None]
+
+
+class Record(Protocol):
+    """Commits the rows of arrivals in one transaction, and returns when that is durable."""
+
+    def __call__(self, arrivals: Sequence[Arrival], marks: Mapping[str, tuple[str, int]] = ..., /) -> object:
+        """Record arrivals; with them how far each segment's lap is recorded, name -> (lap, number)."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An instance with a file of its own, whose sender waits."""
+
+    arrival: Arrival
+    file: StoredFile
+    settle: Settle
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An instance that was written ahead, and is durable."""
+
+    arrival: Arrival
+    place: Place
+    at: float
+
+
+@dataclass(frozen=True)
+class _End:
+    """An association's end."""
+
+    assoc_id: str
+    released: bool
+
+
+class Indexing:
+    """A thread that gives instances their files and rows.
+
+    Parameters
+    ----------
+    files
+        Where the files are.
+    record
+        See `Record`.
+    note_ended
+        Told of each association's end, when all that it brought is recorded; None where nobody wants to know.
+    ahead
+        Where instances were written ahead to; None where they are not.
+    """
+
+    def __init__(
+        self, files: Files, record: Record, note_ended: Callable[[str, bool], object] | None, ahead: Ahead | None
+    ) -> None:
+        self._files, self._record, self._note_ended, self._ahead = files, record, note_ended, ahead
+        self._queue: deque[Stored | Kept | _End] = deque()
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._singly = 0  # so many are indexed each alone
+        self._thread = threading.Thread(target=self._run, name="indexing", daemon=True)
+        self._is_started = False
+        #: Why nothing goes through at this moment; None where it does.
+        self.trouble: Transient | None = None
+        if ahead is not None:
+            self._start()
+
+    @property
+    def waiting(self) -> int:
+        """How many instances and ends wait."""
+        return len(self._queue)
+
+    def add(self, entry: Stored | Kept) -> None:
+        """Take an instance."""
+        self._put(entry)
+
+    def ended(self, assoc_id: str, released: bool) -> None:
+        """Take an association's end."""
+        if self._note_ended is not None:
+            self._put(_End(assoc_id, released))
+
+    def close(self) -> None:
+        """Return when all has gone through, or where it does not for now: what was written ahead is then left there."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        if self._is_started:
+            self._thread.join()
+
+    def _put(self, entry: Stored | Kept | _End) -> None:
+        with self._changed:
+            self._queue.append(entry)
+            self._start()
+            self._changed.notify_all()
+
+    def _start(self) -> None:
+        if not self._is_started:
+            self._is_started = True
+            self._thread.start()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while self._gather():
+            if not self._step() and not self._rest():
+                return
+
+    def _gather(self) -> bool:
+        """Wait until something is to be done; False at the end."""
+        while not self._has_come():
+            if self._is_closing:
+                return False
+            if self._ahead is not None:
+                self._ahead.rest()
+                self._ahead.prepare()
+        with self._changed:
+            while self._may_wait(self._queue[0]):
+                self._changed.wait(_GATHER_SECONDS / 4)
+        return True
+
+    def _has_come(self) -> bool:
+        """Wait a moment for something to be done."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._queue or self._is_closing, _QUIET_SECONDS) and bool(self._queue)
+
+    def _may_wait(self, first: Stored | Kept | _End) -> bool:
+        """Whether nobody waits for what is there, and more may come."""
+        if self._is_closing or not isinstance(first, Kept) or time.monotonic() - first.at > _GATHER_SECONDS:
+            return False
+        assert self._ahead is not None
+        return not self._ahead.is_low and not any(not isinstance(entry, Kept) for entry in self._queue)
+
+    def _rest(self) -> bool:
+        """Wait before what did not go through is tried again; False where it is not to be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closing, _AGAIN_SECONDS)
+            return not self._is_closing
+
+    def _step(self) -> bool:
+        """Deal with what is first in the queue; False where it did not go through and stays there."""
+        first = self._queue[0]
+        if isinstance(first, _End):
+            return self._end(first)
+        batch: list[Stored | Kept] = []
+        for entry in islice(tuple(self._queue), 1 if self._singly else MAX_BATCH):
+            if isinstance(entry, _End):
+                break
+            batch.append(entry)
+        self._singly = max(0, self._singly - 1)
+        return self._index(batch)
+
+    def _end(self, end: _End) -> bool:
+        assert self._note_ended is not None
+        try:
+            self._note_ended(end.assoc_id, end.released)
+        except Transient as error:
+            self._troubled("end of an association cannot be noted yet", error)
+            return False
+        except Exception as error:  # noqa: BLE001 - outermost loop: one association's end must not hold up the others
+            LOGGER.warning("end of an association cannot be noted: %s", type(error).__name__)
+        self._drop([end])
+        return True
+
+    def _index(self, batch: Sequence[Stored | Kept]) -> bool:
+        """Index a batch; where one instance breaks it, each is indexed alone, so that only that one fails."""
+        try:
+            self._commit(batch)
+        except Transient as error:
+            waiting = self._let_go(error)
+            if waiting:
+                self._troubled("instances that were received cannot be indexed yet", error)
+            return not waiting
+        except Exception as error:  # noqa: BLE001 - outermost loop: whatever it was, each waiter hears of it
+            if len(batch) == 1:
+                return self._give_up(batch[0], error)
+            LOGGER.warning("%d instances are committed one by one after %s", len(batch), type(error).__name__)
+            self._singly = len(batch)
+            return True
+        self._drop(batch)
+        self.trouble = None
+        for entry in batch:
+            if isinstance(entry, Stored):
+                entry.settle(None)
+        return True
+
+    def _commit(self, batch: Sequence[Stored | Kept]) -> None:
+        """Make files, the entries of their directories, and rows durable, in this order."""
+        kept = [entry for entry in batch if isinstance(entry, Kept)]
+        files = self._files.copy([entry.place.source(entry.arrival.sha256) for entry in kept])
+        self._files.sync([*files, *(entry.file for entry in batch if isinstance(entry, Stored))])
+        marks = {entry.place.name: (entry.place.lap, entry.place.number) for entry in kept}
+        arrivals = [entry.arrival for entry in batch]
+        if marks:
+            self._record(arrivals, marks)
+        else:
+            self._record(arrivals)
+
+    def _let_go(self, error: Transient) -> bool:
+        """Tell all that wait for an answer why they are not stored; return whether others stay to be tried again."""
+        with self._changed:
+            refused = [entry for entry in self._queue if isinstance(entry, Stored)]
+            self._queue = deque(entry for entry in self._queue if not isinstance(entry, Stored))
+            stays = bool(self._queue)
+        for entry in refused:
+            entry.settle(error)
+        return stays
+
+    def _give_up(self, entry: Stored | Kept, error: Exception) -> bool:
+        """Do with an instance that can never have a row what is left to do."""
+        if isinstance(entry, Stored):
+            self._drop([entry])
+            entry.settle(error)
+            return True
+        assert self._ahead is not None
+        try:
+            path = self._ahead.set_aside(entry.arrival, entry.place)
+        except Transient as shortage:
+            self._troubled("an instance that cannot be indexed cannot be set aside yet", shortage)
+            return False
+        LOGGER.error(
+            "an instance that was received cannot be indexed (%s): it was set aside as %s, send it again from there",
+            type(error).__name__,
+            path,
+        )
+        self._drop([entry])
+        return True
+
+    def _drop(self, entries: Sequence[Stored | Kept | _End]) -> None:
+        """Take what is done from the head of the queue."""
+        with self._changed:
+            for _ in entries:
+                self._queue.popleft()
+        if self._ahead is not None:
+            self._ahead.done([entry.place for entry in entries if isinstance(entry, Kept)])
+
+    def _troubled(self, words: str, error: Transient) -> None:
+        if self.trouble is None:
+            LOGGER.warning("%s: %s", words, error)
+        self.trouble = error

@@ -1,0 +1,205 @@
+"""Success before file and row: both follow, in order, after the database was away and after a process died as well."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from listening_bed import until
+from raw_peer import CT_CONTEXTS, data_set
+
+from pacs_ai.dicom.arrival import Arrival, AssociationInfo
+from pacs_ai.errors import OutOfResources, Unavailable
+from pacs_ai.receive.ingest import Announced, DurableIngest
+from pacs_ai.store import schema
+from pacs_ai.store.ahead import Ahead
+from pacs_ai.store.database import Database
+from pacs_ai.store.files import Files
+from pacs_ai.store.index import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+SEGMENT_BYTES = 1 << 20
+ASSOCIATION = AssociationInfo("a" * 32, "SENDER", "PACS_AI", "127.0.0.1", datetime(2026, 1, 1, tzinfo=UTC))
+CT, SYNTAXES = CT_CONTEXTS[0][1:]
+
+
+@dataclass
+class Side:
+    """A receiving side without a network, whose index is a list that may fail."""
+
+    folder: Path
+    record: Any = None
+    is_recorded: Any = lambda *_: False
+    fault: Callable[[], None] = lambda: None
+    rows: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.files = Files(self.folder / "files")
+        ahead = Ahead(self.folder / "ahead", self.files.disk, segment_bytes=SEGMENT_BYTES, segments=2)
+        self.ingest = DurableIngest(
+            self.files,
+            self.record or self.enter,
+            ahead=ahead,
+            is_recorded=self.is_recorded,
+            note_ended=self.ended,
+        )
+
+    def enter(self, arrivals: Sequence[Arrival], marks: Mapping[str, tuple[str, int]] | None = None) -> None:
+        self.fault()
+        for arrival in arrivals:
+            assert self.files.verify(arrival.sha256), "a row without its file"
+        self.rows += [arrival.header.sop_instance_uid for arrival in arrivals]
+
+    def ended(self, assoc_id: str, released: bool) -> None:
+        self.fault()
+        self.rows.append("released" if released else "lost")
+
+    def send(self, uid: str, pixels: int = 5000) -> list[Exception | None]:
+        """Send an instance; return the list that holds the answer once there is one."""
+        answers: list[Exception | None] = []
+        intake = self.ingest.begin(Announced(ASSOCIATION, CT, uid, SYNTAXES[0]))
+        intake.finish(bytearray(data_set(uid, pixels=pixels)), answers.append)
+        return answers
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Side]]:
+    sides: list[Side] = []
+
+    def start(**fields: Any) -> Side:
+        sides.append(Side(tmp_path, **fields))
+        return sides[-1]
+
+    yield start
+    for side in sides:
+        side.ingest.close()
+
+
+def away() -> None:
+    raise Unavailable("the database is away")
+
+
+def test_success_does_not_wait_for_the_row_and_the_end_comes_after_all_rows(make: Callable[..., Side]):
+    gate = threading.Event()
+    side = make(fault=lambda: gate.wait(60))
+    answers = [side.send(f"1.2.{number}") for number in range(5)]
+    side.ingest.ended(ASSOCIATION.assoc_id, released=True)
+    assert answers == [[None]] * 5
+    assert side.rows == []
+    gate.set()
+    until(lambda: side.rows == [*(f"1.2.{number}" for number in range(5)), "released"])
+
+
+def test_STO_09_while_the_database_is_away_instances_are_taken_until_there_is_no_room(make: Callable[..., Side]):
+    side = make(fault=away)
+    answers = []
+    while len(answers) < 100:
+        answers.append(side.send(f"1.2.{len(answers)}", pixels=200_000))
+        until(lambda: answers[-1])
+        if answers[-1] != [None]:
+            break
+    taken = [f"1.2.{number}" for number in range(len(answers) - 1)]
+    assert len(taken) >= 4
+    assert isinstance(answers[-1][0], Unavailable)
+    side.ingest.ended(ASSOCIATION.assoc_id, released=True)
+    side.fault = lambda: None
+    until(lambda: side.rows == [*taken, "released"])
+    until(lambda: side.send("1.2.100", pixels=200_000) == [None])
+
+
+def test_STO_01_while_the_disk_is_full_nothing_is_taken(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OutOfResources("the disk is full")
+
+    side = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(side.files, "copy", full)
+        assert side.send("1.2.1") == [None]
+        until(lambda: side.ingest._indexing.trouble)
+        assert isinstance(side.send("1.2.2")[0], OutOfResources)
+    until(lambda: side.rows == ["1.2.1"])
+    until(lambda: side.ingest._indexing.trouble is None)
+    assert side.send("1.2.3") == [None]
+    until(lambda: side.rows == ["1.2.1", "1.2.3"])
+
+
+def test_STO_08_what_a_process_left_the_next_one_indexes_and_ends(make: Callable[..., Side]):
+    side = make(fault=away)
+    assert [side.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
+    side.ingest.close()
+    again = make()
+    assert again.send("1.2.3") == [None]
+    until(lambda: again.rows[:4] == ["1.2.0", "1.2.1", "1.2.2", "lost"])
+    until(lambda: again.rows[4:] == ["1.2.3"])
+    again.ingest.close()
+    last = make()
+    last.ingest.close()
+    assert last.rows == []
+
+
+def test_a_row_is_not_made_twice_where_the_process_died_before_it_let_go(
+    make: Callable[..., Side], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    database = Database(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    schema.metadata.create_all(database.engine)
+
+    def arrivals() -> tuple[int, int]:
+        with database.read() as connection:
+            rows = connection.exec_driver_sql("SELECT sum(arrivals), count(*) FROM series, instance").one()
+            return int(rows[0] or 0) // max(1, rows[1]), rows[1]
+
+    index = Index(database, Files(tmp_path / "files").path, "receive:1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Ahead, "done", lambda *_: None)
+        patch.setattr(Ahead, "rest", lambda *_: None)
+        side = make(record=index.record)
+        for number in range(3):
+            assert side.send(f"1.2.{number}") == [None]
+        until(lambda: arrivals() == (3, 3))
+        side.ingest.close()
+    again = make(record=index.record, is_recorded=index.is_recorded)
+    assert again.send("1.2.3") == [None]
+    until(lambda: arrivals()[1] == 4)
+    assert arrivals() == (4, 4)
+    again.ingest.close()
+    database.close()
+
+
+def test_an_instance_that_can_have_no_row_is_set_aside_and_holds_nobody_up(
+    make: Callable[..., Side], caplog: pytest.LogCaptureFixture
+):
+    gate = threading.Event()
+    side = make()
+    enter = side.enter
+
+    def picky(arrivals: Sequence[Arrival], marks: Mapping[str, tuple[str, int]] | None = None) -> None:
+        gate.wait(60)
+        if any(arrival.header.sop_instance_uid == "1.2.1" for arrival in arrivals):
+            raise ValueError("Secret^Name")
+        enter(arrivals, marks)
+
+    side.ingest._indexing._record = picky
+    assert [side.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
+    gate.set()
+    until(lambda: side.rows == ["1.2.0", "1.2.2"])
+    (aside,) = (side.folder / "ahead").glob("*.dcm")
+    assert data_set("1.2.1", pixels=5000) in aside.read_bytes()
+    assert str(aside) in caplog.text
+    assert "Secret" not in caplog.text
+
+
+def test_what_does_not_fit_into_a_segment_has_a_file_of_its_own_and_waits_for_its_row(make: Callable[..., Side]):
+    gate = threading.Event()
+    side = make(fault=lambda: gate.wait(60))
+    assert side.send("1.2.1") == [None]
+    long = side.send("1.2.2", pixels=SEGMENT_BYTES)
+    assert long == []
+    gate.set()
+    until(lambda: long == [None])
+    assert side.rows == ["1.2.1", "1.2.2"]

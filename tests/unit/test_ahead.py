@@ -1,0 +1,303 @@
+"""What is written ahead is there again after the process has died, and nothing else is."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pacs_ai.dicom.arrival import Arrival
+from pacs_ai.dicom.attributes import Header
+from pacs_ai.errors import OutOfResources
+from pacs_ai.store.ahead import Ahead, Place
+from pacs_ai.store.disk import Disk
+from pacs_ai.store.files import Files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 1 << 20
+
+
+def arrival(content: bytes, number: int = 1) -> Arrival:
+    values = {"SOPInstanceUID": f"1.2.{number}", "PatientName": "Müller^\N{GREEK SMALL LETTER ALPHA}"}
+    return Arrival(
+        header=Header(MappingProxyType(values)),
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        calling_ae_title="SENDER",
+        called_ae_title="PACS_AI",
+        address="127.0.0.1",
+        assoc_id="a" * 32,
+        priority=1,
+        received_at=datetime(2026, 1, 2, 3, 4, 5, 6, UTC),
+    )
+
+
+def make(folder: Path, segments: int = 2) -> Ahead:
+    return Ahead(folder / "ahead", Disk(folder), segment_bytes=SIZE, segments=segments)
+
+
+def keep(ahead: Ahead, content: bytes, number: int = 1) -> Place:
+    told: list[Place | OutOfResources] = []
+    assert ahead.keep(arrival(content, number), (content[:7], bytearray(content[7:])), told.append)
+    assert len(told) == 1
+    assert isinstance(told[0], Place), told[0]
+    return told[0]
+
+
+def content(number: int, size: int = 10_000) -> bytes:
+    return bytes([number]) * size
+
+
+def left(folder: Path) -> list[str]:
+    """Return what another process would find, by SOP Instance UID; the segments are let go of again, as they are."""
+    ahead = make(folder)
+    found = [one.header.sop_instance_uid for one, _ in ahead.left]
+    forget(ahead)
+    return found
+
+
+def forget(ahead: Ahead) -> None:
+    """Leave the segments as a killed process does."""
+    held = [*ahead._free, *ahead._full, *([ahead._active] if ahead._active else [])]
+    for segment in held:
+        os.close(segment.descriptor)
+
+
+def test_what_was_kept_is_found_by_the_next_process_word_for_word(tmp_path: Path):
+    ahead = make(tmp_path)
+    for number in (1, 2, 3):
+        keep(ahead, content(number, 4096 * number), number)
+    forget(ahead)
+    again = make(tmp_path)
+    assert [one for one, _ in again.left] == [arrival(content(n, 4096 * n), n) for n in (1, 2, 3)]
+    files = Files(tmp_path / "files")
+    for one, stored in zip(
+        again.left, files.copy([place.source(one.sha256) for one, place in again.left]), strict=True
+    ):
+        assert stored.path == files.path(one[0].sha256)
+        assert files.verify(stored.sha256)
+    assert list((files.folder / ".new").iterdir()) == []
+    again.done([place for _, place in again.left])
+    again.close()
+    assert left(tmp_path) == []
+
+
+def test_STO_12_segments_are_for_the_owner_alone(tmp_path: Path):
+    ahead = make(tmp_path)
+    assert stat.S_IMODE((tmp_path / "ahead").stat().st_mode) == 0o700
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "ahead").iterdir()] == [0o600]
+    ahead.close()
+
+
+@pytest.mark.parametrize("where", ["head", "words", "file", "last byte"])
+def test_a_torn_record_ends_the_reading(tmp_path: Path, where: str):
+    ahead = make(tmp_path)
+    places = [keep(ahead, content(number), number) for number in (1, 2, 3)]
+    torn = places[1]
+    offset = {
+        "head": places[0].start + places[0].size + 4096 & ~4095,
+        "words": torn.start - 200,
+        "file": torn.start + 5000,
+        "last byte": torn.start + torn.size - 1,
+    }[where]
+    byte = os.pread(torn.segment.descriptor, 1, offset)
+    os.pwrite(torn.segment.descriptor, bytes([byte[0] ^ 1]), offset)
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.1"]
+
+
+def test_a_record_of_an_earlier_lap_is_none_of_this_one(tmp_path: Path):
+    ahead = make(tmp_path, segments=1)
+    ahead.done([keep(ahead, content(number), number) for number in (1, 2, 3)])
+    ahead.rest()
+    keep(ahead, content(4), 4)
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.4"]
+
+
+def test_nothing_that_a_peer_sends_passes_for_a_record(tmp_path: Path):
+    ahead = make(tmp_path, segments=1)
+    first = keep(ahead, content(1), 1)
+    record = os.pread(first.segment.descriptor, 16384, 0)
+    ahead.done([first])
+    ahead.rest()
+    # at every page of what it sends there is a whole record, as it would have been written a lap before
+    spoofing = keep(ahead, (bytes(4096) + record) * 10, 2)
+    ahead.done([spoofing])
+    ahead.rest()
+    keep(ahead, content(3), 3)
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.3"]
+
+
+def test_where_there_is_no_room_nobody_is_told(tmp_path: Path):
+    ahead = make(tmp_path)
+    ahead.prepare()
+    places = [keep(ahead, content(number, SIZE // 3), number) for number in range(1, 5)]
+    told: list[object] = []
+    assert not ahead.keep(arrival(content(5, SIZE // 3)), (content(5, SIZE // 3),), told.append)
+    assert not ahead.keep(arrival(content(6, SIZE)), (content(6, SIZE),), told.append)
+    assert told == []
+    ahead.done(places[:2])  # the first segment begins a new lap
+    keep(ahead, content(7, SIZE // 3), 7)
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.3", "1.2.4", "1.2.7"]
+
+
+def test_no_more_segments_are_made_than_may_be(tmp_path: Path):
+    ahead = make(tmp_path, segments=3)
+    for _ in range(6):
+        ahead.prepare()
+    assert len(list((tmp_path / "ahead").iterdir())) == 3
+    assert all(path.stat().st_size == SIZE for path in (tmp_path / "ahead").iterdir())
+    ahead.close()
+
+
+def test_a_living_process_keeps_its_segments(tmp_path: Path):
+    one = make(tmp_path)
+    keep(one, content(1))
+    other = make(tmp_path)
+    assert other.left == []
+    keep(other, content(2), 2)
+    one.close()
+    other.close()
+
+
+def test_a_segment_whose_maker_died_is_cleared_away(tmp_path: Path):
+    (tmp_path / "ahead").mkdir()
+    (tmp_path / "ahead" / "half").write_bytes(bytes(SIZE // 2))
+    ahead = make(tmp_path)
+    assert not (tmp_path / "ahead" / "half").exists()
+    ahead.close()
+
+
+def test_segments_of_another_size_are_read_and_then_cleared_away(tmp_path: Path):
+    ahead = make(tmp_path)
+    keep(ahead, content(1), 1)
+    forget(ahead)
+    other = Ahead(tmp_path / "ahead", Disk(tmp_path), segment_bytes=2 * SIZE, segments=2)
+    other.done([place for _, place in other.left])
+    other.close()
+    assert {path.stat().st_size for path in (tmp_path / "ahead").iterdir()} == {2 * SIZE}
+
+
+def test_a_failed_write_is_told_to_all_that_it_concerns_and_the_next_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ahead = make(tmp_path)
+    ahead.prepare()
+    before = keep(ahead, content(1), 1)
+
+    def failing(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    told: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", failing)
+        assert ahead.keep(arrival(content(2), 2), (content(2),), told.append)
+    assert isinstance(told[0], OutOfResources)
+    after = keep(ahead, content(3), 3)
+    assert after.segment is not before.segment
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.1", "1.2.3"]
+
+
+def test_short_writes_are_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = os.pwritev
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", lambda fd, parts, at: real(fd, [memoryview(parts[0])[:1000]], at))
+        ahead = make(tmp_path)
+        keep(ahead, content(1), 1)
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.1"]
+
+
+def test_STO_04_a_failed_sync_is_never_believed_nor_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ahead = make(tmp_path)
+    synced = []
+
+    def failing(descriptor: int) -> None:
+        synced.append(descriptor)
+        raise OSError(errno.EIO, "input/output error")
+
+    told: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing)
+        assert ahead.keep(arrival(content(1)), (content(1),), told.append)
+        assert isinstance(told[0], OutOfResources)
+    count = len(synced)
+    if ahead.keep(arrival(content(2)), (content(2),), told.append):
+        assert isinstance(told[1], OutOfResources)
+    assert len(synced) == count
+    forget(ahead)
+
+
+def test_those_that_come_together_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ahead = make(tmp_path)
+    real, gate, syncs = os.fdatasync, threading.Event(), []
+
+    def slow(descriptor: int) -> None:
+        syncs.append(descriptor)
+        gate.wait(60)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    told: list[object] = []
+    threads = [
+        threading.Thread(target=lambda n=n: ahead.keep(arrival(content(n), n), (content(n),), told.append))
+        for n in range(8)
+    ]
+    threads[0].start()
+    while not syncs:
+        threads[0].join(0.01)
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join()
+    assert told == []
+    gate.set()
+    threads[0].join()
+    assert len(told) == 8
+    assert len(syncs) == 2
+    forget(ahead)
+    assert sorted(left(tmp_path)) == [f"1.2.{n}" for n in range(8)]
+
+
+def test_what_can_have_no_row_is_set_aside_for_a_person(tmp_path: Path):
+    ahead = make(tmp_path)
+    one = arrival(content(1))
+    place = keep(ahead, content(1))
+    path = ahead.set_aside(one, place)
+    assert path.read_bytes() == content(1)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    ahead.done([place])
+    ahead.close()
+    again = make(tmp_path)
+    assert again.left == []
+    assert path.exists()
+    again.close()
+
+
+def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ahead, files = make(tmp_path), Files(tmp_path / "files")
+    one, place = arrival(content(1)), keep(ahead, content(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sendfile", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space")))
+        with pytest.raises(OutOfResources):
+            files.copy([place.source(one.sha256)])
+    assert list((files.folder / ".new").iterdir()) == []
+    assert not files.path(one.sha256).exists()
+    files.copy([place.source(one.sha256)] * 2)
+    assert files.verify(one.sha256)
+    assert list((files.folder / ".new").iterdir()) == []
+    ahead.close()
