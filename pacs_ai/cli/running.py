@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs_ai import lean
 from pacs_ai.cli.session import Session, pass_session
 from pacs_ai.cli.words import WRONG, Plain, example
 
@@ -29,6 +30,7 @@ def run(session: Session, process: str | None, device: str | None, supervisor: i
     Without PROCESS the whole node: it starts, watches and restarts its processes. With one of them named, that
     process alone, for hosts that share the work by one PostgreSQL database.
     """
+    lean.leave_out(process)
     from pacs_ai import log, node
 
     if device is not None and process != "infer":
