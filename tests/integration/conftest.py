@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import free_ports
 import numpy as np
 import pytest
 from keeping_peer import KeepingPeer
@@ -82,6 +83,12 @@ def make_instances(tmp_path: Path) -> Callable[..., list[Outgoing]]:
         return found
 
     return make
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback port on which nobody listens."""
+    return free_ports.free_port()
 
 
 @pytest.fixture
