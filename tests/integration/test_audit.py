@@ -19,6 +19,7 @@ from running_node import until
 from stations import BACKOFF, ME, Clock
 
 from pacs_ai import tls
+from pacs_ai.credentials import calling
 from pacs_ai.audit import tally
 from pacs_ai.audit.auditor import Auditor, AuditThread
 from pacs_ai.audit.events import Teller
@@ -527,7 +528,7 @@ def contexts(authority):
     def given(one):
         return Tls(certificate_file=one.certificate, key_file=one.key, trusted_file=authority.trusted)
 
-    return tls.client_context(given(node)), tls.server_context(given(sink))
+    return calling(given(node)), tls.server_context(given(sink))
 
 
 @pytest.mark.parametrize("rude", [False, True])
