@@ -106,13 +106,13 @@ def postgres() -> Iterator[str]:
             yield f"postgresql+psycopg://pacs_ai@/{{}}?host={folder}"
         finally:
             server.send_signal(signal.SIGINT)  # the fast shutdown: ends sessions
-            server.wait(30)
+            server.wait(60)
     finally:
         shutil.rmtree(folder)
 
 
 def _await_postgres(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             psycopg.connect(host=str(folder), user="pacs_ai", dbname="postgres").close()

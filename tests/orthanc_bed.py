@@ -67,7 +67,7 @@ class Orthanc:
         """End Orthanc; what it stored stays."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.communicate(timeout=30)
+            self._process.communicate(timeout=60)
             self._process = None
 
     @property

@@ -95,7 +95,7 @@ def free_port() -> int:
 def wait_until() -> Callable[..., None]:
     """Poll a condition with a deadline."""
 
-    def wait(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> None:
+    def wait(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> None:
         deadline = time.monotonic() + seconds
         pause = threading.Event()
         while not condition():

@@ -19,12 +19,12 @@ from running_node import until
 from stations import BACKOFF, ME, Clock
 
 from pacs_ai import tls
-from pacs_ai.credentials import calling
 from pacs_ai.audit import tally
 from pacs_ai.audit.auditor import Auditor, AuditThread
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import AuditFile, Repository
+from pacs_ai.credentials import calling
 from pacs_ai.dicom.arrival import AssociationInfo, Refusal
 from pacs_ai.errors import OutOfResources, Reason, Unavailable
 from pacs_ai.network_sections import Tls
@@ -513,7 +513,7 @@ class Sink:
     def close(self):
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        self._thread.join(30)
+        self._thread.join(60)
 
 
 @pytest.fixture(scope="module")

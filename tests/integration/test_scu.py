@@ -412,7 +412,7 @@ class Hostile:
                 conn.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
-        self._thread.join(10)
+        self._thread.join(60)
         for conn in self._connections:
             conn.close()
         assert not self._thread.is_alive()
