@@ -7,6 +7,8 @@
 #   MODELS       folder of installed models, demo and viewer  (pacs-ai-data/models)
 #   OUT          where `make demo` leaves its results         (demo-out)
 #   LIMIT        seconds that `make prove` may take           (19 minutes)
+#   TESTS        which tests `make test` runs                  (tests)
+#   WORKERS      how many of them at a time; many wait         (3)
 #   PROFILE      what `make viewer` has the node send         (ohif)
 
 PYTHON ?= python3
@@ -18,13 +20,14 @@ OUT ?= demo-out
 LIMIT ?=
 PROFILE ?= ohif
 TESTS ?= tests
-#: tests that measure no time and share nothing, and may run two at a time
-APART := tests/unit tests/conformance tests/docs $(patsubst %,tests/integration/test_%.py,bundle_run declared_bundles \
-	lung nnunet_agreement phantom real_pictures real_series zoo_bundles)
+WORKERS ?= 3
+#: tests that measure time and memory: they run after all others, and no more of them at a time than there are processors
+MEASURING := tests/rows tests/prove tests/integration/test_receive_guard.py tests/integration/test_scu.py
 
 BIN := .venv/bin
 SHOWN = $(if $(READING),--reading "$(READING)") $(if $(MODELS),--models "$(MODELS)")
 PYTEST := $(BIN)/python -m pytest --durations=15
+BESIDE := $(PYTEST) -m "not nightly" --dist loadfile
 
 export PYTHON PIP_OPTIONS
 
@@ -45,8 +48,11 @@ viewer: .venv/.installed  ## show a study's results in the OHIF viewer, until Ct
 
 test: .venv/.installed-dev  ## run the tests
 ifeq ($(TESTS),tests)
-	@first=0; OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not nightly" $(APART) || first=$$?; \
-	$(PYTEST) -m "not nightly" tests $(addprefix --ignore=,$(APART)) && exit $$first
+	@most=0; measuring=0; \
+	OMP_NUM_THREADS=1 $(BESIDE) -n $(WORKERS) tests $(addprefix --ignore=,$(MEASURING)) || most=$$?; \
+	OMP_NUM_THREADS=1 $(BESIDE) -n 2 $(MEASURING) || measuring=$$?; \
+	echo "Exit status of the tests that measure: $$measuring; of all others, above them: $$most"; \
+	exit $$((most > measuring ? most : measuring))
 else
 	$(PYTEST) -m "not nightly" $(TESTS)
 endif

@@ -91,6 +91,17 @@ class Receive(Section):
     grace_seconds: Seconds = 20.0
     """On stop, time for associations in progress to end."""
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports that are opened, by what they are called."""
+        found = {"port": self.port} if self.plain else {}
+        return found if self.tls_port is None else {**found, "TLS port": self.tls_port}
+
+    @property
+    def where(self) -> str:
+        """The ports that are opened, in words."""
+        return " and ".join(f"{name} {number}" for name, number in self.ports.items())
+
 
 class Tls(Section):
     """The node's certificate, for `receive.tls_port` and for peers with `tls = true` (TLS 1.2 and 1.3, PS3.15 B.12)."""
@@ -102,10 +113,16 @@ class Tls(Section):
     """PEM file: its private key, without a passphrase, readable by the node's user alone."""
     trusted_file: Path | None = None
     """PEM file: the authorities that peers' certificates must chain to, when they call and when they are called."""
+    revocation_list: Path | None = None
+    """PEM file: the revocation lists (CRLs) of these authorities. A peer whose certificate is on one is refused, and so
+    is every peer whose authority has no list here that still holds: have a script fetch it in time. Empty: none is
+    heeded."""
 
     @model_validator(mode="after")
     def _whole(self) -> Tls:
         files = (self.certificate_file, self.key_file, self.trusted_file)
+        if self.revocation_list and not any(files):
+            raise ValueError("revocation_list needs certificate_file, key_file and trusted_file")
         if any(files) and not all(files):
             raise ValueError("give all three: certificate_file, key_file and trusted_file")
         return self

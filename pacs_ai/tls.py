@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: TLS 1.2: forward secrecy and authenticated encryption only (RFC 9325 4.2). Those of TLS 1.3 are all of that kind.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-#: Bytes of one certificate file that are read.
-_LONGEST_FILE = 1_048_576
+#: Bytes of one certificate file that are read, and of a revocation list, which may name thousands.
+_LONGEST_FILE, _LONGEST_LIST = 1_048_576, 67_108_864
 #: Rounds of messages within which any handshake is over.
 _FLIGHTS = 8
 
@@ -83,6 +83,7 @@ def fault_words(error: ssl.SSLError) -> str:
 
 #: OpenSSL's reason, or a piece of it -> what it means.
 _ALERTS = {
+    "ALERT_CERTIFICATE_REVOKED": "it says that the node's certificate was revoked",
     "ALERT_CERTIFICATE_EXPIRED": "it says that the node's certificate is expired",
     "ALERT_UNKNOWN_CA": "it does not trust the authority that signed the node's certificate",
     "ALERT_CERTIFICATE_UNKNOWN": "it does not accept the node's certificate",
@@ -110,6 +111,8 @@ def _context(tls: Tls, protocol: int) -> ssl.SSLContext:
         context.load_verify_locations(trusted)
     except ssl.SSLError as error:
         raise UserError(f"tls.trusted_file {trusted} holds no certificate in PEM form") from error
+    if tls.revocation_list is not None:
+        _heed(context, tls.revocation_list)
     try:
         # Without a function a passphrase would be asked for on the terminal.
         context.load_cert_chain(certificate, key, password=_no_passphrase)
@@ -119,16 +122,31 @@ def _context(tls: Tls, protocol: int) -> ssl.SSLContext:
     return context
 
 
+def _heed(context: ssl.SSLContext, revocation_list: Path) -> None:
+    """Have peers refused whose certificate the list names, or whose authority has no list in it (RFC 5280 6.3)."""
+    try:
+        context.load_verify_locations(revocation_list)
+    except ssl.SSLError as error:
+        raise UserError(f"tls.revocation_list {revocation_list} holds no revocation list in PEM form") from error
+    if not context.cert_store_stats()["crl"]:
+        raise UserError(f"tls.revocation_list {revocation_list} holds no revocation list, only certificates")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
 def _files(tls: Tls) -> tuple[Path, Path, Path]:
     found = (tls.certificate_file, tls.key_file, tls.trusted_file)
     certificate, key, trusted = (Path() if path is None else path for path in found)
     if not tls.is_given:
         raise UserError("TLS needs [tls] with certificate_file, key_file and trusted_file in the configuration")
-    for name, path in (("certificate_file", certificate), ("key_file", key), ("trusted_file", trusted)):
+    wanted = {"certificate_file": certificate, "key_file": key, "trusted_file": trusted}
+    if tls.revocation_list is not None:
+        wanted["revocation_list"] = tls.revocation_list
+    for name, path in wanted.items():
+        longest = _LONGEST_LIST if name == "revocation_list" else _LONGEST_FILE
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(path.stat().st_mode)
-                if len(file.read(_LONGEST_FILE + 1)) > _LONGEST_FILE:
+                if len(file.read(longest + 1)) > longest:
                     raise UserError(f"tls.{name} {path} is too long for a certificate or key in PEM form")
         except OSError as error:
             raise UserError(f"tls.{name} {path} cannot be read: {error.strerror}") from error

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import resource
 import selectors
@@ -349,34 +350,33 @@ SCENES = {"idle": idle, "at once": at_once, "hostile": hostile, "long": long}
 
 # The receivers
 
+NODE = """
+[store]
+folder = {store}
+[receive]
+bind = "127.0.0.1"
+port = {port}
+max_associations = 3000
+max_associations_per_peer = 3000
+max_connections_per_address = 400
+network_seconds = 300
+answer_seconds = 300
+grace_seconds = 1
+"""
+
 
 def serve_node(port: int, folder: Path) -> None:
-    """Run the node's receiving side, its limits raised to what the scenes need."""
-    from pacs_ai.receive.connection import Bounds
-    from pacs_ai.receive.guard import Limits
-    from pacs_ai.receive.ingest import DurableIngest
-    from pacs_ai.receive.scp import Listen, Receiver
-    from pacs_ai.store import schema
+    """Become the node's receive process, its limits raised to what the scenes need."""
+    from pacs_ai.store import migrate
     from pacs_ai.store.database import Database
-    from pacs_ai.store.files import Files
-    from pacs_ai.store.index import Index
 
-    database = Database(f"sqlite:///{folder / 'bench.db'}")
-    schema.metadata.create_all(database.engine)
-    files = Files(folder / "files")
-    index = Index(database, files.path, "bench")
-    ingest = DurableIngest(files, index.record, note_ended=index.association_ended)
-    listen = Listen(
-        port=port,
-        maximum_associations=3000,
-        maximum_associations_per_peer=3000,
-        waiting=Limits(connections=1000, connections_per_address=400),
-        bounds=Bounds(network_seconds=300.0, answer_seconds=300.0),
-    )
-    receiver = Receiver(listen, ingest)
-    receiver.start()
-    until_terminated()
-    receiver.stop(1.0)
+    path = folder / "pacs-ai.toml"
+    path.write_text(NODE.format(store=json.dumps(str(folder / "store")), port=port), encoding="utf-8")
+    (folder / "store").mkdir(mode=0o700)
+    database = Database(f"sqlite:///{folder / 'store' / 'pacs_ai.sqlite'}")
+    migrate.upgrade(database)
+    database.close()
+    os.execv(sys.executable, [sys.executable, "-m", "pacs_ai", "--config", str(path), "run", "receive"])  # noqa: S606
 
 
 def serve_stock(port: int, folder: Path) -> None:

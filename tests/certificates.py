@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +57,19 @@ class Authority:
             *("-CAcreateserial", "-days", days, "-extfile", self._extensions(name, text), "-out", made.certificate),
         )
         return made
+
+    def revoke(self, *made: Certificate, hours: int = 24) -> Path:
+        """Write a list of what is revoked, the next of which is due in so many hours; returns its PEM file."""
+        index, path = self.folder / "index.txt", self.folder / f"{self.name}.crl"
+        index.write_text("")
+        settings = self._extensions("revoking", f"[ca]\ndefault_ca=own\n[own]\ndatabase={index}\ndefault_md=sha256\n")
+        signer = ("ca", "-config", settings, "-cert", self.own.certificate, "-keyfile", self.own.key)
+        for one in made:
+            openssl(*signer, "-revoke", one.certificate)
+        due = datetime.now(UTC) + timedelta(hours=hours)
+        dates = [f"{moment:%Y%m%d%H%M%SZ}" for moment in (due - timedelta(days=2), due)]
+        openssl(*signer, "-gencrl", "-crl_lastupdate", dates[0], "-crl_nextupdate", dates[1], "-out", path)
+        return path
 
     def _request(self, name: str) -> Certificate:
         made = Certificate(self.folder / f"{name}.pem", self.folder / f"{name}.key")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import sqlalchemy as sa
+import work_order
 from stations import Sender, Stations, WallClock
 
 from pacs_ai.store import clock, migrate, schema
@@ -24,6 +25,8 @@ from pacs_ai.store.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from xdist.remote import Producer
 
     from pacs_ai.store.enqueue import Source
 
@@ -33,6 +36,18 @@ SHARED = REPOSITORY.parent / "shared"
 
 _LOGGERS = (None, "pacs_ai", "pynetdicom", "pydicom", "py.warnings")
 _LEVELS = {name: logging.getLogger(name).level for name in _LOGGERS}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, where several run at a time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        work_order.first_the_longest(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> work_order.Together:
+    """Let modules that share a server run on one worker."""
+    return work_order.Together(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -91,13 +106,13 @@ def postgres() -> Iterator[str]:
             yield f"postgresql+psycopg://pacs_ai@/{{}}?host={folder}"
         finally:
             server.send_signal(signal.SIGINT)  # the fast shutdown: ends sessions
-            server.wait(30)
+            server.wait(60)
     finally:
         shutil.rmtree(folder)
 
 
 def _await_postgres(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             psycopg.connect(host=str(folder), user="pacs_ai", dbname="postgres").close()

@@ -71,7 +71,7 @@ class KeepingPeer:
         """Return where the instance is kept."""
         return self.folder / f"{sop_instance_uid}.dcm"
 
-    def wait_for(self, count: int, seconds: float = 30.0) -> list[str]:
+    def wait_for(self, count: int, seconds: float = 60.0) -> list[str]:
         """Return `stored` as soon as it holds `count` instances; AssertionError after `seconds`."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.stored) >= count, seconds), (

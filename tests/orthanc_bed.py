@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,21 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from free_ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START = REPOSITORY / "orthanc-test" / "start.py"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return loopback ports that are free now, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 class Orthanc:
@@ -47,7 +38,7 @@ class Orthanc:
 
     def __init__(self, folder: Path, *, autoroute: bool = True, stable_seconds: int = 1) -> None:
         self.folder = folder
-        self.dicom_port, self.http_port, self.node_port = free_ports(3)
+        self.dicom_port, self.http_port, self.node_port = free_port(), free_port(), free_port()
         self._options = ["--stable-seconds", str(stable_seconds), *([] if autoroute else ["--no-autoroute"])]
         self._process: subprocess.Popen[str] | None = None
 
@@ -76,7 +67,7 @@ class Orthanc:
         """End Orthanc; what it stored stays."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.communicate(timeout=30)
+            self._process.communicate(timeout=60)
             self._process = None
 
     @property

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from free_ports import free_port
 
 from pacs_ai import config
 from pacs_ai.deliver import scu
@@ -43,13 +44,6 @@ _QUICK: Mapping[str, Mapping[str, Any]] = {
     "deliver": {"first_backoff_seconds": 0.3, "longest_backoff_seconds": 1.0},
     "infer": {"devices": ["cpu"]},
 }
-
-
-def free_port() -> int:
-    """Return a loopback port that is free now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def until(

@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pacs_ai import loop, tls
+from pacs_ai import loop
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import FILE, REPOSITORY, AuditFile, Repository
+from pacs_ai.credentials import calling
 from pacs_ai.errors import Transient
 from pacs_ai.store import spool, trail
 
@@ -64,9 +65,8 @@ def taker_names(config: Config) -> list[str]:
 def repository(config: Config) -> Repository:
     """Return the repository that the configuration names; UserError where the node's certificate is faulty."""
     audit = config.audit
-    context = tls.client_context(config.tls)
     name = audit.repository_name or audit.address[0]
-    return Repository(context, audit.address, name, audit.repository_seconds, envelope())
+    return Repository(calling(config.tls), audit.address, name, audit.repository_seconds, envelope())
 
 
 def takers(config: Config) -> list[Taker]:

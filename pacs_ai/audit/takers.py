@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pacs_ai.audit.syslog import Envelope
+    from pacs_ai.credentials import Credentials
     from pacs_ai.store.trail import Event
 
 FILE, REPOSITORY = "file", "repository"
@@ -111,8 +112,8 @@ class Repository:
 
     Parameters
     ----------
-    context
-        As `pacs_ai.tls.client_context` makes it.
+    credentials
+        What the node shows; see `pacs_ai.credentials.calling`.
     address
         Host and port.
     certificate_name
@@ -125,13 +126,13 @@ class Repository:
 
     def __init__(
         self,
-        context: ssl.SSLContext,
+        credentials: Credentials,
         address: tuple[str, int],
         certificate_name: str,
         seconds: float,
         envelope: Envelope,
     ) -> None:
-        self._context = context
+        self._credentials = credentials
         self._address = address
         self._certificate_name = certificate_name
         self._seconds = seconds
@@ -152,10 +153,11 @@ class Repository:
     @contextmanager
     def _connection(self) -> Iterator[ssl.SSLSocket]:
         where = f"audit repository at {self._address[0]}:{self._address[1]}"
+        self._credentials.renew()
         try:
             with (
                 socket.create_connection(self._address, timeout=self._seconds) as plain,
-                self._context.wrap_socket(plain, server_hostname=None) as connection,
+                self._credentials.context().wrap_socket(plain, server_hostname=None) as connection,
             ):
                 self._prove(connection, where)
                 yield connection

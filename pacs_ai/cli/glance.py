@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.cli.session import Session
     from pacs_ai.config import Config
+    from pacs_ai.credentials import Worry
     from pacs_ai.store.concerns import Concern
     from pacs_ai.store.database import Connection
     from pacs_ai.store.processes import ProcessView
@@ -86,6 +87,7 @@ class Look:
     disk: Disk | None
     concerns: list[Concern] = field(default_factory=list)
     audit: list[Standing] = field(default_factory=list)
+    certificates: list[Worry] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
 
     def as_table(self) -> dict[str, Any]:
@@ -112,11 +114,13 @@ class Look:
 
 def take(session: Session) -> Look:
     """Look at the node's database and data folder."""
+    from pacs_ai import credentials
     from pacs_ai.models.registry import Registry
 
     config = session.config
     with session.reading() as connection:
         look = _read(config, session.place, connection)
+    look.certificates = [*credentials.worries(config.tls)]
     look.broken = Registry.of(config).broken
     look.troubles = [*_troubles(config, look)]
     return look
@@ -171,6 +175,8 @@ def _troubles(config: Config, look: Look) -> Iterator[Trouble]:
             f"{_room(look.disk)}: what peers send is refused (0xA700)",
             "make room, or lower store.min_free_gb and store.min_free_percent",
         )
+    for worry in look.certificates:
+        yield Trouble("[tls]", worry.words, worry.advice)
     for name, reason in look.broken.items():
         yield Trouble(f"pipeline {name}", f"is broken: {reason}", "see `pacs-ai doctor`")
     yield from _destination_troubles(look)

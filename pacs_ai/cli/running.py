@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs_ai import lean
 from pacs_ai.cli.session import Session, pass_session
 from pacs_ai.cli.words import WRONG, Plain, example
 
@@ -29,6 +30,7 @@ def run(session: Session, process: str | None, device: str | None, supervisor: i
     Without PROCESS the whole node: it starts, watches and restarts its processes. With one of them named, that
     process alone, for hosts that share the work by one PostgreSQL database.
     """
+    lean.leave_out(process)
     from pacs_ai import log, node
 
     if device is not None and process != "infer":
@@ -109,25 +111,27 @@ def _refuse_taken_port(config: Config) -> None:
     """Say at once what the listening process would say again and again."""
     receive = config.receive
     kind = socket.AF_INET6 if ":" in receive.bind else socket.AF_INET
-    with socket.socket(kind, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((receive.bind, receive.port))
-        except OSError as error:
-            advice = {
-                errno.EADDRINUSE: "this node runs already (pacs-ai status), or another program has the port: "
-                "set another receive.port",
-                errno.EACCES: "ports below 1024 need a privilege: set another receive.port",
-                errno.EADDRNOTAVAIL: "this machine has no such address: correct receive.bind",
-            }.get(error.errno or 0, error.strerror or "the operating system refused")
-            raise Plain(f"cannot listen on {receive.bind} port {receive.port}: {advice}", WRONG) from error
+    for name, number in receive.ports.items():
+        key = "receive.port" if name == "port" else "receive.tls_port"
+        with socket.socket(kind, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((receive.bind, number))
+            except OSError as error:
+                advice = {
+                    errno.EADDRINUSE: "this node runs already (pacs-ai status), or another program has the port: "
+                    f"set another {key}",
+                    errno.EACCES: f"ports below 1024 need a privilege: set another {key}",
+                    errno.EADDRNOTAVAIL: "this machine has no such address: correct receive.bind",
+                }.get(error.errno or 0, error.strerror or "the operating system refused")
+                raise Plain(f"cannot listen on {receive.bind} {name} {number}: {advice}", WRONG) from error
 
 
 def _announce(config: Config, place: str) -> None:
     receive = config.receive
     titles = " or ".join(receive.ae_titles)
     click.echo(f"{config.node.name}: configuration {place}")
-    click.echo(f"  receives DICOM on {receive.bind} port {receive.port}, called {titles}, from {_callers(config)}")
+    click.echo(f"  receives DICOM on {receive.bind} {receive.where}, called {titles}, from {_callers(config)}")
     click.echo(f"  keeps its data in {config.store.folder.resolve()}")
     if not config.route:
         click.echo("  has no [[route]]: what arrives is kept, but nothing is analysed")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai import tls
+from pacs_ai.credentials import calling
 from pacs_ai.errors import Unavailable, UserError
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ def _secured(plain: socket.socket, remote: Remote) -> socket.socket:
     name = remote.certificate_name or remote.host
     try:
         plain.settimeout(remote.connect_seconds)  # of the handshake as a whole
-        context = tls.client_context(remote.tls)
-        sock = context.wrap_socket(plain, server_hostname=remote.host or None)
+        credentials = calling(remote.tls)
+        credentials.renew()
+        sock = credentials.context().wrap_socket(plain, server_hostname=remote.host or None)
         certificate = sock.getpeercert() or {}
         if tls.bears(certificate, name):
             return sock

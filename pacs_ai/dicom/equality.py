@@ -2,8 +2,7 @@
 
 The same are two that differ only in transfer syntax, group lengths, padding and file meta information (DESIGN: once).
 Values are compared as bytes in little endian order, so nothing is decoded and no value is too odd to compare. Where
-the pixel data are encoded differently only their decoded samples can tell: `compare_pixels`, which runs decoders over
-bytes of strangers and is therefore called in a worker's child process only.
+the pixel data are encoded differently only their decoded samples can tell: `pacs_ai.dicom.pixel_equality`.
 """
 
 from __future__ import annotations
@@ -13,15 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pydicom
 from pydicom.datadict import dictionary_VR
-from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from pacs_ai.dicom import part10
 from pacs_ai.dicom.attributes import DEFLATED, inflate
-from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.dicom.structure import (
     ITEM,
     ITEM_DELIMITATION,
@@ -72,21 +67,6 @@ def compare(a: Path, b: Path) -> Sameness:
         One of them is no whole DICOM file.
     """
     return _compare_data_sets(_parse_file(a), _parse_file(b))
-
-
-def compare_pixels(a: Path, b: Path) -> bool:
-    """Tell whether the decoded samples of two files are equal, colours as RGB; only in a worker's child process.
-
-    Raises
-    ------
-    NotUnderstood
-        The pixel data of one of them cannot be decoded.
-    """
-    try:
-        samples_a, samples_b = (pixel_array(pydicom.dcmread(path)) for path in (a, b))
-    except (*READING_FAULTS, RuntimeError, MemoryError) as fault:
-        raise NotUnderstood("the pixel data cannot be decoded, so they cannot be compared") from fault
-    return samples_a.dtype == samples_b.dtype and np.array_equal(samples_a, samples_b)
 
 
 # -- what is compared
@@ -270,4 +250,7 @@ def _swapped(vr: bytes, raw: bytes) -> bytes:
     size = _WORD_BYTES.get(vr, 1)
     if size == 1 or len(raw) % size:
         return raw
-    return np.frombuffer(raw, dtype=f">u{size}").astype(f"<u{size}").tobytes()
+    swapped = bytearray(len(raw))
+    for place in range(size):
+        swapped[place::size] = raw[size - 1 - place :: size]
+    return bytes(swapped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pacs_ai import tls
+from pacs_ai import credentials
 from pacs_ai.dicom import contexts
 from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError, PipelineFault, UserError
@@ -35,7 +35,7 @@ def examine(config: Config) -> list[Finding]:
     registry = Registry.of(config)
     found = contradictions(config)
     found += [_broken(config, name, reason) for name, reason in registry.broken.items()]
-    found += [*_oddities(config)]
+    found += [*_dates(config), *_oddities(config)]
     if not any(finding.level is Level.FAULT for finding in found):
         names = ", ".join(registry.names())
         words = f"{len(config.route)} route(s), {len(config.peer)} peer(s), pipelines {names}: all fit together"
@@ -54,12 +54,9 @@ def _network_faults(config: Config) -> Iterator[Finding]:
         )
     except UserError as error:
         yield _fault("[receive]", str(error), "correct receive.transfer_syntaxes or receive.further_sop_classes")
-    if config.tls.is_given:
-        try:
-            tls.server_context(config.tls)
-            tls.client_context(config.tls)
-        except UserError as error:
-            yield _fault("[tls]", str(error), "make the files as docs/operations.md says")
+    for worry in credentials.worries(config.tls):
+        if worry.is_fault:
+            yield _fault("[tls]", worry.words, worry.advice)
 
 
 def _route_faults(route: Route, registry: Registry) -> Iterator[Finding]:
@@ -103,6 +100,12 @@ def _broken(config: Config, name: str, reason: str) -> Finding:
     if not routes:
         return Finding(Level.WARNING, AREA, f"pipeline {name}", reason, "no route uses it; repair or uninstall it")
     return _fault(f"pipeline {name}", reason, f"repair it; until then route {', '.join(routes)} refuses its jobs")
+
+
+def _dates(config: Config) -> Iterator[Finding]:
+    for worry in credentials.worries(config.tls):
+        if not worry.is_fault:
+            yield Finding(Level.WARNING, AREA, "[tls]", worry.words, worry.advice)
 
 
 def _oddities(config: Config) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai import __version__
-from pacs_ai.dicom.equality import compare_pixels
+from pacs_ai.dicom.pixel_equality import compare_pixels
 from pacs_ai.encode.provenance import Predecessor, Work
 from pacs_ai.errors import Conflict, PacsAiError, Refused, Transient
 from pacs_ai.infer.analysis import Steps, analyse, foreign_code

@@ -46,10 +46,10 @@ _BACKLOG = 1024
 
 @dataclass(frozen=True)
 class Port:
-    """A bound socket, and how TLS is spoken on it; None for not at all."""
+    """A bound socket, and what tells how TLS is spoken on it by now; None for not at all."""
 
     socket: socket.socket
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
 
 
 @dataclass
@@ -197,7 +197,7 @@ class Acceptor:
         connection = Connection(self, address)
         self._waiting[connection] = self._waiting_from[address][connection] = None
         opening = self._connections[connection] = _Opening(connected)
-        opening.task = self.loop.create_task(self._open(connection, opening, port.tls))
+        opening.task = self.loop.create_task(self._open(connection, opening, port.tls and port.tls()))
 
     async def _open(self, connection: Connection, opening: _Opening, tls: ssl.SSLContext | None) -> None:
         """Bring a connection to where it may speak; on the TLS port that is after the handshake."""

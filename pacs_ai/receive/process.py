@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pacs_ai.audit.tally import FIRST_SECONDS, Tally
+from pacs_ai.credentials import Credentials
 from pacs_ai.dicom import contexts
 from pacs_ai.errors import Transient, UserError
 from pacs_ai.receive import commitment
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 def run(config: Config, stop: threading.Event) -> None:
     """Listen until `stop` is set."""
-    with entered(config, "receive", f"port {config.receive.port}") as (database, owner):
+    credentials = None if config.receive.tls_port is None else Credentials(config.tls, server_context)
+    with entered(config, "receive", config.receive.where) as (database, owner):
         files = Files(config.store.folder / "files")
         index = Index(database, files.path, owner)
         tally = Tally(database)
@@ -52,13 +54,15 @@ def run(config: Config, stop: threading.Event) -> None:
             note_opened=tally.opened,
             note_ended=ended,
         )
-        settings = listen(config, files, commitment.services(config, database, owner))
+        settings = listen(config, files, commitment.services(config, database, owner), credentials)
         receiver = Receiver(replace(settings, on_refusal=tally.refused), ingest)
         receiver.start()
         beat_at = time.monotonic()
         try:
             while not stop.wait(FIRST_SECONDS):
                 tally.write()
+                if credentials is not None:
+                    credentials.renew()
                 if time.monotonic() - beat_at >= BEAT_SECONDS:
                     beat_at = time.monotonic()
                     with suppress(Transient):
@@ -77,8 +81,10 @@ def _ahead(config: Config, files: Files) -> Ahead | None:
     return Ahead(config.store.folder / "ahead", files.disk, segment_bytes=segment_bytes, segments=SEGMENTS)
 
 
-def listen(config: Config, files: Files, services: Services = MappingProxyType({})) -> Listen:
-    """Return the listener's settings, with what it serves beside storing."""
+def listen(
+    config: Config, files: Files, services: Services = MappingProxyType({}), credentials: Credentials | None = None
+) -> Listen:
+    """Return the listener's settings, with what it serves beside storing; credentials where there is a TLS port."""
     receive = config.receive
     return Listen(
         bind=receive.bind,
@@ -106,7 +112,7 @@ def listen(config: Config, files: Files, services: Services = MappingProxyType({
         reuse_port=receive.processes > 1,
         has_free_space=FreeSpace(config, files),
         plain=receive.plain,
-        tls=None if receive.tls_port is None else server_context(config.tls),
+        tls=None if credentials is None else credentials.context,
         tls_port=receive.tls_port,
         services=services,
         certificate_names={peer.ae_title: peer.certificate_name for peer in config.peer if peer.certificate_name},

@@ -77,7 +77,8 @@ class Listen:
     has_free_space
         Asked before each instance; False answers "out of resources" and keeps nothing of it.
     tls, tls_port
-        How TLS is spoken on a second port; None for no such port. Port 0 takes a free one (`Receiver.tls_port`).
+        What tells how TLS is spoken by now, on a second port; None for no such port. Port 0 takes a free one
+        (`Receiver.tls_port`).
     certificate_names
         Calling AE title -> the name that its certificate must bear, for callers by TLS; others may bear any.
     plain
@@ -102,7 +103,7 @@ class Listen:
     maximum_associations_per_peer: int = 32
     reuse_port: bool = False
     has_free_space: Callable[[], bool] = always
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
     tls_port: int | None = None
     certificate_names: Mapping[str, str] = field(default_factory=dict)
     plain: bool = True

@@ -7,10 +7,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from free_ports import free_port
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage, RLELossless, SegmentationStorage
 from pynetdicom.dsutils import split_dataset
-from running_node import DEADLINE_SECONDS, RunningNode, free_port, peer_table
+from running_node import DEADLINE_SECONDS, RunningNode, peer_table
 
 from pacs_ai.deliver import scu
 from pacs_ai.deliver.association import Association

@@ -16,6 +16,8 @@ from pacs_ai.store import orders
 
 DEEDS = ("hang", "blow_up", "lie", "leave", "devour")
 TIME_LIMIT = 2.0
+#: What is to end in another way is given time for it on a busy machine.
+LIMITS, PATIENT = {"hang": TIME_LIMIT}, 60.0
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,10 @@ def node(make_node, pacs):
     return make_node(
         peer=[peer_table("pacs", pacs.ae_title, pacs.port)],
         pipeline=[{"name": "good", "use": "story"}, {"name": "shared", "use": "story", "settings": {"do": "share"}}]
-        + [{"name": deed, "use": "story", "settings": {"do": deed}, "timeout_seconds": TIME_LIMIT} for deed in DEEDS]
+        + [
+            {"name": deed, "use": "story", "settings": {"do": deed}, "timeout_seconds": LIMITS.get(deed, PATIENT)}
+            for deed in DEEDS
+        ]
         + [{"name": "absent", "use": "never-installed"}],
         route=[
             {"when": {"description": f"to {name}"}, "run": name, "deliver_to": ["pacs"]}

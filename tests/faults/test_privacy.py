@@ -15,8 +15,8 @@ from pathlib import Path
 
 import audit_schema as schema_of
 import pytest
-import running_node
 import sqlalchemy as sa
+from free_ports import free_port
 from running_node import RunningNode, descendants, peer_table
 
 from pacs_ai.deliver import scu
@@ -46,7 +46,7 @@ def node(tmp_path_factory, plugins, make_peer, scratch):
         patched.setenv("TMPDIR", str(scratch))
         made = RunningNode(
             tmp_path_factory.mktemp("marker") / "node",
-            peer=[peer_table("pacs", pacs.ae_title, pacs.port), peer_table("gone", "GONE", running_node.free_port())],
+            peer=[peer_table("pacs", pacs.ae_title, pacs.port), peer_table("gone", "GONE", free_port())],
             pipeline=[{"name": "good", "use": "story"}, *bad, {"name": "absent", "use": "never-installed"}],
             route=[
                 {

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import free_ports
 import numpy as np
 import pytest
 from keeping_peer import KeepingPeer
@@ -85,10 +86,16 @@ def make_instances(tmp_path: Path) -> Callable[..., list[Outgoing]]:
 
 
 @pytest.fixture
+def free_port() -> int:
+    """A loopback port on which nobody listens."""
+    return free_ports.free_port()
+
+
+@pytest.fixture
 def wait_until() -> Callable[..., None]:
     """Poll a condition with a deadline."""
 
-    def wait(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> None:
+    def wait(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> None:
         deadline = time.monotonic() + seconds
         pause = threading.Event()
         while not condition():

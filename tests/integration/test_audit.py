@@ -24,6 +24,7 @@ from pacs_ai.audit.auditor import Auditor, AuditThread
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import AuditFile, Repository
+from pacs_ai.credentials import calling
 from pacs_ai.dicom.arrival import AssociationInfo, Refusal
 from pacs_ai.errors import OutOfResources, Reason, Unavailable
 from pacs_ai.network_sections import Tls
@@ -512,7 +513,7 @@ class Sink:
     def close(self):
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        self._thread.join(30)
+        self._thread.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -527,7 +528,7 @@ def contexts(authority):
     def given(one):
         return Tls(certificate_file=one.certificate, key_file=one.key, trusted_file=authority.trusted)
 
-    return tls.client_context(given(node)), tls.server_context(given(sink))
+    return calling(given(node)), tls.server_context(given(sink))
 
 
 @pytest.mark.parametrize("rude", [False, True])

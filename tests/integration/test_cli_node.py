@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
+from free_ports import free_port
 from keeping_peer import KeepingPeer
 from pydicom import dcmread
-from running_node import RunningNode, free_port, peer_table
+from running_node import RunningNode, peer_table
 
 from pacs_ai.cli import main
 from pacs_ai.states import JobState

@@ -92,8 +92,8 @@ def test_a_commit_rings_the_bell_of_others(database):
     ring = threading.Timer(0.2, lambda: processes.register(other, "somebody", "test"))
     ring.start()
     begin = time.monotonic()
-    assert bell.wait(20, STOP)
-    assert time.monotonic() - begin < 10
+    assert bell.wait(120, STOP)
+    assert time.monotonic() - begin < 60
     ring.join()
     other.close()
     bell.close()
@@ -114,7 +114,7 @@ def test_many_commits_while_nobody_waited_are_one_ring(database):
     processes.register(database, "somebody", "test")
     for _ in range(20):
         processes.seen(database, "somebody")
-    assert bell.wait(5, STOP)
+    assert bell.wait(60, STOP)
     rings = sum(bell.wait(0.1, STOP) for _ in range(5))
     assert rings <= 1  # PostgreSQL may bring the last ones a moment later
     bell.close()
@@ -124,8 +124,8 @@ def test_a_stop_ends_the_wait(database):
     bell, stop = database.bell(), threading.Event()
     threading.Timer(0.1, stop.set).start()
     begin = time.monotonic()
-    assert not bell.wait(30, stop)
-    assert time.monotonic() - begin < 10
+    assert not bell.wait(120, stop)
+    assert time.monotonic() - begin < 60
     bell.close()
 
 
@@ -173,7 +173,7 @@ def test_STO_09_connections_that_the_server_ended_are_opened_anew(migrated_postg
     with other.engine.connect() as connection:
         connection.exec_driver_sql(ended)
     processes.seen(database, ME)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not bell.wait(0.2, STOP):
         assert time.monotonic() < deadline
         processes.seen(other, ME)

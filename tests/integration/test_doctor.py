@@ -38,13 +38,6 @@ Config = configuration.Config
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@pytest.fixture
 def make_config(tmp_path, free_port) -> Callable[..., Config]:
     """Make a configuration on loopback; keyword arguments are further tables."""
 

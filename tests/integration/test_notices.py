@@ -286,7 +286,7 @@ def test_the_courier_makes_and_delivers_it(stations, files, config, work, keepin
         return "sent" in stations.deliveries()
 
     wait_until(delivered, what="the notice in the PACS")
-    courier.join(10)
+    courier.join(60)
     (uid,) = keeping_peer.stored
     ds = dcmread(keeping_peer.path(uid))
     assert any("3 of 120 slices are missing" in text for text in texts(ds))

@@ -77,12 +77,12 @@ def associate(
     port: int, *pairs: tuple[str, str], calling: str = "SENDER", called: str = "PACS_AI", **kwargs: object
 ) -> Association:
     ae = AE(ae_title=calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
     proposed = [*contexts.needed(pairs), contexts.verification_context()]
     return ae.associate("127.0.0.1", port, contexts=proposed, ae_title=called, max_pdu=131072, **kwargs)
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
@@ -264,7 +264,7 @@ def test_dcmtk_sends_real_files_of_every_encoding_as_they_are(node: Node, shared
     address = ["127.0.0.1", str(node.receiver.port)]
     for path in paths:  # one each: all bear the same SOP Instance UID
         subprocess.run(
-            ["dcmsend", "-aec", "PACS_AI", "--decompress-never", *address, path], check=True, timeout=30, env=DCMTK
+            ["dcmsend", "-aec", "PACS_AI", "--decompress-never", *address, path], check=True, timeout=60, env=DCMTK
         )
     assert [arrival.transfer_syntax_uid for arrival in node.arrivals] == list(real)
     for arrival, path in zip(node.arrivals, paths, strict=True):  # dcmsend pads anew, but leaves pixels alone
@@ -489,20 +489,20 @@ def test_an_end_that_cannot_be_noted_is_noted_later(node: Node):
 def test_NET_20_stop_waits_for_what_is_under_way_and_aborts_the_rest(make_node: Callable[..., Node]):
     node = make_node()
     gate = threading.Event()
-    node.fault = lambda arrivals: gate.wait(10) and None
+    node.fault = lambda arrivals: gate.wait(60) and None
     busy, idle = node.associate(CT), node.associate()
     answers: list[Dataset] = []
     sender = threading.Thread(target=lambda: answers.append(busy.send_c_store(small_ct())))
     sender.start()
     until(node.stored_paths)
-    stopper = threading.Thread(target=node.receiver.stop, args=(10.0,))
+    stopper = threading.Thread(target=node.receiver.stop, args=(60.0,))
     stopper.start()
     until(lambda: not idle.is_established)
     assert busy.is_established
     gate.set()
     sender.join()
     assert answers[0].Status == status.SUCCESS
-    stopper.join(10)
+    stopper.join(60)
     assert not stopper.is_alive()
     until(lambda: not busy.is_established)
     assert sorted(released for _, released in node.ended) == [False, False]
@@ -537,7 +537,7 @@ def test_two_receivers_share_a_port(make_node: Callable[..., Node]):
 def test_NET_15_a_slow_commit_does_not_let_requests_pile_up(node: Node):
     """A peer that pipelines requests is read no faster than it is answered."""
     gate = threading.Event()
-    node.fault = lambda arrivals: gate.wait(10) and None
+    node.fault = lambda arrivals: gate.wait(60) and None
     assoc = node.associate(CT)
     context = assoc.accepted_contexts[0]
     for number in range(20):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ABORT, REJECT, ACCEPT = 0x07, 0x03, 0x02
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
@@ -129,7 +129,7 @@ def answer(connection: socket.socket) -> bytes:
         return b""
 
 
-def is_closed(connection: socket.socket, seconds: float = 10.0) -> bool:
+def is_closed(connection: socket.socket, seconds: float = 60.0) -> bool:
     connection.settimeout(seconds)
     try:
         return connection.recv(1) == b""
@@ -148,7 +148,7 @@ def echo_seconds(receiver: Receiver) -> float:
     """Return how long a C-ECHO takes, from connecting to the answer."""
     started = time.monotonic()
     ae = AE(ae_title="ECHOER")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
     assoc = ae.associate("127.0.0.1", receiver.port, contexts=[build_context(Verification)], ae_title="PACS_AI")
     assert assoc.is_established
     assert assoc.send_c_echo().Status == 0x0000

@@ -362,14 +362,6 @@ def test_a_300_slice_ct_goes_out_at_more_than_80_instances_a_second(storescp, ma
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A loopback port on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@pytest.fixture
 def make_scp() -> Iterator[Callable[..., int]]:
     """Start a pynetdicom SCP with a C-STORE handler of the test's own; return its port."""
     servers = []
@@ -420,7 +412,7 @@ class Hostile:
                 conn.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
-        self._thread.join(10)
+        self._thread.join(60)
         for conn in self._connections:
             conn.close()
         assert not self._thread.is_alive()

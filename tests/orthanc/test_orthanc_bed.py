@@ -257,7 +257,7 @@ def test_the_script_ends_cleanly_and_takes_orthanc_with_it(tmp_path, orthanc_ser
             break
     http_port = int(next(words[1] for words in lines if words[0] == "REST").rstrip("/").rsplit(":", 1)[1])
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", http_port), timeout=5)

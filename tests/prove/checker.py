@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -237,13 +238,20 @@ def _references(store: Store, journals: Journals) -> Iterator[str]:
         own[row["job_id"]].add(row["sop_instance_uid"])
     every = {row["sop_instance_uid"] for row in store.rows["result"]}  # a report cites its predecessor's
     for row in store.rows["result"]:
-        ds = pydicom.dcmread(store.files / row["sha256"][:2] / row["sha256"], stop_before_pixels=True)
-        named = {str(e.value) for e in ds.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+        patient, named = _references_in(store.files / row["sha256"][:2] / row["sha256"])
         if strange := named - series_of[row["job_id"]] - every:
             yield f"I7 result {row['id']} names {len(strange)} instances that its job did not read"
         whose = {patients[uid] for uid in named & patients.keys()}
-        if whose - {str(ds.PatientID)}:
+        if whose - {patient}:
             yield f"I7 result {row['id']} is of another patient than its images"
+
+
+@cache
+def _references_in(path: Path) -> tuple[str, frozenset[str]]:
+    """Return the patient and the instances that a result names; its path is its digest, which was checked before."""
+    ds = pydicom.dcmread(path, stop_before_pixels=True)
+    named = (str(element.value) for element in ds.iterall() if element.keyword == "ReferencedSOPInstanceUID")
+    return str(ds.PatientID), frozenset(named)
 
 
 def _journal(store: Store, journals: Journals) -> Iterator[str]:

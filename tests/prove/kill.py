@@ -19,7 +19,7 @@ PER_STORE = 400
 #: Cycles between two times when the node may come to rest and is checked.
 PER_CHECK = 60
 #: Mean times from the first work to the kill: half of them strike soon, half later.
-MEAN_SECONDS = (0.06, 0.25)
+MEAN_SECONDS = (0.04, 0.16)
 #: One kill in so many strikes while the node starts.
 EARLY = 8
 _MOST_OPEN = 12

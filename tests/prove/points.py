@@ -7,15 +7,15 @@ own points: killed when a response has arrived, when an object has arrived, and 
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from prove import bench, checker, kill, power, wire
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SLICES = 3
@@ -90,11 +90,20 @@ def run(
     """
     name = "H2 crash points, power cut" if cut else "H2 crash points"
     outcome, begin = kill.Outcome(name, 0), time.monotonic()
-    choice = random.Random(seed)
     made = bench.Bench(folder)
-    twin, calls = _twin(made, folder, cut, seed)
-    if bug:
-        made = bench.Bench(folder / "bug", bug)
+    place = _Place(made, cut, seed)
+    try:
+        twin, calls = _twin(made, place)
+        if bug:
+            made = bench.Bench(folder / "bug", bug)
+        _all(made, place, twin, calls, seconds, outcome, random.Random(seed), most, only)
+    finally:
+        place.close()
+    outcome.seconds = time.monotonic() - begin
+    return outcome
+
+
+def _all(made, place, twin, calls, seconds, outcome, choice, most, only) -> None:
     points = [{"kill": k + 1, "after": after} for k in range(len(calls)) for after in (False, True)]
     points = [p for p in points if not only or calls[p["kill"] - 1] in only] + ([] if only else PEERS)
     choice.shuffle(points)  # so that what a time limit leaves out is not always the same
@@ -106,69 +115,76 @@ def run(
         if time.monotonic() > until or outcome.violations:
             break
         where = calls[point["kill"] - 1] if "kill" in point else "peer"
-        found = _one(made, folder, cut, seed, point, twin, choice)
+        found = _one(made, place, point, twin, choice)
         outcome.violations += [f"{words} [{where} {point}]" for words in found]
         outcome.done += 1
-    outcome.seconds = time.monotonic() - begin
-    return outcome
 
 
 class _Place:
-    """A store with peers, on a plain folder or on one whose power can be cut; gone at the end."""
+    """A store, empty again and with peers of its own for each story; on a file system whose power can be cut, or not.
 
-    def __init__(self, made: bench.Bench, folder: Path, cut: bool, seed: int) -> None:
-        self.peers = made.new_peers(seed)
-        self.peers.begin_series(SLICES)
-        self.mount = power.Mount(self.peers.folder / "mount") if cut else None
-        self._plain = self.peers.folder / "store"
-        made.new_store(self.store)
+    Parameters
+    ----------
+    seed
+        Of the images: each story sends the same.
+    """
+
+    def __init__(self, made: bench.Bench, cut: bool, seed: int) -> None:
+        self._made, self._seed = made, seed
+        self.mount = power.Mount(made.folder / "mount") if cut else None
+        self._plain = None if cut else made.new_store()
         if self.mount is not None:
-            power.sync_tree(self.store)
+            made.new_store(self.store)
+            self.mount.keep()
 
     @property
     def store(self) -> Path:
         return self._plain if self.mount is None else self.mount.tree / "store"
 
-    def __enter__(self) -> Self:
-        return self
+    @contextmanager
+    def story(self) -> Iterator[bench.Peers]:
+        """Give the peers, one series to send, and an empty store."""
+        peers = self._made.new_peers(self._seed)
+        peers.begin_series(SLICES)
+        if self.mount is None:
+            self._made.renew_store(self.store)
+        else:
+            self.mount.reset()
+        try:
+            yield peers
+        finally:
+            peers.close()
 
-    def __exit__(self, *_: object) -> None:
-        self.peers.close()
+    def close(self) -> None:
+        """Unmount."""
         if self.mount is not None:
             self.mount.close()
-        shutil.rmtree(self.peers.folder)
 
 
-def _twin(made: bench.Bench, folder: Path, cut: bool, seed: int) -> tuple[dict[str, list[str]], list[str]]:
+def _twin(made: bench.Bench, place: _Place) -> tuple[dict[str, list[str]], list[str]]:
     """Tell the story without a kill; returns its results and its calls."""
-    with _Place(made, folder, cut, seed) as place:
-        calls = tell(made, place.store, place.peers, {})
-        made.settle(place.store, place.peers, SETTLE_SECONDS)
-        found = checker.violations(place.store, place.peers.journals)
+    with place.story() as peers:
+        calls = tell(made, place.store, peers, {})
+        made.settle(place.store, peers, SETTLE_SECONDS)
+        found = checker.violations(place.store, peers.journals)
         if found or calls is None:
             raise bench.Stuck(f"the story fails without any kill: {found} {made.tail()}")
         return checker.results_of(checker.Store(place.store)), calls
 
 
 def _one(
-    made: bench.Bench,
-    folder: Path,
-    cut: bool,
-    seed: int,
-    point: dict[str, Any],
-    twin: dict[str, list[str]],
-    choice: random.Random,
+    made: bench.Bench, place: _Place, point: dict[str, Any], twin: dict[str, list[str]], choice: random.Random
 ) -> list[str]:
-    with _Place(made, folder, cut, seed) as place:
+    with place.story() as peers:
         try:
-            tell(made, place.store, place.peers, point)
+            tell(made, place.store, peers, point)
             if place.mount is not None:
                 place.mount.cut(choice.getrandbits(32))
             found = checker.damaged_names(place.store)
-            made.settle(place.store, place.peers, SETTLE_SECONDS)
+            made.settle(place.store, peers, SETTLE_SECONDS)
         except bench.Stuck as stuck:
             return [f"I4 {stuck}"]
-        return found + checker.violations(place.store, place.peers.journals, twin)
+        return found + checker.violations(place.store, peers.journals, twin)
 
 
 def frozen(folder: Path, seed: int, bug: str = "") -> kill.Outcome:
@@ -176,8 +192,9 @@ def frozen(folder: Path, seed: int, bug: str = "") -> kill.Outcome:
     outcome, begin = kill.Outcome("H2 frozen worker", 1), time.monotonic()
     made = bench.Bench(folder, bug)
     try:
-        with _Place(made, folder, False, seed) as place:
-            outcome.violations += _freeze(made, place)
+        place = _Place(made, False, seed)
+        with place.story() as peers:
+            outcome.violations += _freeze(made, place.store, peers)
             outcome.done = 1
     except bench.Stuck as stuck:
         outcome.violations.append(f"I4 {stuck}")
@@ -185,18 +202,18 @@ def frozen(folder: Path, seed: int, bug: str = "") -> kill.Outcome:
     return outcome
 
 
-def _freeze(made: bench.Bench, place: _Place) -> list[str]:
-    sleeper = made.fork(place.store, place.peers, story="frozen")
+def _freeze(made: bench.Bench, store: Path, peers: bench.Peers) -> list[str]:
+    sleeper = made.fork(store, peers, story="frozen")
     other = None
     try:
         port = bench.port_of(sleeper)
-        for series in list(place.peers.unacked):
-            place.peers.send_series(port, series)
+        for series in list(peers.unacked):
+            peers.send_series(port, series)
         sleeper.say(do="go on")
         if sleeper.hear() is None:
             raise bench.Stuck(made.tail())
         sleeper.kill(signal.SIGSTOP)
-        other = made.fork(place.store, place.peers, story="takeover")
+        other = made.fork(store, peers, story="takeover")
         if bench.port_of(other) is None or other.hear() is None:
             raise bench.Stuck(made.tail())
         sleeper.kill(signal.SIGCONT)
@@ -208,5 +225,5 @@ def _freeze(made: bench.Bench, place: _Place) -> list[str]:
         for victim in (sleeper, other):
             if victim is not None:
                 victim.end()
-    made.settle(place.store, place.peers, 20.0)
-    return checker.violations(place.store, place.peers.journals)
+    made.settle(store, peers, 20.0)
+    return checker.violations(store, peers.journals)

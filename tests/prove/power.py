@@ -61,6 +61,15 @@ class Mount:
         self._say(f"cut {seed} {mode}")
         self.generation += 1
 
+    def keep(self) -> None:
+        """Make all durable that is there, and remember it."""
+        self._say("keep 0 0")
+
+    def reset(self) -> None:
+        """Bring back what `keep` remembers, all of it durable."""
+        self._say("reset 0 0")
+        self.generation += 1
+
     def fail(self, error: int, at: int = 1) -> None:
         """Have all writes, syncs and new files fail from the at-th on; 0 ends that."""
         self._say(f"fail {error} {at if error else 0}")
@@ -87,14 +96,6 @@ def mounted(folder: Path) -> Iterator[Mount]:
         mount.close()
 
 
-def sync_tree(folder: Path) -> None:
-    """Make everything in a folder durable, and the folder's own name."""
-    for path in (folder.parent, folder, *folder.rglob("*")):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
 def run(
     folder: Path, cuts: int, seed: int, seconds: float, *, bug: str = "", per_check: int = PER_CHECK
 ) -> kill.Outcome:
@@ -106,7 +107,7 @@ def run(
         peers = made.new_peers(choice.getrandbits(32))
         with mounted(folder / f"mount{outcome.done}") as mount:
             made.new_store(mount.tree / "store")
-            sync_tree(mount.tree / "store")
+            mount.keep()
             count = min(PER_STORE, cuts - outcome.done)
             _one_store(made, mount, peers, choice, outcome, count, begin + seconds, per_check)
         peers.close()

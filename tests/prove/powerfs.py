@@ -1,16 +1,19 @@
 """A file system in memory that forgets what was not synced when its power is cut (FUSE).
 
 A write is durable after fsync of its file, a name after fsync of its directory, and nothing else is: at a cut each
-unsynced write is lost, kept, or torn at 512 bytes, and each unsynced change of a name is lost or kept, at random and
-independently. No journal of a real file system is that cruel.
+unsynced write is lost, kept, or torn (any of its pages of 4 KiB is there or not, and one may end at any 512 bytes), and
+each unsynced change of a name is lost or kept, at random and independently. No journal of a real file system is that
+cruel.
 
 The tree is seen as ``<mount>/g<N>``, where N counts the cuts: after a cut every path is a new one, so that nothing the
 kernel has cached of the time before can be seen. Control is by writing to ``<mount>/.ctl``: ``cut SEED drop|random``;
-``fail ERRNO AT``: from the AT-th write, sync or new file on, all of them fail with ERRNO; ``fail 0 0`` ends that.
+``fail ERRNO AT``: from the AT-th write, sync or new file on, all of them fail with ERRNO; ``fail 0 0`` ends that;
+``keep 0 0``: all that is there is durable; ``reset 0 0``: the tree is what it was then.
 """
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import random
@@ -18,11 +21,14 @@ import re
 import stat
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mfusepy as fuse
 
-SECTOR = 512
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECTOR, PAGE = 512, 4096
 _GENERATION = re.compile(r"/g(\d+)(/.*)?")
 
 
@@ -33,7 +39,7 @@ class Node:
 
     def __init__(self, mode: int) -> None:
         self.mode, self.time = mode, time.time_ns()
-        self.content, self.durable = bytearray(), b""
+        self.content, self.durable = bytearray(), bytearray()
         self.log: list[tuple[int, bytes | None]] = []
         self.names: dict[str, Node] = {}
         self.durable_names: dict[str, Node] = {}
@@ -47,7 +53,9 @@ class Node:
         if self.is_folder:
             self.durable_names = dict(self.names)
         else:
-            self.durable, self.log = bytes(self.content), []
+            for offset, piece in self.log:
+                _apply(self.durable, offset, piece)
+            self.log = []
 
 
 class PowerFs(fuse.Operations):
@@ -56,7 +64,7 @@ class PowerFs(fuse.Operations):
     use_ns = True
 
     def __init__(self) -> None:
-        self.root = Node(stat.S_IFDIR | 0o755)
+        self.root = self._kept = Node(stat.S_IFDIR | 0o755)
         self.generation = 0
         self._open: dict[int, Node] = {}
         self._handles = 0
@@ -160,6 +168,11 @@ class PowerFs(fuse.Operations):
             verb, number, rest = piece.decode().split()
             if verb == "cut":
                 self.cut(int(number), rest)
+            elif verb == "keep":
+                _sync_all(self.root)
+                self._kept = copy.deepcopy(self.root)
+            elif verb == "reset":
+                self._again(copy.deepcopy(self._kept))
             else:
                 self._error, self._left = int(number), int(rest) - 1
             return len(piece)
@@ -177,6 +190,14 @@ class PowerFs(fuse.Operations):
         _cut_to(node.content, length)
         node.log.append((length, None))
         node.time = time.time_ns()
+        return 0
+
+    def fallocate(self, path: str, mode: int, offset: int, length: int, fh: int) -> int:
+        if mode:
+            raise fuse.FuseOSError(errno.EOPNOTSUPP)
+        self._may_fail()
+        if offset + length > len(self._open[fh].content):
+            self.truncate(path, offset + length, fh)
         return 0
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
@@ -213,8 +234,13 @@ class PowerFs(fuse.Operations):
         """Lose what was not synced: all of it (``drop``), or of it what chance has (``random``)."""
         choice = random.Random(seed)
         self._cut_folder(self.root, lambda: mode == "drop" or choice.random() < 0.5, choice)
-        self._open.clear()
         self.counts["cuts"] += 1
+        self._again(self.root)
+
+    def _again(self, root: Node) -> None:
+        """Show this tree, under another path than all that the kernel knows of."""
+        self.root = root
+        self._open.clear()
         self.generation += 1
 
     def _cut_folder(self, folder: Node, is_lost: Any, choice: random.Random) -> None:
@@ -238,20 +264,40 @@ class PowerFs(fuse.Operations):
                 self._cut_file(node, is_lost, choice)
 
     def _cut_file(self, node: Node, is_lost: Any, choice: random.Random) -> None:
-        content = bytearray(node.durable)
         for offset, piece in node.log:
             if is_lost():
                 self.counts["lost_bytes"] += len(piece or b"")
-            elif piece is None:
-                _cut_to(content, offset)
+            elif piece is not None and choice.random() < 0.3:
+                self.counts["torn_writes"] += 1
+                for at, kept in _torn(offset, piece, choice):
+                    _put(node.durable, at, kept)
             else:
-                kept = piece
-                if choice.random() < 0.3:
-                    kept = piece[: SECTOR * choice.randrange(len(piece) // SECTOR + 1)]
-                    self.counts["torn_writes"] += 1
-                _put(content, offset, kept)
-        node.content = content
-        node.sync()
+                _apply(node.durable, offset, piece)
+        node.content, node.log = bytearray(node.durable), []
+
+
+def _torn(offset: int, piece: bytes, choice: random.Random) -> Iterator[tuple[int, bytes]]:
+    """Give those pages of a write that have reached the disk, in no order; of some, only the first sectors."""
+    at = 0
+    while at < len(piece):
+        page = piece[at : at + PAGE - (offset + at) % PAGE]
+        if choice.random() < 0.5:
+            whole = choice.random() < 0.8
+            yield offset + at, page if whole else page[: SECTOR * choice.randrange(len(page) // SECTOR + 1)]
+        at += len(page)
+
+
+def _sync_all(node: Node) -> None:
+    node.sync()
+    for inner in node.names.values():
+        _sync_all(inner)
+
+
+def _apply(content: bytearray, offset: int, piece: bytes | None) -> None:
+    if piece is None:
+        _cut_to(content, offset)
+    else:
+        _put(content, offset, piece)
 
 
 def _put(content: bytearray, offset: int, piece: bytes) -> None:

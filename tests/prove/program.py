@@ -62,10 +62,10 @@ def tasks(sizes: Sizes) -> list[Task]:
         Task("frozen", 60.0, lambda folder, seed, _: points.frozen(folder, seed)),
         Task("errors", 150.0, errors.run),
         Task("full", 120.0, errors.full),
-        Task("points", 300.0, points.run),
+        Task("points", 420.0, points.run),
         Task(
             "power-points",
-            200.0,
+            420.0,
             lambda folder, seed, limit: points.run(folder, seed, limit, cut=True, only=_CUT_AT),
         ),
         Task("kill", sizes.seconds, lambda folder, seed, limit: kill.run(folder, sizes.kills, seed, limit)),

@@ -17,6 +17,7 @@ import threading
 import time
 import types
 from collections import deque
+from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ from pacs_ai.pipeline import (  # noqa: E402
     Measurement,
     Segment,
 )
+from pacs_ai.receive import scp  # noqa: E402
 from pacs_ai.receive.ingest import DurableIngest  # noqa: E402
 from pacs_ai.receive.scp import Listen, Receiver  # noqa: E402
 from pacs_ai.route.router import Router  # noqa: E402
@@ -129,6 +131,7 @@ def prepare() -> None:
     registry = Registry((), _PLUGINS)
     Registry.of = classmethod(lambda cls, config: registry)  # type: ignore[method-assign]
     worker.Bench = Bench  # type: ignore[misc,assignment]
+    scp.acceptor_contexts = cache(scp.acceptor_contexts)  # most of a start's time, and the same each time
     queue.MOST_CRASHES = 1_000_000  # a job that is killed three times here is no poison
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import socket
 import ssl
@@ -15,6 +16,7 @@ from certificates import Authority
 from listening_bed import until
 from raw_peer import AC, PATIENCE, RJ, RawPeer, associate_rq, data_set, echo, store
 
+from pacs_ai.credentials import LOOK_SECONDS, Credentials
 from pacs_ai.network_sections import Tls
 from pacs_ai.receive.guard import Limits
 from pacs_ai.tls import server_context
@@ -55,7 +57,12 @@ def secured(make_bed, node, refusals) -> Callable[..., Bed]:
     limits = Limits(handshake_seconds=3.0, connections_per_address=300)
 
     def make(**fields: object) -> Bed:
-        given = {"tls": server_context(node), "tls_port": 0, "waiting": limits, "on_refusal": refusals.append}
+        given = {
+            "tls": Credentials(node, server_context).context,
+            "tls_port": 0,
+            "waiting": limits,
+            "on_refusal": refusals.append,
+        }
         return make_bed(**{**given, **fields})
 
     return make
@@ -191,6 +198,48 @@ def test_NET_12_without_or_with_a_wrong_certificate_nobody_is_served(secured, au
         assert not gets_an_answer(bed.receiver.tls_port, context_of(authority, shown)), what
         until(lambda seen=seen: len(refusals) > seen)
     assert bed.is_served()
+
+
+def test_NET_12_a_certificate_that_was_revoked_is_refused_and_others_are_served(secured, authority, node, caller):
+    stolen = authority.issue("stolen", "DNS:ct.example")
+    listed = node.model_copy(update={"revocation_list": authority.revoke(stolen)})
+    bed = secured(tls=Credentials(listed, server_context).context)
+    assert not gets_an_answer(bed.receiver.tls_port, context_of(authority, stolen))
+    assert gets_an_answer(bed.receiver.tls_port, context_of(authority, caller))
+
+
+def test_NET_12_where_the_list_of_what_is_revoked_ran_out_nobody_is_believed(secured, authority, node, caller):
+    listed = node.model_copy(update={"revocation_list": authority.revoke(hours=-1)})
+    bed = secured(tls=Credentials(listed, server_context).context)
+    assert not gets_an_answer(bed.receiver.tls_port, context_of(authority, caller))
+    assert bed.is_served()
+
+
+def test_NET_12_a_renewed_certificate_is_shown_without_a_restart(secured, authority, node, caller, tmp_path):
+    place = Tls(
+        certificate_file=shutil.copy(node.certificate_file, tmp_path / "node.pem"),
+        key_file=shutil.copy(node.key_file, tmp_path / "node.key"),
+        trusted_file=node.trusted_file,
+    )
+    minutes = itertools.count(step=LOOK_SECONDS)
+    credentials = Credentials(place, server_context, clock=lambda: next(minutes))
+    bed = secured(tls=credentials.context)
+
+    def shown() -> bytes:
+        with SecuredPeer(bed.receiver.tls_port, context_of(authority, caller)) as peer:
+            peer.associate()
+            peer.send(echo())
+            assert peer.status() == 0x0000
+            return peer.socket.getpeercert(binary_form=True)
+
+    before = shown()
+    renewed = authority.issue("renewed", "DNS:localhost,IP:127.0.0.1")
+    shutil.copy(renewed.certificate, place.certificate_file)
+    credentials.renew()
+    assert shown() == before  # its key is not there yet
+    shutil.copy(renewed.key, place.key_file)
+    credentials.renew()
+    assert shown() == ssl.PEM_cert_to_DER_cert(renewed.certificate.read_text().strip())
 
 
 def test_NET_12_a_caller_with_the_certificate_of_another_is_rejected(secured, authority, caller, refusals):

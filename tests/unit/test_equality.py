@@ -19,7 +19,8 @@ from pydicom.uid import (
 )
 
 from pacs_ai.dicom import part10
-from pacs_ai.dicom.equality import Sameness, compare, compare_pixels
+from pacs_ai.dicom.equality import Sameness, compare
+from pacs_ai.dicom.pixel_equality import compare_pixels
 from pacs_ai.errors import NotUnderstood
 
 if TYPE_CHECKING:
