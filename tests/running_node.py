@@ -40,7 +40,13 @@ _PATIENTS = re.compile(rb"Phantom\^|PHANTOM-?\d|ZZPHI\^|ZZACC")
 DEADLINE_SECONDS = 90.0
 _QUICK: Mapping[str, Mapping[str, Any]] = {
     "store": {"folder": "data", "min_free_gb": 0.05, "min_free_percent": 0},
-    "receive": {"bind": "127.0.0.1", "quiet_seconds": 2.0, "released_seconds": 0.3, "grace_seconds": 5.0},
+    "receive": {
+        "bind": "127.0.0.1",
+        "quiet_seconds": 2.0,
+        "released_seconds": 0.3,
+        "grace_seconds": 5.0,
+        "ahead_mb": 16,
+    },
     "deliver": {"first_backoff_seconds": 0.3, "longest_backoff_seconds": 1.0},
     "infer": {"devices": ["cpu"]},
 }
