@@ -66,7 +66,10 @@ class Pledger:
     def serve(self, pledge: Pledge) -> None:
         """Decide a request where that was not done, and tell the one who asked."""
         if not pledge.decided:
-            pledge = pledges.decide(self._database, pledge, self._is_whole, actor=self._owner)
+            decided = pledges.decide(self._database, pledge, self._is_whole, actor=self._owner)
+            if decided is None:
+                return
+            pledge = decided
             kept = len(pledge.instances) - len(pledge.failures)
             _log.info("%s asked for storage commitment: %d kept, %d not", pledge.peer, kept, len(pledge.failures))
         try:

@@ -32,6 +32,9 @@ _pledge, _instance, _series, _study = schema.pledge, schema.instance, schema.ser
 
 #: Rows that are asked for at once.
 _CHUNK = 500
+#: What is not there so soon after it was asked for may have been received and be on its way to its row, in seconds.
+COMING_SECONDS = 10.0
+_LOOK_AGAIN_SECONDS = 0.5
 
 
 class Noted(StrEnum):
@@ -52,6 +55,7 @@ class Pledge:
     instances: tuple[Reference, ...]
     failures: dict[str, int]
     decided: bool
+    asked_at: datetime
 
     @property
     def report(self) -> Report:
@@ -119,11 +123,12 @@ def take(database: Database) -> Pledge | None:
         connection.execute(sa.update(_pledge).where(_pledge.c.id == row.id).values(due_at=lease))
         references = tuple((sop_class, sop_instance) for sop_class, sop_instance in row.instances)
         failures = {str(uid): int(reason) for uid, reason in row.failures.items()}
-        return Pledge(row.id, row.peer, row.transaction_uid, references, failures, row.decided_at is not None)
+        decided = row.decided_at is not None
+        return Pledge(row.id, row.peer, row.transaction_uid, references, failures, decided, row.asked_at)
 
 
-def decide(database: Database, pledge: Pledge, is_whole: Callable[[str], bool], *, actor: str) -> Pledge:
-    """Commit to what is there, and note why the rest is not kept.
+def decide(database: Database, pledge: Pledge, is_whole: Callable[[str], bool], *, actor: str) -> Pledge | None:
+    """Commit to what is there, and note why the rest is not kept; None where the rest may be coming: it is asked again.
 
     Parameters
     ----------
@@ -140,12 +145,18 @@ def decide(database: Database, pledge: Pledge, is_whole: Callable[[str], bool], 
                 kept.append(row.id)
             else:
                 failures[uid] = status.PROCESSING_FAILURE
+    age = (now() - pledge.asked_at).total_seconds()
+    if status.NO_SUCH_OBJECT_INSTANCE in failures.values() and 0 <= age < COMING_SECONDS:
+        with database.write() as connection:
+            again = now() + timedelta(seconds=_LOOK_AGAIN_SECONDS)
+            connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(due_at=again))
+        return None
     with database.write() as connection:
         failures |= _keep(connection, kept, pledge, actor)
         words = f"{len(pledge.instances) - len(failures)} kept, {len(failures)} not"
         decided = {"decided_at": now(), "failures": failures, "reason": words}
         connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(**decided))
-    return Pledge(pledge.id, pledge.peer, pledge.transaction_uid, pledge.instances, failures, decided=True)
+    return Pledge(pledge.id, pledge.peer, pledge.transaction_uid, pledge.instances, failures, True, pledge.asked_at)
 
 
 def _candidates(database: Database, references: Sequence[Reference]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from committing_peer import AskingPeer
+from listening_bed import until
 from pydicom.uid import CTImageStorage, MRImageStorage
 from stations import ME, instance_uid
 from stored_results import keep_sources
@@ -76,7 +77,8 @@ class Bed:
 
 
 @pytest.fixture
-def make_bed(stations, sender, asker, tmp_path):
+def make_bed(stations, sender, asker, tmp_path, monkeypatch):
+    monkeypatch.setattr(pledges, "COMING_SECONDS", 0.0)
     beds = []
 
     def make(**receive):
@@ -113,6 +115,22 @@ def test_what_is_there_is_kept_and_the_rest_named_with_its_reason(make_bed, aske
     assert event_type == 2
     assert [item.FailureReason for item in report.FailedSOPSequence] == [0x0119]
     assert "ReferencedSOPSequence" not in report
+
+
+def test_what_was_received_and_has_no_row_yet_is_waited_for(make_bed, asker, monkeypatch):
+    bed = make_bed()
+    monkeypatch.setattr(pledges, "COMING_SECONDS", 3600.0)
+    wanted = [(CTImageStorage, instance_uid("1", 3))]
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
+    assert bed.pledger.step()
+    assert asker.reports == []
+    assert bed.row.decided_at is None
+    bed.sender.send("1", (3,))
+    keep_sources(bed.files, bed.sender)
+    until(bed.pledger.step)
+    ((event_type, report),) = asker.reports
+    assert event_type == 1
+    assert uids(report.ReferencedSOPSequence) == [wanted[0][1]]
 
 
 def test_what_was_committed_to_is_not_purged_until_a_person_lifts_it(make_bed, asker):
