@@ -428,10 +428,15 @@ class RunningNode:
         assert named == [], f"the log of the node names a patient: {named[:3]}"
 
     def account(self) -> None:
-        """Assert what must hold after any fault."""
+        """Assert what must hold after any fault; rows come a moment after Success."""
+        current: set[str] = set()
+
+        def are_all_indexed() -> bool:
+            current.update(row.sop_instance_uid for row in self.instances() if row.role == Role.CURRENT)
+            return self.acked <= current
+
+        self.until(are_all_indexed, what="all acknowledged instances in the index")
         rows = self.instances()
-        current = {row.sop_instance_uid for row in rows if row.role == Role.CURRENT}
-        assert self.acked <= current, f"{len(self.acked - current)} acknowledged instances are not in the index"
         files = Files(self.files_folder)
         broken = [row.sha256 for row in rows if row.purged_at is None and not files.verify(row.sha256)]
         assert broken == [], "files are missing or differ from their digest"

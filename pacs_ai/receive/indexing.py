@@ -191,7 +191,8 @@ class Indexing:
         try:
             self._note_ended(end.assoc_id, end.released)
         except Transient as error:
-            self._troubled("end of an association cannot be noted yet", error)
+            if self._is_news(error):
+                LOGGER.warning("end of an association cannot be noted yet: %s", error)
             return False
         except Exception as error:  # noqa: BLE001 - outermost loop: one association's end must not hold up the others
             LOGGER.warning("end of an association cannot be noted: %s", type(error).__name__)
@@ -204,8 +205,8 @@ class Indexing:
             self._commit(batch)
         except Transient as error:
             waiting = self._let_go(error)
-            if waiting:
-                self._troubled("instances that were received cannot be indexed yet", error)
+            if waiting and self._is_news(error):
+                LOGGER.warning("instances that were received cannot be indexed yet: %s", error)
             return not waiting
         except Exception as error:  # noqa: BLE001 - outermost loop: whatever it was, each waiter hears of it
             if len(batch) == 1:
@@ -214,7 +215,6 @@ class Indexing:
             self._singly = len(batch)
             return True
         self._drop(batch)
-        self.trouble = None
         for entry in batch:
             if isinstance(entry, Stored):
                 entry.settle(None)
@@ -252,7 +252,8 @@ class Indexing:
         try:
             path = self._ahead.set_aside(entry.arrival, entry.place)
         except Transient as shortage:
-            self._troubled("an instance that cannot be indexed cannot be set aside yet", shortage)
+            if self._is_news(shortage):
+                LOGGER.warning("an instance that cannot be indexed cannot be set aside yet: %s", shortage)
             return False
         LOGGER.error(
             "an instance that was received cannot be indexed (%s): it was set aside as %s, send it again from there",
@@ -264,13 +265,14 @@ class Indexing:
 
     def _drop(self, entries: Sequence[Stored | Kept | _End]) -> None:
         """Take what is done from the head of the queue."""
+        self.trouble = None
         with self._changed:
             for _ in entries:
                 self._queue.popleft()
         if self._ahead is not None:
             self._ahead.done([entry.place for entry in entries if isinstance(entry, Kept)])
 
-    def _troubled(self, words: str, error: Transient) -> None:
-        if self.trouble is None:
-            LOGGER.warning("%s: %s", words, error)
-        self.trouble = error
+    def _is_news(self, error: Transient) -> bool:
+        """Note why nothing goes through; tell whether it did before."""
+        is_news, self.trouble = self.trouble is None, error
+        return is_news
