@@ -20,8 +20,9 @@ from pacs_ai.errors import Transient
 
 if TYPE_CHECKING:
     from pacs_ai.dicom.arrival import Arrival
-    from pacs_ai.store.ahead import Ahead, Place
+    from pacs_ai.store.ahead import Ahead
     from pacs_ai.store.files import Files, StoredFile
+    from pacs_ai.store.segments import Place
 
 LOGGER = logging.getLogger(__name__)
 

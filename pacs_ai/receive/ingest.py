@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from pacs_ai.dicom.attributes import Header
     from pacs_ai.receive.indexing import Record
-    from pacs_ai.store.ahead import Ahead, Place
+    from pacs_ai.store.ahead import Ahead
     from pacs_ai.store.files import Files, Incoming, StoredFile
+    from pacs_ai.store.segments import Place
 
 LOGGER = logging.getLogger(__name__)
 

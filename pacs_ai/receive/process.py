@@ -78,7 +78,7 @@ def _ahead(config: Config, files: Files) -> Ahead | None:
     segment_bytes = (config.receive.ahead_mb << 20) // SEGMENTS
     if not segment_bytes:
         return None
-    return Ahead(config.store.folder / "ahead", files.disk, segment_bytes=segment_bytes, segments=SEGMENTS)
+    return Ahead(config.store.folder / "ahead", files.disk, segment_bytes=segment_bytes, most=SEGMENTS)
 
 
 def listen(

@@ -41,7 +41,7 @@ class Side:
 
     def __post_init__(self) -> None:
         self.files = Files(self.folder / "files")
-        ahead = Ahead(self.folder / "ahead", self.files.disk, segment_bytes=SEGMENT_BYTES, segments=2)
+        ahead = Ahead(self.folder / "ahead", self.files.disk, segment_bytes=SEGMENT_BYTES, most=2)
         self.ingest = DurableIngest(
             self.files,
             self.record or self.enter,

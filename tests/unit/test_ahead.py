@@ -16,9 +16,10 @@ import pytest
 from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.attributes import Header
 from pacs_ai.errors import OutOfResources
-from pacs_ai.store.ahead import Ahead, Place
+from pacs_ai.store.ahead import Ahead
 from pacs_ai.store.disk import Disk
 from pacs_ai.store.files import Files
+from pacs_ai.store.segments import Place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ def arrival(content: bytes, number: int = 1) -> Arrival:
 
 
 def make(folder: Path, segments: int = 2) -> Ahead:
-    return Ahead(folder / "ahead", Disk(folder), segment_bytes=SIZE, segments=segments)
+    return Ahead(folder / "ahead", Disk(folder), segment_bytes=SIZE, most=segments)
 
 
 def keep(ahead: Ahead, content: bytes, number: int = 1) -> Place:
@@ -185,7 +186,7 @@ def test_segments_of_another_size_are_read_and_then_cleared_away(tmp_path: Path)
     ahead = make(tmp_path)
     keep(ahead, content(1), 1)
     forget(ahead)
-    other = Ahead(tmp_path / "ahead", Disk(tmp_path), segment_bytes=2 * SIZE, segments=2)
+    other = Ahead(tmp_path / "ahead", Disk(tmp_path), segment_bytes=2 * SIZE, most=2)
     other.done([place for _, place in other.left])
     other.close()
     assert {path.stat().st_size for path in (tmp_path / "ahead").iterdir()} == {2 * SIZE}
