@@ -11,7 +11,7 @@ from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.addresses import remote
 from pacs_ai.errors import NotOffered, Transient, Unavailable
 from pacs_ai.store import pledges
-from pacs_ai.store.outbox import Backoff
+from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
     from pacs_ai.config import Config
