@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pacs_ai import profiles
+from pacs_ai.built_in_profiles import BUILT_IN
 from pacs_ai.conditions import When
 from pacs_ai.errors import UserError
 from pacs_ai.model_sections import AeTitle, Name, Pipeline, Seconds, Section, faults
@@ -262,12 +263,12 @@ class Config(Section):
     @property
     def profile_names(self) -> tuple[str, ...]:
         """The profiles that a peer may name."""
-        return tuple(dict.fromkeys((*profiles.BUILT_IN, *(profile.name for profile in self.profile))))
+        return tuple(dict.fromkeys((*BUILT_IN, *(profile.name for profile in self.profile))))
 
     def profile_named(self, name: str) -> profiles.Profile:
         """Return the profile of that name, the file's own before a built-in one; UserError where there is none."""
         own = next((profile.known for profile in self.profile if profile.name == name), None)
-        found = own or profiles.BUILT_IN.get(name)
+        found = own or BUILT_IN.get(name)
         if found is None:
             raise UserError(f"there is no profile {name!r} (known: {', '.join(self.profile_names)})")
         return found

@@ -127,7 +127,7 @@ class Credentials:
             return
         try:
             self._context = self._make(self._files)
-        except UserError as error:  # said once, and tried again at every look
+        except (UserError, OSError) as error:  # said once, and tried again at every look; they may change amid it
             if str(error) != self._told:
                 _log.error("the new files of [tls] are not used, those before still are: %s", error)
             self._told = str(error)

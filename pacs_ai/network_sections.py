@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pacs_ai import profiles
+from pacs_ai.built_in_profiles import DEFAULT_PROFILE
 from pacs_ai.model_sections import AeTitle, Name, Port, Seconds, Section
 
 
@@ -167,7 +167,7 @@ class Peer(Section):
     """Ask it before sending (C-FIND, Study Root) whose the study is. Where that is another Patient ID, because the
     patient was merged or the study moved, the delivery is held until a person sends it again or cancels it; where it
     does not have the study, or does not answer, the delivery waits. Notes of retraction are sent without asking."""
-    profile: Name = profiles.DEFAULT_PROFILE
+    profile: Name = DEFAULT_PROFILE
     """Which objects it gets: `ohif`, `slicer`, `generic-pacs`, `dictation`, `archive`, or a `[[profile]]`."""
 
 

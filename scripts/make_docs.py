@@ -20,7 +20,7 @@ import conformance
 import reading_cards
 from pydantic import BaseModel
 
-from pacs_ai import config, model_sections, network_sections, profiles
+from pacs_ai import built_in_profiles, config, model_sections, network_sections, profiles
 from pacs_ai.cli import main as commands
 from pacs_ai.cli import toml
 from pacs_ai.conditions import When
@@ -105,7 +105,7 @@ def configuration_page() -> str:
 
 def _profiles() -> str:
     lines = ["| profile | for | objects, in the order of delivery | rejection notes |", "|---|---|---|---|"]
-    for profile in profiles.BUILT_IN.values():
+    for profile in built_in_profiles.BUILT_IN.values():
         objects = "<br>".join(_wanted(one) for one in profile.objects)
         honoured = "honoured" if profile.honours_rejection_notes else "not honoured"
         lines.append(f"| `{profile.name}` | {profile.purpose} | {objects} | {honoured} |")

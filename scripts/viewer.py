@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pacs_ai import config, profiles
+from pacs_ai import config
+from pacs_ai.built_in_profiles import BUILT_IN, DEFAULT_PROFILE
 from pacs_ai.deliver import scu
 from pacs_ai.demo import journey, study
 from pacs_ai.demo import reading as readings
@@ -73,7 +74,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--study", type=Path, help="folder with a CT or MR in DICOM (default: a sample)")
     parser.add_argument("--reading", default="", help="what is run on it (default: the lung densitometry)")
     parser.add_argument("--models", type=Path, default=config.Config().models_folder, help="installed packages")
-    parser.add_argument("--profile", default=profiles.DEFAULT_PROFILE, choices=sorted(profiles.BUILT_IN))
+    parser.add_argument("--profile", default=DEFAULT_PROFILE, choices=sorted(BUILT_IN))
     parser.add_argument("--port", type=int, default=0, help="port of the viewer (default: a free one)")
     return parser.parse_args()
 

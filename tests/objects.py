@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pacs_ai import profiles
-from pacs_ai.profiles import BUILT_IN, Choice, Encoding, Kind, Profile, Wanted
+from pacs_ai.built_in_profiles import BUILT_IN
+from pacs_ai.profiles import Choice, Encoding, Kind, Profile, Wanted
 
 #: A plan of one SEG and one SR.
 PLAN = profiles.plan(

@@ -33,6 +33,8 @@ from pacs_ai.store.schema import Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from pacs_ai.states import SeriesState
+
 SENDER = "SENDER"
 #: Patient's Name, Patient ID and Accession Number of the phantoms, and of the marker patient.
 _PATIENTS = re.compile(rb"Phantom\^|PHANTOM-?\d|ZZPHI\^|ZZACC")
@@ -369,6 +371,11 @@ class RunningNode:
         """Return a series, None where it is not there."""
         found = [one for study in self.studies() for one in study.series]
         return next((one for one in found if one.series_instance_uid == series_instance_uid), None)
+
+    def state_of(self, series_instance_uid: str) -> SeriesState | None:
+        """Return the state of a series, None where it is not there; its row comes a moment after Success."""
+        found = self.series(series_instance_uid)
+        return found.state if found is not None else None
 
     def jobs(self, study_instance_uid: str | None = None) -> list[views.JobView]:
         """Return the jobs, of one study or all, the oldest first."""

@@ -28,9 +28,9 @@ from pacs_ai.store.enqueue import ROUTINE, Address, Source, Work, enqueue
 from pacs_ai.store.filling import NewResult
 from pacs_ai.store.index import Index, Outcome
 from pacs_ai.store.moves import move
-from pacs_ai.store.outbox import Backoff
 from pacs_ai.store.owners import this_process
 from pacs_ai.store.schema import Role
+from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

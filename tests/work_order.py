@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: Folders whose modules share one costly server: a node with every model, a viewer in a browser.
 TOGETHER = ("tests/readings/", "tests/viewer/")
 #: What takes longest begins first, so that no processor idles while the last one ends; then all others, as collected.
-LONGEST = ("tests/readings/",)
+LONGEST = ("tests/readings/", "tests/viewer/", "tests/orthanc/test_stories.py")
 
 
 def first_the_longest(items: list[pytest.Item]) -> None:

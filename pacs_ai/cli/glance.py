@@ -88,6 +88,7 @@ class Look:
     concerns: list[Concern] = field(default_factory=list)
     audit: list[Standing] = field(default_factory=list)
     certificates: list[Worry] = field(default_factory=list)
+    unconfirmed: Mapping[str, tuple[int, datetime]] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
 
     def as_table(self) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def take(session: Session) -> Look:
 
 def _read(config: Config, place: str, connection: Connection) -> Look:
     from pacs_ai.audit.auditor import taker_names
-    from pacs_ai.store import concerns, processes, spool, views
+    from pacs_ai.store import commitments, concerns, processes, spool, views
 
     overdue = sorted(views.overdue(connection))
     failed = views.jobs(connection, states=[JobState.FAILED], limit=1000)
@@ -149,6 +150,7 @@ def _read(config: Config, place: str, connection: Connection) -> Look:
         disk=_disk(config),
         concerns=concerns.of_jobs(connection),
         audit=spool.standings(connection, taker_names(config)),
+        unconfirmed=commitments.unconfirmed(connection),
     )
 
 
@@ -180,6 +182,13 @@ def _troubles(config: Config, look: Look) -> Iterator[Trouble]:
     for name, reason in look.broken.items():
         yield Trouble(f"pipeline {name}", f"is broken: {reason}", "see `pacs-ai doctor`")
     yield from _destination_troubles(look)
+    for name in (peer.name for peer in config.peer if peer.commitment and peer.name in look.unconfirmed):
+        count, since = look.unconfirmed[name]
+        yield Trouble(
+            f"peer {name}",
+            f"took {words.many(count, 'result')} since {words.at(since)}, and was asked for them in vain",
+            "see whether it has them, and pacs-ai doctor; or set commitment = false at this [[peer]]",
+        )
     for view in look.conflicts:
         yield Trouble(
             f"series {view.series_instance_uid}",

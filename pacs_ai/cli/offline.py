@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs_ai.built_in_profiles import DEFAULT_PROFILE
 from pacs_ai.cli import words
 from pacs_ai.cli.session import Session, pass_session
 from pacs_ai.cli.words import TROUBLE, Plain, as_json, example
-from pacs_ai.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

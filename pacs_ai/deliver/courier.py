@@ -20,14 +20,15 @@ from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Transient, Unavailable
 from pacs_ai.profiles import NOTICES
 from pacs_ai.store import outbox
-from pacs_ai.store.outbox import Backoff, Parcel, Round
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
+from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
     from pacs_ai.config import Config
     from pacs_ai.deliver.connection import Remote
     from pacs_ai.store.database import Database
     from pacs_ai.store.files import Files
+    from pacs_ai.store.outbox import Parcel, Round
 
 _log = logging.getLogger(__name__)
 

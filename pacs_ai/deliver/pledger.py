@@ -11,7 +11,7 @@ from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.addresses import remote
 from pacs_ai.errors import NotOffered, Transient, Unavailable
 from pacs_ai.store import pledges
-from pacs_ai.store.outbox import Backoff
+from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
     from pacs_ai.config import Config
@@ -36,7 +36,7 @@ class Pledger:
 
     def look(self) -> None:
         """Begin where a request waits and none is being taken."""
-        if not self._config.receive.commitment or (self._thread is not None and self._thread.is_alive()):
+        if self._thread is not None and self._thread.is_alive():
             return
         taken = pledges.take(self._database)
         if taken is not None:
@@ -64,9 +64,13 @@ class Pledger:
         return taken is not None
 
     def serve(self, pledge: Pledge) -> None:
-        """Decide a request where that was not done, and tell the one who asked."""
+        """Decide a request where that was not done, and tell the one who asked.
+
+        What was asked for before `receive.commitment` was switched off is answered too: that it is not kept.
+        """
         if not pledge.decided:
-            decided = pledges.decide(self._database, pledge, self._is_whole, actor=self._owner)
+            is_whole = self._is_whole if self._config.receive.commitment else _keep_nothing
+            decided = pledges.decide(self._database, pledge, is_whole, actor=self._owner)
             if decided is None:
                 return
             pledge = decided
@@ -93,3 +97,7 @@ class Pledger:
         except OSError as error:
             _log.error("a file that somebody asked to keep cannot be read: %s", error.strerror)
             return False
+
+
+def _keep_nothing(_sha256: str) -> bool:
+    return False

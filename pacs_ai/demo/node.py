@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pacs_ai import config
+from pacs_ai.built_in_profiles import DEFAULT_PROFILE
 from pacs_ai.deliver import scu
 from pacs_ai.demo import pacs
 from pacs_ai.demo.reading import DEFAULT
 from pacs_ai.errors import PacsAiError
-from pacs_ai.profiles import DEFAULT_PROFILE
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store import views
 from pacs_ai.store.database import Database

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from pacs_ai.built_in_profiles import DEFAULT_PROFILE
 from pacs_ai.demo import journey, study
 from pacs_ai.demo.board import make_board
 from pacs_ai.demo.node import DemoNode
@@ -19,7 +20,6 @@ from pacs_ai.demo.result import Outcome, examine
 from pacs_ai.encode.reports.wording import unit_sign
 from pacs_ai.errors import UserError
 from pacs_ai.models.registry import Registry
-from pacs_ai.profiles import DEFAULT_PROFILE
 from pacs_ai.states import JobState
 from pacs_ai.testing import samples
 

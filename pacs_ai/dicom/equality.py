@@ -2,7 +2,7 @@
 
 The same are two that differ only in transfer syntax, group lengths, padding and file meta information (DESIGN: once).
 Values are compared as bytes in little endian order, so nothing is decoded and no value is too odd to compare. Where
-the pixel data are encoded differently only their decoded samples can tell: `pacs_ai.dicom.pixel_equality`.
+the pixel data are encoded differently only their decoded samples can tell: `pacs_ai.infer.pixel_equality`.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai import __version__
-from pacs_ai.dicom.pixel_equality import compare_pixels
 from pacs_ai.encode.provenance import Predecessor, Work
 from pacs_ai.errors import Conflict, PacsAiError, Refused, Transient
 from pacs_ai.infer.analysis import Steps, analyse, foreign_code
 from pacs_ai.infer.device import is_broken, parameters, resolve_device
 from pacs_ai.infer.isolation import cut_off
 from pacs_ai.infer.order import Done, EncodedFile, Order, Policy, Ready, Step, Trouble
+from pacs_ai.infer.pixel_equality import compare_pixels
 from pacs_ai.infer.summary import headline, summary
 from pacs_ai.log import configure
 from pacs_ai.models.registry import Registry

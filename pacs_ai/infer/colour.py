@@ -11,11 +11,11 @@ from openjpeg.utils import get_parameters
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
 
 from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.errors import Reason, Refused
-from pacs_ai.infer.pixels import DECODING_FAULTS, Layout, decode
+from pacs_ai.infer.pixels import DECODING_FAULTS, Layout, check_segments, decode
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -82,6 +82,8 @@ def _decode(layout: Layout, frame: bytes) -> npt.NDArray[Any]:
         claimed = _claimed_size(layout, frame)
         if claimed is not None and claimed != (layout.rows, layout.columns):
             raise ValueError("the codestream is of another size")
+    if syntax == RLELossless:
+        check_segments(layout, frame[:4])
     options: dict[str, Any] = {
         "rows": layout.rows,
         "columns": layout.columns,

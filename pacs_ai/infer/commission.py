@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.infer.order import Order, Reported
 from pacs_ai.profiles import encodings
-from pacs_ai.store import queue, views
+from pacs_ai.store import queue, replacing
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def order_of(connection: Connection, files: Files, config: Config, held: Claim, 
         if source.role is Role.UNVERIFIED and source.sop_instance_uid in current
     ]
     plans = queue.plans(connection, held.job_id)
-    reports = views.delivered_reports(connection, held.job_id)
+    reports = replacing.delivered_reports(connection, held.job_id)
     return Order(
         job_id=held.job_id,
         job_key=held.job_key,

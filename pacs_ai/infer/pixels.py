@@ -37,6 +37,8 @@ Stored = npt.NDArray[np.integer[Any]]
 
 #: Decoded pixels of one instance at most, in bytes.
 MAX_DECODED_BYTES = 8 * 2**30
+#: One compressed frame decoded, which is in memory as a whole, in bytes; a mammogram takes 60 million.
+MAX_FRAME_BYTES = 2**30
 #: Decoded to encoded size at most, above `ALWAYS_PLAUSIBLE_BYTES`: a bomb claims a million, real images at most 200;
 #: an empty slice compresses 1:2600, but is small.
 MAX_EXPANSION = 1000
@@ -168,7 +170,7 @@ def split_frames(layout: Layout, element: bytes) -> tuple[bytes | memoryview, ..
             )
         view = memoryview(element)
         return tuple(view[i * layout.frame_bytes : (i + 1) * layout.frame_bytes] for i in range(layout.frames))
-    if wanted > max(ALWAYS_PLAUSIBLE_BYTES, MAX_EXPANSION * len(element)):
+    if wanted > max(ALWAYS_PLAUSIBLE_BYTES, MAX_EXPANSION * len(element)) or layout.frame_bytes > MAX_FRAME_BYTES:
         raise Refused(
             f"the pixel data is implausible: {len(element)} bytes claim to hold {wanted} bytes of pixels",
             Reason.UNREADABLE,
@@ -223,6 +225,7 @@ def _decode(layout: Layout, frame: bytes | memoryview) -> Stored:
             raise ValueError("the codestream is of another size")
         return _interpret(decode_wavelet(bytes(frame)), layout, int(header["precision"]))
     if syntax == RLELossless:
+        check_segments(layout, bytes(frame[:4]))
         buffer = decode_frame(bytes(frame), layout.rows * layout.columns, layout.bits_allocated, "<")
         return _interpret(np.frombuffer(buffer, layout.dtype.newbyteorder("<")), layout)
     if syntax.is_encapsulated:
@@ -230,6 +233,13 @@ def _decode(layout: Layout, frame: bytes | memoryview) -> Stored:
     if syntax != ExplicitVRBigEndian:
         return _interpret(np.frombuffer(frame, layout.dtype.newbyteorder("<")), layout)
     return _interpret(np.frombuffer(frame, layout.dtype.newbyteorder(">")), layout)
+
+
+def check_segments(layout: Layout, head: bytes) -> None:
+    """Compare the number of segments that an RLE frame begins with: one for each byte of a pixel (PS3.5 G.2, G.5)."""
+    (segments,) = struct.unpack("<L", head)
+    if segments != layout.samples * layout.bits_allocated // 8:
+        raise ValueError(f"{segments} segments are none of this image")
 
 
 def _check_jpeg_ls_size(layout: Layout, frame: bytes) -> None:

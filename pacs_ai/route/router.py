@@ -15,7 +15,7 @@ from pacs_ai.route.completeness import Bringer, Verdict, Waits, judge
 from pacs_ai.route.plan import OPEN, Plan, plans_for
 from pacs_ai.route.works import Works
 from pacs_ai.states import SeriesEvent
-from pacs_ai.store import completion, holds, outbox, queue, retention, views
+from pacs_ai.store import completion, holds, outbox, queue, retention, unidentified, views
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Work, enqueue, is_covered, lock_study
 from pacs_ai.store.moves import move
@@ -271,13 +271,13 @@ class Router:
     def _identify(self) -> None:
         """Look at jobs that were refused because their pipeline was disabled, and are tried again."""
         with self._database.read() as connection:
-            unidentified = queue.unidentified(connection)
-        for job_id, pipeline in unidentified:
+            waiting = unidentified.waiting(connection)
+        for job_id, pipeline in waiting:
             found = self._works.identity(pipeline)
             if found.fault:
-                queue.refuse_unidentified(self._database, job_id, found.fault, actor=self._owner)
+                unidentified.refuse(self._database, job_id, found.fault, actor=self._owner)
             else:
-                queue.identify(
+                unidentified.identify(
                     self._database, job_id, found.version, found.model_digest, found.settings_digest, found.card
                 )
 

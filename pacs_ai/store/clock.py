@@ -20,3 +20,9 @@ def is_due(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that a due time has come, also where the wall clock was set back since it was written."""
     at = now()
     return sa.or_(column <= at, column > at + timedelta(seconds=2 * LONGEST_WAIT))
+
+
+def is_not_due(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    """Return the opposite of `is_due`, as one range that an index can give."""
+    at = now()
+    return sa.and_(column > at, column <= at + timedelta(seconds=2 * LONGEST_WAIT))

@@ -6,7 +6,6 @@ destination notices.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,35 +15,20 @@ from sqlalchemy import Connection, Row
 
 from pacs_ai.profiles import Kind
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
-from pacs_ai.store import filling, retraction, schema
-from pacs_ai.store.clock import is_due, now
+from pacs_ai.store import filling, retraction, schema, waiting
+from pacs_ai.store.clock import is_due, is_not_due, now
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pacs_ai.store.database import Database
     from pacs_ai.store.owners import Watch
+    from pacs_ai.store.waiting import Backoff
 
 _delivery, _result, _destination, _job = schema.delivery, schema.result, schema.destination, schema.job
 
 #: Most instances in one association.
 BATCH = 200
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """Waits between tries, and when to give up."""
-
-    first_seconds: float
-    longest_seconds: float
-    give_up_hours: float
-
-    def wait(self, failures: int) -> float:
-        """Return the wait in seconds after so many failures in a row: doubled, with jitter of 20 %."""
-        wait = min(self.first_seconds * 2 ** min(failures - 1, 16), self.longest_seconds)
-        return float(wait * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
 
 
 @dataclass(frozen=True)
@@ -147,7 +131,7 @@ def _may_be_sent() -> sa.ColumnElement[bool]:
             earlier.c.place < _delivery.c.place,
             sa.and_(earlier.c.place == _delivery.c.place, made.c.ordinal < _result.c.ordinal),
         ),
-        ~is_due(earlier.c.due_at),
+        is_not_due(earlier.c.due_at),
     )
     return sa.and_(_delivery.c.state == DeliveryState.WAITING.value, is_due(_delivery.c.due_at), ~held_up)
 
@@ -301,10 +285,10 @@ def postponed(
     """
     with database.write() as connection:
         if doubtful:
-            _doubt(connection, [parcel.delivery_id])
+            waiting.doubt(connection, [parcel.delivery_id])
         if _state(connection, held, parcel) != DeliveryState.SENDING:
             return
-        _return_to_waiting(connection, parcel.delivery_id, DeliveryEvent.POSTPONED, reason, held.owner)
+        waiting.return_to_waiting(connection, parcel.delivery_id, DeliveryEvent.POSTPONED, reason, held.owner)
         if status is None:
             return
         attempts = connection.execute(
@@ -314,46 +298,7 @@ def postponed(
         this = _delivery.c.id == parcel.delivery_id
         values = {"status": status, "due_at": now() + timedelta(seconds=wait)}
         connection.execute(sa.update(_delivery).where(this).values(**values))
-        _count_wait(connection, this, wait, reason, backoff, held.owner)
-
-
-def _doubt(connection: Connection, delivery_ids: Sequence[int]) -> None:
-    """Note that the peer may have these, though it did not say so."""
-    connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(list(delivery_ids))).values(doubtful=True))
-
-
-def _return_to_waiting(connection: Connection, delivery_id: int, event: DeliveryEvent, reason: str, actor: str) -> None:
-    """Have it sent again at once, unless its job was superseded while it was being sent."""
-    job_state = connection.execute(
-        sa.select(_job.c.state).join(_delivery, _delivery.c.job_id == _job.c.id).where(_delivery.c.id == delivery_id)
-    ).scalar_one()
-    kind = sa.select(_result.c.kind).join(_delivery, _delivery.c.result_id == _result.c.id)
-    outdated = job_state not in {JobState.REFUSED, JobState.FAILED} and (
-        connection.execute(kind.where(_delivery.c.id == delivery_id)).scalar_one() == Kind.NOT_ANALYSED.value
-    )
-    if job_state == JobState.SUPERSEDED or outdated:
-        words = f"{'the job was tried again' if outdated else job_state} while it was being sent; {reason}"
-        move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=words)
-    else:
-        move(connection, delivery_id, event, actor=actor, reason=reason, due_at=now())
-
-
-def _count_wait(
-    connection: Connection,
-    which: sa.ColumnElement[bool],
-    wait: float,
-    reason: str,
-    backoff: Backoff,
-    actor: str,
-) -> None:
-    """Add a wait to waiting deliveries, and give up those that waited for the limit in all."""
-    waiting = sa.and_(which, _delivery.c.state == DeliveryState.WAITING.value)
-    longer = _delivery.c.waited_seconds + wait
-    connection.execute(sa.update(_delivery).where(waiting).values(waited_seconds=longer))
-    over = sa.select(_delivery.c.id).where(waiting, _delivery.c.waited_seconds >= backoff.give_up_hours * 3600)
-    words = f"not delivered within {backoff.give_up_hours:g} h of trying; the last reason: {reason}"
-    for delivery_id in connection.execute(over.order_by(_delivery.c.id)).scalars().all():
-        move(connection, delivery_id, DeliveryEvent.FAILED, actor=actor, reason=words)
+        waiting.count_wait(connection, this, wait, reason, backoff, held.owner)
 
 
 def put_back(database: Database, held: Round, *, reached: bool, reason: str, backoff: Backoff) -> None:
@@ -365,7 +310,7 @@ def put_back(database: Database, held: Round, *, reached: bool, reason: str, bac
         row = connection.execute(sa.select(_destination.c.failures).where(_held(held)).with_for_update()).one_or_none()
         if row is None:
             return
-        _lose_sending(connection, held.peer, reason or "the round ended without it", held.owner)
+        waiting.lose_sending(connection, held.peer, reason or "the round ended without it", held.owner)
         if reached:
             _let_go(connection, held.peer, held.owner, held.fence)
             return
@@ -375,7 +320,7 @@ def put_back(database: Database, held: Round, *, reached: bool, reason: str, bac
             .where(_held(held))
             .values(owner="", failures=row.failures + 1, next_try_at=now() + timedelta(seconds=wait), reason=reason)
         )
-        _count_wait(connection, _delivery.c.peer == held.peer, wait, reason, backoff, held.owner)
+        waiting.count_wait(connection, _delivery.c.peer == held.peer, wait, reason, backoff, held.owner)
 
 
 def _let_go(connection: Connection, peer: str, owner: str, fence: int) -> None:
@@ -408,7 +353,7 @@ def sweep(database: Database, watch: Watch, actor: str) -> int:
             if freed.rowcount == 1:
                 taken += 1
                 words = "its courier died or stopped answering; sent again under the same UID"
-                _lose_sending(connection, peer, words, actor)
+                waiting.lose_sending(connection, peer, words, actor)
     return taken
 
 
@@ -417,13 +362,6 @@ def abandon(database: Database, held: Round, *, actor: str) -> None:
     with database.write() as connection:
         query = sa.select(_destination.c.peer).where(_held(held)).with_for_update()
         if connection.execute(query).first() is not None:
-            _lose_sending(connection, held.peer, "its outcome could not be noted; sent again under the same UID", actor)
+            words = "its outcome could not be noted; sent again under the same UID"
+            waiting.lose_sending(connection, held.peer, words, actor)
             _let_go(connection, held.peer, held.owner, held.fence)
-
-
-def _lose_sending(connection: Connection, peer: str, words: str, actor: str) -> None:
-    query = sa.select(_delivery.c.id).where(_delivery.c.peer == peer, _delivery.c.state == DeliveryState.SENDING.value)
-    lost = connection.execute(query.order_by(_delivery.c.id).with_for_update()).scalars().all()
-    _doubt(connection, lost)
-    for delivery_id in lost:
-        _return_to_waiting(connection, delivery_id, DeliveryEvent.LOST, words, actor)

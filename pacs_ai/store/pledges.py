@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.dicom.commitment import Request
     from pacs_ai.store.database import Database
-    from pacs_ai.store.outbox import Backoff
+    from pacs_ai.store.waiting import Backoff
 
 _pledge, _instance, _series, _study = schema.pledge, schema.instance, schema.series, schema.study
 

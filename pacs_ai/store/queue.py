@@ -26,6 +26,7 @@ from pacs_ai.store.moves import move
 from pacs_ai.store.notices import end_unanalysed
 from pacs_ai.store.owners import Held
 from pacs_ai.store.schema import Role
+from pacs_ai.store.unidentified import UNIDENTIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +45,6 @@ MOST_CRASHES = 3
 #: So many tries that all ended for want of memory or another resource take about an hour.
 MOST_TRIES = 16
 _BACKOFF_SECONDS = 5.0
-#: Pipeline version of a job that was refused because its pipeline was disabled: the router identifies it when retried.
-_UNIDENTIFIED = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def claim(database: Database, owner: str, pipelines: Sequence[str] | None = None
         .where(
             _job.c.state == JobState.QUEUED.value,
             is_due(_job.c.due_at),
-            _job.c.pipeline_version != _UNIDENTIFIED,
+            _job.c.pipeline_version != UNIDENTIFIED,
             _job.c.pipeline.not_in(sa.select(schema.pipeline_switch.c.pipeline)),
         )
         .order_by(_job.c.rank, _job.c.id)
@@ -326,37 +325,6 @@ def found_conflict(database: Database, held: Claim, words: str) -> None:
         query = sa.select(_job.c.state).where(_job.c.id == held.job_id)
         if connection.execute(query).scalar_one() == JobState.RUNNING:  # somebody has settled it meanwhile
             move(connection, held.job_id, JobEvent.POSTPONED, actor=held.owner, reason=words, due_at=now())
-
-
-def unidentified(connection: Connection) -> list[tuple[int, str]]:
-    """Return the queued jobs, each with its pipeline, that were enqueued while that pipeline was disabled."""
-    query = sa.select(_job.c.id, _job.c.pipeline).where(
-        _job.c.state == JobState.QUEUED.value, _job.c.pipeline_version == _UNIDENTIFIED
-    )
-    return [(row.id, row.pipeline) for row in connection.execute(query)]
-
-
-def identify(
-    database: Database, job_id: int, version: str, model_digest: str, settings_digest: str, card: Mapping[str, str]
-) -> None:
-    """Enter what an unidentified job's pipeline is now, so that it can be claimed."""
-    with database.write() as connection:
-        connection.execute(
-            sa.update(_job)
-            .where(_job.c.id == job_id, _job.c.pipeline_version == _UNIDENTIFIED)
-            .values(
-                pipeline_version=version, model_digest=model_digest, settings_digest=settings_digest, card=dict(card)
-            )
-        )
-
-
-def refuse_unidentified(database: Database, job_id: int, reason: str, *, actor: str) -> None:
-    """Refuse an unidentified job again: its pipeline is still disabled."""
-    query = sa.select(_job.c.state).where(_job.c.id == job_id).with_for_update()
-    with database.write() as connection:
-        if connection.execute(query).scalar_one() == JobState.QUEUED:
-            code = Reason.NO_PIPELINE.value
-            end_unanalysed(connection, job_id, JobEvent.REFUSED, actor=actor, reason=reason, refused_for=code)
 
 
 def sweep(database: Database, watch: Watch, actor: str) -> int:

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 _series, _instance, _job, _source = schema.series, schema.instance, schema.job, schema.job_source
 _delivery, _result = schema.delivery, schema.result
+_commitment, _pledge = schema.commitment, schema.pledge
 
 _OPEN_JOBS = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.WITHHELD.value, JobState.FAILED.value]
 _OPEN_DELIVERIES = [
     state.value for state in (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
 ]
 _YOUNG_SECONDS = 3600.0
+#: A request for storage commitment that was asked or answered so long ago is forgotten; an answer may come late.
+_REQUEST_DAYS = 30.0
 
 
 def purge(database: Database, files: Files, *, inputs_days: float, unrouted_days: float, actor: str) -> int:
@@ -47,8 +50,30 @@ def purge(database: Database, files: Files, *, inputs_days: float, unrouted_days
             connection.execute(locked)
             if connection.execute(_due(state, days).where(_series.c.id == row.id)).first() is not None:
                 count += _mark(connection, row.id, actor)
+    forget(database)
     sweep(database, files)
     return count
+
+
+def forget(database: Database) -> int:
+    """Delete requests for storage commitment, on both sides, that nobody waits for any more; returns how many.
+
+    What was committed to stays so: that stands in the instance's own row, and in the delivery's.
+    """
+    before = now() - timedelta(days=_REQUEST_DAYS)
+    open_steps = sa.exists().where(
+        _delivery.c.commitment_id == _commitment.c.id,
+        _delivery.c.state == DeliveryState.SENT.value,
+        _delivery.c.confirm_at.is_not(None),
+    )
+    # the newest stays: the Transaction UID of the next derives from its number
+    newest = sa.select(sa.func.max(_commitment.c.id)).scalar_subquery()
+    with database.write() as connection:
+        asked = connection.execute(
+            sa.delete(_commitment).where(_commitment.c.asked_at < before, _commitment.c.id < newest, ~open_steps)
+        )
+        told = connection.execute(sa.delete(_pledge).where(_pledge.c.ended_at < before))
+    return asked.rowcount + told.rowcount
 
 
 def _mark(connection: Connection, series_id: int, actor: str) -> int:

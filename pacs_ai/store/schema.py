@@ -290,7 +290,7 @@ delivery = Table(
     metadata,
     _id(),
     _ref("result_id", "result"),
-    _ref("job_id", "job", index=True),
+    _ref("job_id", "job"),
     Column("peer", String(64), nullable=False),
     Column("place", Integer, nullable=False),  # among the deliveries of its job to that peer: they go in this order
     Column("ae_title", String(16), nullable=False),
@@ -312,6 +312,7 @@ delivery = Table(
     Column("confirmed_at", Instant),
     UniqueConstraint("result_id", "peer"),
     Index("ix_delivery_state_peer", "state", "peer"),
+    Index("ix_delivery_job", "job_id", "peer", "state", "due_at"),  # what holds up the rest of its job
 )
 Index(
     "ix_delivery_confirm",

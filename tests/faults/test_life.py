@@ -181,7 +181,7 @@ def test_STO_06_other_pixels_under_one_uid_withhold_the_series_until_a_person_de
     sent = [*scu.scan(paths).instances, *scu.scan([stranger]).instances]
     assert all(outcome.stored for outcome in scu.send(node.remote(), sent))
     series_uid = str(dcmread(stranger).SeriesInstanceUID)
-    node.until(lambda: node.series(series_uid).state is SeriesState.CONFLICT, what="the conflict")
+    node.until(lambda: node.state_of(series_uid) is SeriesState.CONFLICT, what="the conflict")
     assert "pacs-ai resolve" in node.series(series_uid).reason
     node.send_all(plain)
     reference = node.delivered(plain_study)
@@ -201,7 +201,9 @@ def test_the_same_image_in_another_encoding_is_the_same(node, make_series, tmp_p
     ds = dcmread(paths[3])
     ds.compress(RLELossless, generate_instance_uid=False)
     ds.save_as(tmp_path / "rle.dcm", enforce_file_format=True)
+    before = len(node.instances())
     node.send_all([tmp_path / "rle.dcm"])
+    node.until(lambda: len(node.instances()) == before + 1, what="the variant")
     assert node.series(job.sources[0][1]).state is SeriesState.COMPLETE
     assert node.job(study).id == job.id
 
@@ -212,7 +214,7 @@ def test_other_pixels_in_another_encoding_are_found_by_the_worker(node, make_ser
     sent = [*scu.scan(paths).instances, *scu.scan([changed(paths[2], tmp_path / "rle.dcm", rle=True)]).instances]
     assert all(outcome.stored for outcome in scu.send(node.remote(), sent))
     series_uid = str(dcmread(paths[0]).SeriesInstanceUID)
-    node.until(lambda: node.series(series_uid).state is SeriesState.CONFLICT, what="the conflict")
+    node.until(lambda: node.state_of(series_uid) is SeriesState.CONFLICT, what="the conflict")
     assert node.job_in(study, JobState.WITHHELD).state is JobState.WITHHELD
     assert "pixels" in node.series(series_uid).reason
     with node.orders() as database:

@@ -234,12 +234,12 @@ def test_conflict_waits_for_a_person(beside, tmp_path):
     ds.save_as(tmp_path / "other.dcm")
     node.send_all([tmp_path / "other.dcm"])
     uid = str(ds.SeriesInstanceUID)
-    node.until(lambda: node.series(uid).state == "conflict", what="the conflict")
+    node.until(lambda: node.state_of(uid) == "conflict", what="the conflict")
     assert uid in cli.json("status", code=1)["series_in_conflict"]
     assert f"pacs-ai resolve {uid} --keep first|latest" in cli("status", code=1).stdout
     assert "the first content of 1 instance is kept" in cli("resolve", uid, "--keep", "first").stdout
     assert "there is no series" in cli("resolve", uid, "--keep", "first", code=2).stderr
-    node.until(lambda: node.series(uid).state == "complete", what="the series' completion")
+    node.until(lambda: node.state_of(uid) == "complete", what="the series' completion")
     assert cli.json("status", code=None)["series_in_conflict"] == []
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 from commitment_bed import Bed
 from committing_peer import CommittingPeer
 from pydicom import Dataset
@@ -28,7 +29,7 @@ from pacs_ai.receive.process import listen
 from pacs_ai.receive.scp import Receiver
 from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
 from pacs_ai.states import DeliveryState
-from pacs_ai.store import commitments, journal, resending, retraction, schema
+from pacs_ai.store import commitments, journal, resending, retention, retraction, schema
 from pacs_ai.store.commitments import Verdict
 from pacs_ai.store.files import Files
 
@@ -157,6 +158,16 @@ def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirm
     assert len(bed.peer.requests) == commitments.MOST_ASKS
     assert bed.stations.deliveries() == ["sent", "sent"]
     assert "delivered, but not confirmed" in bed.rows[0].reason
+    with bed.stations.database.read() as connection:
+        ((peer, (count, since)),) = commitments.unconfirmed(connection).items()
+    assert (peer, count) == ("pacs", 2)
+    assert since == bed.rows[0].sent_at
+    assert retention.forget(bed.stations.database) == 0
+    with bed.stations.database.write() as connection:
+        long_ago = sa.update(schema.commitment).values(asked_at=datetime.now(UTC) - timedelta(days=31))
+        connection.execute(long_ago.where(schema.commitment.c.id == bed.requests[0].id + 1))
+    assert retention.forget(bed.stations.database) == 1
+    assert len(bed.requests) == commitments.MOST_ASKS - 1
     late = bed.peer.requests[0]  # it answers at last, and to the first of the requests
     report = Report(str(late.TransactionUID), [("1.2.840.10008.5.1.4.1.1.66.4", uid) for uid in bed.uids], {})
     assert commitments.record(bed.stations.database, report, "COMMITTER", actor=ME) is Verdict.TAKEN

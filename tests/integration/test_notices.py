@@ -17,7 +17,7 @@ from pacs_ai.deliver.courier import Courier
 from pacs_ai.deliver.notary import Notary
 from pacs_ai.errors import OutOfResources
 from pacs_ai.states import JobState
-from pacs_ai.store import journal, notices, orders, outbox, queue, schema, views
+from pacs_ai.store import journal, notices, orders, outbox, queue, replacing, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
@@ -182,7 +182,7 @@ def test_a_notice_that_was_delivered_is_the_predecessor_of_the_result(stations, 
     stations.deliver_all()
     orders.retry(stations.database, job_id, actor="operator")
     with stations.database.read() as connection:
-        assert [one.kind for one in views.delivered_reports(connection, job_id)] == ["not-analysed"]
+        assert [one.kind for one in replacing.delivered_reports(connection, job_id)] == ["not-analysed"]
     finish_with(stations, files, SEG_AND_SR)
     assert kinds(stations, "pacs", "waiting") == ["segmentation binary", "report comprehensive-3d"]
     assert kinds(stations, "pacs", "sent") == ["not-analysed basic-text"]
@@ -196,7 +196,7 @@ def test_and_of_the_next_revision_s(stations, sender, notary, work):
     sender.send(numbers=[3], assoc="a2")
     later, _ = stations.enqueue(stations.work(stations.complete()))
     with stations.database.read() as connection:
-        assert [one.kind for one in views.delivered_reports(connection, later)] == ["not-analysed"]
+        assert [one.kind for one in replacing.delivered_reports(connection, later)] == ["not-analysed"]
 
 
 @pytest.mark.parametrize("made", [False, True])

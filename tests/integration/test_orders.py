@@ -17,7 +17,7 @@ from pacs_ai import profiles
 from pacs_ai.errors import UserError
 from pacs_ai.profiles import Kind, Wanted
 from pacs_ai.states import JobState, SeriesState
-from pacs_ai.store import holds, orders, outbox, queue, schema
+from pacs_ai.store import holds, orders, outbox, queue, schema, unidentified
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Address, Identity
 from pacs_ai.store.queue import Lost
@@ -267,11 +267,11 @@ def test_a_job_of_a_disabled_pipeline_is_identified_before_it_runs(stations, sou
     orders.retry(stations.database, job_id, actor=ME)
     assert queue.claim(stations.database, ME) is None
     with stations.database.read() as connection:
-        assert queue.unidentified(connection) == [(job_id, "ct-lung")]
-    queue.refuse_unidentified(stations.database, job_id, "it is still disabled", actor=ME)
+        assert unidentified.waiting(connection) == [(job_id, "ct-lung")]
+    unidentified.refuse(stations.database, job_id, "it is still disabled", actor=ME)
     assert stations.job(job_id).state == JobState.REFUSED
     orders.retry(stations.database, job_id, actor=ME)
-    queue.identify(stations.database, job_id, "3", "model", "settings", {"title": "Lungs"})
+    unidentified.identify(stations.database, job_id, "3", "model", "settings", {"title": "Lungs"})
     held = stations.claim()
     assert (held.pipeline_version, held.model_digest, held.settings_digest) == ("3", "model", "settings")
 

@@ -202,6 +202,35 @@ def test_a_caller_that_could_not_be_told_is_refused(make_bed, asker):
 
 
 @sqlite
+def test_what_was_asked_for_before_it_was_switched_off_is_answered_and_not_kept(make_bed, asker):
+    bed = make_bed()
+    assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0000
+    off = bed.config.model_copy(update={"receive": bed.config.receive.model_copy(update={"commitment": False})})
+    pledger = Pledger(off, bed.stations.database, bed.files, ME)
+    pledger.look()
+    pledger.join(60)
+    ((event_type, report),) = asker.reports
+    assert event_type == 2
+    assert {item.FailureReason for item in report.FailedSOPSequence} == {0x0110}
+    assert bed.row.ended_at is not None
+    bed.age()
+    assert bed.purge() == 2
+
+
+def test_requests_are_forgotten_a_month_after_they_were_answered(make_bed, asker, wall):
+    bed = make_bed()
+    assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0000
+    wall.forward(days=31)
+    assert retention.forget(bed.stations.database) == 0  # nobody has answered it yet
+    bed.pledger.step()
+    assert retention.forget(bed.stations.database) == 0
+    wall.forward(days=31)
+    assert retention.forget(bed.stations.database) == 1
+    assert bed.stations.rows(schema.pledge) == []
+    assert bed.purge() == 0  # what was committed to is kept all the same
+
+
+@sqlite
 def test_off_by_default(make_bed, asker):
     bed = make_bed(commitment=False)
     with pytest.raises(AssertionError):

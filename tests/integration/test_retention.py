@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -181,3 +183,51 @@ def test_the_sweep_asks_once_for_each_folder(stations, files, monkeypatch):
     monkeypatch.setattr(stations.database, "read", lambda: (asked.append(1), read())[1])
     assert len(retention.sweep(stations.database, files)) == 40
     assert len(asked) == len(folders)
+
+
+_PURGING = """
+import sys
+from pathlib import Path
+from pacs_ai.errors import Transient
+from pacs_ai.store import retention
+from pacs_ai.store.database import Database
+from pacs_ai.store.files import Files
+database, files, stop = Database(sys.argv[1]), Files(Path(sys.argv[2])), Path(sys.argv[3])
+print("purging", flush=True)
+deleted = 0
+while not stop.exists():
+    try:
+        deleted += retention.purge(database, files, inputs_days=0.0, unrouted_days=0.0, actor="retention")
+    except Transient:
+        pass  # the other process had the database for too long: again
+print(deleted)
+"""
+
+
+def test_STO_11_two_processes_of_which_one_purges_while_the_other_enqueues(stations, sender, tmp_path):
+    """Whoever comes first: a job that is queued has all its inputs, and one that came too late is refused."""
+    url, stop = stations.database.engine.url.render_as_string(hide_password=False), tmp_path / "stop"
+    command = [sys.executable, "-c", _PURGING, url, str(tmp_path / "purged"), str(stop)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as purging:
+        try:
+            assert purging.stdout.readline() == "purging\n"
+            for number in range(60):
+                series = str(100 + number)
+                sender.send(series, [1, 2], study=series)
+                source = stations.complete(series)
+                for _ in range(number % 4):
+                    stations.series(series)  # a moment, in which the other may come first
+                stations.enqueue(stations.work(source))
+        finally:
+            stop.touch()
+        told = purging.stdout.readline()
+    assert purging.returncode == 0
+    gone = {row.series_id for row in stations.rows(schema.instance, schema.instance.c.purged_at.is_not(None))}
+    assert 2 * len(gone) == int(told), "series are purged as a whole"
+    of = {row.job_id: row.series_id for row in stations.rows(schema.job_source)}
+    jobs = stations.rows(schema.job)
+    assert len(jobs) == 60
+    assert {row.state for row in jobs} <= {"queued", "refused"}
+    assert "queued" in {row.state for row in jobs}
+    assert all(of[row.id] not in gone for row in jobs if row.state == "queued")
+    assert all(of[row.id] in gone for row in jobs if row.state == "refused")

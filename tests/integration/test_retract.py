@@ -20,7 +20,7 @@ from pacs_ai.config import Config
 from pacs_ai.deliver.notary import Notary
 from pacs_ai.errors import UserError
 from pacs_ai.states import DeliveryState, JobState
-from pacs_ai.store import concerns, journal, orders, outbox, queue, resending, retraction, schema, views
+from pacs_ai.store import concerns, journal, orders, outbox, queue, replacing, resending, retraction, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.files import Files
 from pacs_ai.store.owners import Watch
@@ -244,7 +244,7 @@ def test_a_run_afterwards_is_a_new_generation_that_names_the_retracted_report(st
     assert stations.job(again).generation == 1
     assert stations.job(job_id).state == JobState.RETRACTED, "and it stays retracted"
     with stations.database.read() as connection:
-        assert [one.sop_instance_uid for one in views.delivered_reports(connection, again)] == [
+        assert [one.sop_instance_uid for one in replacing.delivered_reports(connection, again)] == [
             uids(stations, job_id)[1]
         ]
     assert deliver(stations, "pacs") == ["rejection-note"]

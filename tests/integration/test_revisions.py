@@ -10,7 +10,7 @@ from stations import ARCHIVE, BACKOFF, ME, PACS
 
 from pacs_ai.errors import UserError
 from pacs_ai.states import DeliveryState, JobState
-from pacs_ai.store import journal, orders, outbox, queue, schema, views
+from pacs_ai.store import journal, orders, outbox, queue, replacing, schema, views
 from pacs_ai.store.enqueue import Source, Work
 from pacs_ai.store.queue import Lost
 
@@ -61,8 +61,8 @@ def test_a_run_after_delivery_cites_the_delivered_report(stations, sender):
     stations.deliver_all()
     second = orders.retry(stations.database, first, actor=ME)
     with stations.database.read() as connection:
-        assert [r.job_id for r in views.delivered_reports(connection, second)] == [first]
-        assert views.delivered_reports(connection, first) == []
+        assert [r.job_id for r in replacing.delivered_reports(connection, second)] == [first]
+        assert replacing.delivered_reports(connection, first) == []
     assert stations.job(second).predecessor_id == first
 
 
@@ -73,7 +73,7 @@ def test_a_predecessor_that_never_arrived_passes_on_the_one_before(stations, sen
     stations.finish(stations.claim())
     third = orders.retry(stations.database, second, actor=ME)
     with stations.database.read() as connection:
-        assert [r.job_id for r in views.delivered_reports(connection, third)] == [first]
+        assert [r.job_id for r in replacing.delivered_reports(connection, third)] == [first]
 
 
 def test_where_only_the_seg_arrived_the_report_before_is_cited(stations, sender):
@@ -88,7 +88,7 @@ def test_where_only_the_seg_arrived_the_report_before_is_cited(stations, sender)
     third = orders.retry(stations.database, second, actor=ME)
     assert stations.job(third).predecessor_id == second
     with stations.database.read() as connection:
-        assert [r.job_id for r in views.delivered_reports(connection, third)] == [first]
+        assert [r.job_id for r in replacing.delivered_reports(connection, third)] == [first]
 
 
 def test_a_report_that_is_being_sent_counts_as_delivered(stations, sender):
@@ -97,7 +97,7 @@ def test_a_report_that_is_being_sent_counts_as_delivered(stations, sender):
     assert held is not None
     second = orders.retry(stations.database, first, actor=ME)
     with stations.database.read() as connection:
-        assert [r.job_id for r in views.delivered_reports(connection, second)] == [first]
+        assert [r.job_id for r in replacing.delivered_reports(connection, second)] == [first]
     for parcel in held.parcels:
         outbox.accepted(stations.database, held, parcel, 0, "Success")
     assert stations.deliveries() == ["sent", "sent"]

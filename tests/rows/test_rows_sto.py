@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,54 @@ def test_STO_02_below_the_watermark_nothing_is_written_and_others_are_answered(m
     room.set()
     peer.send(store(data_set(pixels=300_000), "1.2.3"))
     assert peer.status() == 0x0000
+
+
+@pytest.fixture
+def failing():
+    """Return a context in which calls of the operating system fail with a number of `errno`."""
+
+    @contextmanager
+    def failing(number, *names):
+        def fail(*_args, **_named):
+            raise OSError(number, os.strerror(number))
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in names:
+                patch.setattr(os, name, fail)
+            yield
+
+    return failing
+
+
+def _sent(peer, uid, pixels=300_000):
+    peer.send(store(data_set(uid, pixels=pixels), uid))
+    return peer.status()
+
+
+def test_STO_03_after_a_sync_that_failed_nobody_is_answered_success_by_this_process(bed, failing):
+    peer = bed.peer().associate()
+    assert _sent(peer, "1.2.3.1") == 0x0000
+    with failing(errno.EIO, "fsync", "fdatasync"):
+        assert _sent(peer, "1.2.3.2") & 0xFF00 == 0xA700
+        assert bed.is_served()
+    assert _sent(peer, "1.2.3.2") & 0xFF00 == 0xA700  # a sync that works again proves nothing of what was lost
+    assert _sent(bed.peer().associate(), "1.2.3.3") & 0xFF00 == 0xA700
+    assert bed.is_served()
+    assert [arrival.header.sop_instance_uid for arrival in bed.arrivals] == ["1.2.3.1"]
+
+
+@pytest.mark.parametrize("pixels", [300, 3_000_000], ids=["short", "long"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.ENAMETOOLONG, errno.EDQUOT])
+def test_STO_04_what_the_disk_does_not_take_is_answered_A700_until_it_does(bed, failing, number, pixels):
+    """No inodes, a disk that became read-only, no descriptors, a name that is too long, a quota."""
+    peer = bed.peer().associate()
+    with failing(number, "open", "write", "pwrite"):
+        for _ in range(2):
+            assert _sent(peer, "1.2.3.1", pixels) & 0xFF00 == 0xA700
+        assert bed.is_served()
+    assert bed.arrivals == []
+    assert _sent(peer, "1.2.3.1", pixels) == 0x0000
+    assert len(bed.arrivals) == 1
 
 
 def test_STO_05_the_same_instance_from_32_peers_at_once_is_one_file(bed):

@@ -120,6 +120,26 @@ def test_new_files_that_are_not_good_are_told_once_and_not_used(authority, files
     assert credentials.context() is not first
 
 
+def test_files_that_vanish_while_they_are_read_change_nothing(files, caplog):
+    clock, faults = Clock(), []
+
+    def make(given):
+        if faults:
+            raise faults.pop()
+        return tls.server_context(given)
+
+    credentials = Credentials(files, make, clock)
+    first = credentials.context()
+    os.utime(files.key_file, (0, 0))
+    faults.append(FileNotFoundError(2, "No such file or directory"))
+    for _ in range(2):
+        assert credentials.context() is first
+        clock.seconds += LOOK_SECONDS
+        credentials.renew()
+    assert credentials.context() is not first
+    assert "No such file" in caplog.messages[0]
+
+
 def test_a_month_before_its_end_a_certificate_is_told_in_log_status_and_doctor(authority, files, caplog):
     put(authority.issue("short", days=29), files)
     clock = Clock()

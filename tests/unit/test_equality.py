@@ -20,8 +20,8 @@ from pydicom.uid import (
 
 from pacs_ai.dicom import part10
 from pacs_ai.dicom.equality import Sameness, compare
-from pacs_ai.dicom.pixel_equality import compare_pixels
 from pacs_ai.errors import NotUnderstood
+from pacs_ai.infer.pixel_equality import compare_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable

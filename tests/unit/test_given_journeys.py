@@ -10,6 +10,7 @@ import pydicom
 import pytest
 
 from pacs_ai import profiles
+from pacs_ai.built_in_profiles import BUILT_IN
 from pacs_ai.encode.provenance import Work
 from pacs_ai.errors import Reason, Refused
 from pacs_ai.infer.analysis import Steps, analyse, load
@@ -19,7 +20,7 @@ from pacs_ai.testing.dynamic import TimeToPeak
 from pacs_ai.testing.samples.ecg import Heart, ecg, write_ecg
 from pacs_ai.testing.samples.perfusion import Bolus, peaks_s, write_perfusion
 
-WANTED = profiles.encodings([profiles.plan(profiles.BUILT_IN["archive"], 9000)])
+WANTED = profiles.encodings([profiles.plan(BUILT_IN["archive"], 9000)])
 OF_VOLUMES = [one for one in WANTED if one.kind in (Kind.SEGMENTATION, Kind.REPORT, Kind.PARAMETRIC_MAP)]
 
 

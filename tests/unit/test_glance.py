@@ -71,6 +71,18 @@ def test_what_a_destination_lacks_or_was_not_told_needs_a_person():
     assert found[5:] == [("2 further destinations", "lack results or are not told")]
 
 
+def test_what_a_peer_took_and_never_confirmed_needs_a_person_while_it_is_asked_to():
+    def told(**peer):
+        config = Config.model_validate({"peer": [{"name": "pacs", "ae_title": "PACS", "host": "h", **peer}]})
+        unconfirmed = {"pacs": (3, NOW), "gone": (1, NOW)}
+        return [(one.subject, one.words) for one in glance._troubles(config, look(unconfirmed=unconfirmed))]
+
+    assert told() == []
+    ((subject, words),) = told(commitment=True)
+    assert subject == "peer pacs"
+    assert words.startswith("took 3 results since")
+
+
 def test_a_silent_host_needs_a_person_but_not_a_worker_that_is_busy_here():
     processes = [process("receive"), process("route"), process("deliver"), process("infer", silent=900)]
     assert troubles(processes=processes) == []

@@ -9,8 +9,9 @@ from pydicom.uid import AllTransferSyntaxes
 from pynetdicom import sop_class
 
 from pacs_ai import config, profiles
+from pacs_ai.built_in_profiles import BUILT_IN
 from pacs_ai.errors import UserError
-from pacs_ai.profiles import BUILT_IN, FORMS, NOTICES, Kind, Profile, Wanted
+from pacs_ai.profiles import FORMS, NOTICES, Kind, Profile, Wanted
 
 EVERY_PLAN = [profiles.plan(profile, 9001) for profile in BUILT_IN.values()]
 

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pacs_ai.built_in_profiles import BUILT_IN
 from pacs_ai.config import Config
 from pacs_ai.infer import worker
 from pacs_ai.infer.child import Bench
 from pacs_ai.infer.order import Done, Order
 from pacs_ai.models.engine import tiling
 from pacs_ai.models.engine.windows import Runner, slabs
-from pacs_ai.profiles import BUILT_IN, Kind, encodings, plan
+from pacs_ai.profiles import Kind, encodings, plan
 from pacs_ai.testing import Phantom, write_phantom
 
 #: Jobs after which memory no longer grows by what is made once.

@@ -11,7 +11,7 @@ from pacs_ai import tls
 from pacs_ai.config import Config
 from pacs_ai.doctor.configuration import contradictions, examine
 from pacs_ai.errors import UserError
-from pacs_ai.network_sections import Tls
+from pacs_ai.network_sections import Receive, Tls
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,12 @@ def test_a_certificate_for_servers_alone_does_not_call(authority):
     tls.server_context(section(authority, made))
     with pytest.raises(UserError, match="purpose"):
         tls.client_context(section(authority, made))
+
+
+def test_the_ports_that_are_opened_are_named():
+    assert Receive().where == "port 11112"
+    assert Receive(tls_port=2762).where == "port 11112 and TLS port 2762"
+    assert Receive(plain=False, tls_port=2762).where == "TLS port 2762"
 
 
 def test_the_key_has_to_belong_to_the_certificate(authority, node):

@@ -343,7 +343,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint("result_id", "peer", name=op.f("uq_delivery_result_id_peer")),
     )
-    op.create_index(op.f("ix_delivery_job_id"), "delivery", ["job_id"], unique=False)
+    op.create_index("ix_delivery_job", "delivery", ["job_id", "peer", "state", "due_at"], unique=False)
     op.create_index("ix_delivery_state_peer", "delivery", ["state", "peer"], unique=False)
     op.create_index(
         "ix_delivery_confirm",
