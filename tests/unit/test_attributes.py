@@ -195,9 +195,9 @@ def test_a_ct_header_takes_a_fraction_of_a_millisecond(shared_data: Path):
     path, transfer_syntax_uid, data_set = next(part_10_files(shared_data / "ct_chest_lidc_thin"))
     seconds = []
     for _ in range(50):
-        begun = time.perf_counter()
+        begun = time.process_time()
         read_header(memoryview(data_set), transfer_syntax_uid)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.process_time() - begun)
     assert statistics.median(seconds) < 1.5e-3, path  # 0.2 ms where it was written
 
 
@@ -291,10 +291,10 @@ def test_DAT_03_sixteen_nested_sequences_are_read_and_more_are_refused_at_once(u
     assert read_header(identity() + nested(16, undefined=undefined), EXPLICIT)
     for depth in (17, 300, 3000):
         tail = nested(depth, undefined=undefined)
-        begun = time.perf_counter()
+        begun = time.process_time()
         with pytest.raises(NotUnderstood, match="deeper than 16"):
             read_header(identity() + tail, EXPLICIT)
-        assert time.perf_counter() - begun < 0.05
+        assert time.process_time() - begun < 0.05
 
 
 @pytest.mark.parametrize("implicit", [True, False])
@@ -302,17 +302,17 @@ def test_DAT_04_a_million_elements_are_refused_within_half_a_second(implicit: bo
     packed = struct.Struct("<HHL" if implicit else "<HH2sH")
     between = (0,) if implicit else (b"LO", 0)
     bomb = b"".join(packed.pack(0x11 + 2 * (n >> 16), n & 0xFFFF, *between) for n in range(1_000_000))
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(NotUnderstood, match="more than 100000"):
         read_header(bomb, IMPLICIT if implicit else EXPLICIT)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_DAT_04_a_million_items_are_refused_within_half_a_second():
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(NotUnderstood, match="more than 100000"):
         read_header(long(0x11, 0x10, b"SQ", 8_000_000, ITEM * 1_000_000), EXPLICIT)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_the_whole_count_is_bounded_too(monkeypatch: pytest.MonkeyPatch):
@@ -486,7 +486,7 @@ def test_DAT_07_deflated_bomb_and_broken_streams_are_refused(monkeypatch: pytest
 
 
 def survives(raw: bytes, transfer_syntax_uid: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     try:
         header = read_header(raw, transfer_syntax_uid)
     except NotUnderstood:
@@ -494,7 +494,7 @@ def survives(raw: bytes, transfer_syntax_uid: str) -> None:
     else:
         assert is_uid(header.sop_instance_uid)
         assert not any(ord(char) < 32 for text in header.values.values() for char in text)
-    assert time.perf_counter() - begun < 0.5  # 50 ms on a machine of its own
+    assert time.process_time() - begun < 0.5  # 50 ms on a machine of its own
 
 
 @settings(max_examples=300, deadline=None)
