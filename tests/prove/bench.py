@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import os
 import queue
-import random
 import shutil
 import signal
 import socket
@@ -17,20 +15,25 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prove import checker, material, wire
+import psycopg
+
+from prove.peers import PAUSE_SECONDS, Peers
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from prove import postgres
 
 TESTS = Path(__file__).resolve().parents[1]
 #: Longest wait for the node to do what it must.
 PATIENCE_SECONDS = 90.0
 #: The same for a node that is known to be wrong.
 BUG_PATIENCE_SECONDS = 10.0
-#: Between two looks at whether there is more to do.
-_PAUSE_SECONDS = 0.02
 
 
 class Stuck(RuntimeError):  # noqa: N818 - said of the node
@@ -153,133 +156,6 @@ class Victim:
 
 
 @dataclass
-class Peers:
-    """The sender and the destination: what they did stands in their journals, and nowhere in the node's hands."""
-
-    folder: Path
-    seed: int
-    on_keep: Any = None
-    on_answered: Any = None
-    unacked: dict[str, list[material.Instance]] = field(default_factory=dict)
-    acked: dict[str, material.Instance] = field(default_factory=dict)
-    resulted: set[str] = field(default_factory=set)
-    turned_away: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.journals = checker.Journals(*(self.folder / name for name in ("acks", "kept", "claims")))
-        self._random = random.Random(self.seed)
-        self._lock = threading.Lock()
-        self._next = 0
-        self._acks = self.journals.acks.open("a")
-        self._kept = self.journals.kept.open("a")
-        self.kept_objects = 0
-        self.keeper = wire.Keeper(self._keep, lambda uid: self.on_answered and self.on_answered(uid))
-
-    def close(self) -> None:
-        """Close the journals, listen no longer."""
-        self.keeper.close()
-        with self._lock:
-            self._acks.close()
-            self._kept.close()
-
-    def _keep(self, uid: str, syntax: str, data_set: bytes) -> None:
-        digest = hashlib.sha256(data_set).hexdigest()
-        study = _study_of(data_set)
-        with self._lock:
-            if self._kept.closed:
-                return
-            self._kept.write(json.dumps({"uid": uid, "sha256": digest}) + "\n")
-            self._kept.flush()
-            self.kept_objects += 1
-            self.resulted.add(study)
-        if self.on_keep:
-            self.on_keep(uid)
-
-    def begin_series(self, slices: int | None = None) -> str:
-        """Make one more series to send; returns its UID."""
-        with self._lock:
-            made = material.make_series(self.seed, self._next, slices or self._random.choice((3, 3, 3, 4, 5)))
-            self._next += 1
-            self.unacked[made[0].series] = list(made)
-            return made[0].series
-
-    def open_series(self) -> int:
-        """Return how many series were begun whose results the destination has not seen."""
-        with self._lock:
-            studies = {one.study for one in self.acked.values()} - self.resulted
-            return len(studies) + len(self.unacked)
-
-    def acknowledge(self, instance: material.Instance) -> None:
-        """Write down that it was answered Success."""
-        with self._lock:
-            words = {"uid": instance.uid, "sha256": instance.sha256, "patient": instance.patient}
-            self._acks.write(json.dumps(words) + "\n")
-            self._acks.flush()
-            self.acked[instance.uid] = instance
-            left = self.unacked.get(instance.series, [])
-            if instance in left:
-                left.remove(instance)
-            if not left:
-                self.unacked.pop(instance.series, None)
-
-    def send_series(self, port: int, series: str, *, repeat: bool = False, release: bool = True) -> bool:
-        """Send what of a series was not acknowledged on one association; False where the node went away."""
-        with self._lock:
-            wanted = list(self.unacked.get(series, ()))
-            again = [one for one in self.acked.values() if one.series == series] if repeat else []
-        try:
-            association = wire.Sender(port)
-            for instance in (*again, *wanted):
-                status = association.store(instance.uid, instance.data_set)
-                if status == 0:
-                    self.acknowledge(instance)
-            if release:
-                association.release()
-            else:
-                association.abort()
-        except wire.Gone as gone:
-            if gone.pdu_type:
-                self.turned_away.append(gone.pdu_type)
-            return False
-        return True
-
-    def send_while_it_lives(self, port: int, seed: int, most_open: int) -> None:
-        """Send series after series, until the node goes away; never more than it works off."""
-        choice = random.Random(seed)
-        while True:
-            with self._lock:
-                mine = sorted(series for index, series in enumerate(self.unacked))
-            if not mine or (len(mine) < 3 and choice.random() < 0.5):
-                if self.open_series() >= most_open:
-                    if not self._is_there(port):
-                        return
-                    time.sleep(_PAUSE_SECONDS)
-                    continue
-                mine = [self.begin_series()]
-            series = choice.choice(mine)
-            if not self.send_series(port, series, repeat=choice.random() < 0.1, release=choice.random() < 0.9):
-                return
-
-    @staticmethod
-    def _is_there(port: int) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", port), 5).close()
-        except OSError:
-            return False
-        return True
-
-
-def _study_of(data_set: bytes) -> str:
-    at = data_set.find(b"\x20\x00\x0d\x00UI")
-    if at < 0:
-        at = data_set.find(b"\x20\x00\x0d\x00") + 8
-        return data_set[at : at + 64].partition(b"\0")[0].decode("ascii", "replace")
-    length = int.from_bytes(data_set[at + 6 : at + 8], "little")
-    return data_set[at + 8 : at + 8 + length].rstrip(b"\0").decode()
-
-
-@dataclass
 class Bench:
     """What one harness's run works with: the fork server, folders, nodes.
 
@@ -289,14 +165,19 @@ class Bench:
         For stores, journals and logs.
     bug
         Name of the known-wrong variant that its nodes are (`prove.bugs`), "" for the product as it is.
+    database
+        The PostgreSQL that they have their tables in (`prove.postgres`); None for SQLite.
     """
 
     folder: Path
     bug: str = ""
+    database: postgres.Server | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.server = Server.of_this_thread()
+        if self.database is not None:
+            self.server.ask(do="tables", url=self.database.url)
         self._count = 0
 
     def new_store(self, at: Path | None = None) -> Path:
@@ -334,6 +215,7 @@ class Bench:
             "claims": str(peers.journals.claims),
             "log": str(self.folder / "node.log"),
             "bug": self.bug,
+            "database": "" if self.database is None else self.database.url,
             **more,
         }
         pid = int(self.server.ask(do="fork", order=order)["pid"])
@@ -360,10 +242,10 @@ class Bench:
                     peers.send_series(port, series)
                 if time.monotonic() > limit:
                     raise Stuck(f"{len(peers.unacked)} series are not acknowledged: {self.tail()}")
-            while left := unsettled(store, len(peers.acked)):
+            while left := unsettled(store, peers.acked, self.database):
                 if time.monotonic() > limit:
                     raise Stuck(f"not done after {seconds:g} s: {left}")
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(PAUSE_SECONDS)
             victim.say(do="stop")
             victim.hear()
             status = victim.reap()
@@ -384,16 +266,31 @@ def port_of(victim: Victim) -> int | None:
     return None if word is None else int(word["port"])
 
 
-def unsettled(store: Path, acked: int) -> str:
+def unrecorded(store: Path, acked: Collection[str]) -> str:
+    """Say how many of these instances have no row yet; "" where each has one."""
+    with closing(sqlite3.connect(f"file:{store / 'pacs_ai.sqlite'}?mode=ro", uri=True, timeout=20)) as connection:
+        left = _unrecorded(connection, acked)
+    return f"{left} instances have no row" if left else ""
+
+
+def _unrecorded(connection: Any, acked: Collection[str]) -> int:
+    return len(set(acked).difference(uid for (uid,) in connection.execute("SELECT sop_instance_uid FROM instance")))
+
+
+def unsettled(store: Path, acked: Collection[str], database: postgres.Server | None = None) -> str:
     """Say what is left to do, by the tables; "" where nothing is."""
-    connection = sqlite3.connect(f"file:{store / 'pacs_ai.sqlite'}?mode=ro", uri=True, timeout=20)
+    connection: Any
+    if database is None:
+        connection = sqlite3.connect(f"file:{store / 'pacs_ai.sqlite'}?mode=ro", uri=True, timeout=20)
+    else:
+        connection = psycopg.connect(database.dsn)
     try:
 
         def count(query: str) -> int:
             return int(connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0])
 
         left = {
-            "instances": max(0, acked - count("instance")),
+            "instances": _unrecorded(connection, acked),
             "series": count("series WHERE state IN ('receiving', 'reopened')"),
             "jobs": count("job WHERE state NOT IN ('done', 'superseded', 'failed', 'refused')"),
             "deliveries": count("delivery WHERE state IN ('waiting', 'sending')"),

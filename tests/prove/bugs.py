@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +168,6 @@ def _never_requeued() -> None:
 
 
 def _encoded_again() -> None:
-    from dataclasses import replace
-
     from pacs_ai.deliver.courier import Courier
     from pacs_ai.store import schema
 
@@ -258,11 +256,88 @@ def _half_files_stay() -> None:
     os.unlink = lambda path, **options: None if "/.new/" in os.fspath(path) else unlink(path, **options)
 
 
+def _acknowledged_before_the_segment() -> None:
+    from pacs_ai.receive.indexing import Indexing
+    from pacs_ai.store.ahead import Ahead
+
+    write, add = Ahead._write, Indexing.add
+
+    def first(ahead: Any, batch: Any) -> None:
+        for waiting in batch:
+            waiting.tell(waiting.place)
+        time.sleep(_LATE_SECONDS)
+        write(ahead, [replace(waiting, tell=lambda came: None) for waiting in batch])
+
+    def later(indexing: Any, entry: Any) -> None:
+        timer = threading.Timer(4 * _LATE_SECONDS, add, (indexing, entry))
+        timer.daemon = True
+        timer.start()
+
+    Ahead._write, Indexing.add = first, later
+
+
+def _no_segment_sync() -> None:
+    os.fdatasync = lambda fd: None
+
+
+def _recycled_early() -> None:
+    from pacs_ai.receive.indexing import Indexing, Kept
+    from pacs_ai.store.ahead import Ahead
+
+    commit, done = Indexing._commit, Ahead.done
+    Ahead.done = lambda ahead, places: done(ahead, [])
+
+    def early(indexing: Any, batch: Any) -> None:
+        record = indexing._record
+
+        def let_go(*arguments: Any) -> None:
+            done(indexing._ahead, [entry.place for entry in batch if isinstance(entry, Kept)])
+            indexing._ahead.rest()
+            record(*arguments)
+
+        indexing._record = let_go
+        try:
+            commit(indexing, batch)
+        finally:
+            indexing._record = record
+
+    Indexing._commit = early
+
+
+def _last_record_skipped() -> None:
+    from pacs_ai.store import segments
+
+    records = segments.records
+    segments.records = lambda segment: list(records(segment))[:-1]
+
+
+class _Anything:
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None
+
+
+def _torn_record_accepted() -> None:
+    from pacs_ai.store import segments
+
+    segments._sha256_at = lambda place: _Anything()
+
+
+def _recorded_twice() -> None:
+    from pacs_ai.store.index import Index
+
+    Index.is_recorded = lambda index, name, lap, number: False
+
+
+_LOST = r"I1 acknowledged|done after \d+ s: \d+ instances"
+_LOST_OR_DAMAGED = rf"{_LOST}|I2 "
+
 BUGS = {
-    "ackfirst": Bug(_acknowledge_first, "Success is answered before the commit", "points", r"I1 |\d instances"),
-    "nofsync": Bug(_no_file_fsync, "files are not synced", "power", r"I[12] |\d instances"),
-    "nodirsync": Bug(_no_directory_fsync, "directories are not synced", "power", r"I[12] |\d instances"),
-    "walnormal": Bug(_wal_normal, "SQLite runs with synchronous=NORMAL", "power", r"I1 |\d instances"),
+    "ackfirst": Bug(_acknowledge_first, "Success is answered before the commit", "points", _LOST),
+    "nofsync": Bug(_no_file_fsync, "files are not synced", "power", _LOST_OR_DAMAGED),
+    "nodirsync": Bug(_no_directory_fsync, "directories are not synced", "power", _LOST_OR_DAMAGED),
+    "walnormal": Bug(_wal_normal, "SQLite runs with synchronous=NORMAL", "power", _LOST),
     "renamefirst": Bug(
         _rename_before_fsync, "a file gets its name before it is synced", "power-points", "I2 a file whose bytes"
     ),
@@ -283,4 +358,17 @@ BUGS = {
         _fsync_retried, "a failed fsync is tried again, and then believed", "errors", "fsync .* Success"
     ),
     "halffiles": Bug(_half_files_stay, "what could not be written stays behind", "errors", "left half written"),
+    "aheadack": Bug(
+        _acknowledged_before_the_segment,
+        "Success is answered before the segment is",
+        "points",
+        _LOST,
+    ),
+    "aheadnosync": Bug(_no_segment_sync, "segments are not synced", "power", _LOST),
+    "aheadearly": Bug(_recycled_early, "a segment is let go before its rows are committed", "points", _LOST),
+    "aheadlast": Bug(_last_record_skipped, "recovery skips the last record", "recovery", _LOST),
+    "aheadtorn": Bug(
+        _torn_record_accepted, "recovery takes a torn record for a whole one", "torn", "I2 a file whose bytes"
+    ),
+    "aheadtwice": Bug(_recorded_twice, "what has its rows is recorded again", "points", "I14 "),
 }

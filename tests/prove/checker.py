@@ -1,8 +1,8 @@
 """Whether a stopped node kept its promises: its store against the journals of those who spoke with it.
 
 It imports nothing of the node. `acks` is the sender's journal of what was answered Success, `kept` the destination's
-of what it took, `claims` the workers' of what they began; each holds one JSON object or line per event. The numbers
-are those of the invariants in docs/reliability.md.
+of what it took, `claims` the workers' of what they began, `tries` the sender's of what it sent, whatever the answer;
+each holds one JSON object or line per event. The numbers are those of the invariants in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pydicom
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TRANSFERRED = ("sent", "confirmed")
+_PAGE = 4096
 _FINAL = {"done", "superseded"}
 
 
@@ -33,6 +34,12 @@ class Journals:
     acks: Path
     kept: Path
     claims: Path
+    tries: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> Self:
+        """Return those of a folder."""
+        return cls(*(folder / name for name in ("acks", "kept", "claims", "tries")))
 
     @staticmethod
     def lines(path: Path) -> list[dict[str, Any]]:
@@ -51,6 +58,8 @@ class Store:
             "study",
             "series",
             "instance",
+            "association",
+            "association_series",
             "job",
             "job_source",
             "job_destination",
@@ -90,7 +99,19 @@ def violations(folder: Path, journals: Journals, twin: Mapping[str, list[str]] |
     """
     store = Store(folder)
     found = [f"the database is damaged: {words}" for words in store.sound if words != "ok"]
-    checks = (_acknowledged, _nothing_half, _once, _current_jobs, _one_end, _peer_has, _references, _journal)
+    checks = (
+        _acknowledged,
+        _drained,
+        _nothing_half,
+        _once,
+        _current_jobs,
+        _one_end,
+        _peer_has,
+        _confirmed,
+        _references,
+        _journal,
+        _transfers,
+    )
     for check in checks:
         found += check(store, journals)
     if twin is not None:
@@ -111,21 +132,33 @@ def _acknowledged(store: Store, journals: Journals) -> Iterator[str]:
             yield f"I1 acknowledged, but its file is not what was sent ({digest[:24]}): {ack['uid']}"
 
 
+def _drained(store: Store, journals: Journals) -> Iterator[str]:
+    """I1: nothing is only in a segment that was written ahead to: after a stop in order, none begins with a record."""
+    ahead = store.folder / "ahead"
+    for path in sorted(ahead.iterdir()) if ahead.is_dir() else ():
+        if path.suffix:
+            yield f"I1 an instance was set aside, and is not in the index: {path.name}"
+        elif path.read_bytes()[:_PAGE].strip(b"\0"):
+            yield f"I1 a segment still holds records: {path.name}"
+
+
 def _nothing_half(store: Store, journals: Journals) -> Iterator[str]:
     """I2, I13: no row without its whole file, no file without a row, nothing left behind.
 
-    Only a job that was superseded while its results were written may leave these to retention's next sweep.
+    Only a job that was superseded while its results were written may leave these to retention's next sweep; what bears
+    the UID of a result that there is, in other bytes, was not left by such a job: it was encoded twice.
     """
     outdated = {row["study_id"] for row in store.rows["job"] if row["state"] == "superseded"}
     swept = {row["study_instance_uid"] for row in store.rows["study"] if row["id"] in outdated}
     named = {row["sha256"] for name in ("instance", "result") for row in store.rows[name]}
+    made = {row["sop_instance_uid"] for row in store.rows["result"]}
     for sha256 in sorted(named):
         if len(digest := store.data_set_sha256(sha256)) != 64:
             yield f"I2 a row's file: {digest}: {sha256}"
     for path in store.files.glob("[0-9a-f][0-9a-f]/*"):
         if hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
             yield f"I2 a file whose bytes are not its name: {path.name}"
-        elif path.name not in named and not _is_result_of(path, swept):
+        elif path.name not in named and not _was_left(path, swept, made):
             yield f"I13 a file that no row names: {path.name}"
     scratch = store.folder / "scratch"
     left = [p for p in (scratch.glob("*/*") if scratch.is_dir() else ()) if p.is_file()]
@@ -133,9 +166,9 @@ def _nothing_half(store: Store, journals: Journals) -> Iterator[str]:
         yield f"I13 {len(left)} files left in the scratch folder"
 
 
-def _is_result_of(path: Path, studies: set[str]) -> bool:
+def _was_left(path: Path, studies: set[str], made: set[str]) -> bool:
     ds = pydicom.dcmread(path, stop_before_pixels=True)
-    return ds.Modality in {"SEG", "SR"} and ds.StudyInstanceUID in studies
+    return ds.Modality in {"SEG", "SR"} and ds.StudyInstanceUID in studies and ds.SOPInstanceUID not in made
 
 
 def damaged_names(folder: Path) -> list[str]:
@@ -223,6 +256,43 @@ def _peer_has(store: Store, journals: Journals) -> Iterator[str]:
         made, gone = wanted[row["job_id"]], sent[row["job_id"], row["peer"]]
         if row["job_id"] in done and not 0 < made == gone:
             yield f"I6 job {row['job_id']} is done with {made} results, {gone} sent"
+
+
+def _confirmed(store: Store, journals: Journals) -> Iterator[str]:
+    """I8: what is called confirmed, the destination has, with the bytes of the outbox."""
+    kept = {(one["uid"], one["sha256"]) for one in journals.lines(journals.kept)}
+    results = {row["id"]: row for row in store.rows["result"]}
+    for row in store.rows["delivery"]:
+        result = results[row["result_id"]]
+        has = (result["sop_instance_uid"], store.data_set_sha256(result["sha256"])) in kept
+        if not has and (row["state"] == "confirmed" or row["confirmed_at"] is not None):
+            yield f"I8 delivery {row['id']} is confirmed, and the destination has not got these bytes"
+
+
+def _transfers(store: Store, journals: Journals) -> Iterator[str]:
+    """I12, I14: of each series as many transfers are counted as were answered at least, and as were tried at most.
+
+    These counts are what the audit trail is made of: one too few is a transfer without its event.
+    """
+    names = {row["id"]: row["series_instance_uid"] for row in store.rows["series"]}
+    series_of = {one["uid"]: one["series"] for one in journals.lines(journals.tries)}
+    tried = Counter(one["series"] for one in journals.lines(journals.tries))
+    acked = Counter(series_of[one["uid"]] for one in journals.lines(journals.acks))
+    counted: Counter[int] = Counter()
+    by: set[tuple[str, int]] = set()
+    for row in store.rows["association_series"]:
+        counted[row["series_id"]] += row["arrivals"]
+        by.add((row["assoc_id"], row["series_id"]))
+    for row in store.rows["series"]:
+        count, name = counted[row["id"]], names[row["id"]]
+        if count < acked[name]:
+            yield f"I12 {acked[name]} transfers of a series were answered, {count} are counted: {name}"
+        if count > tried[name] or row["arrivals"] != count:
+            yield f"I14 {tried[name]} transfers of a series were tried, {count} and {row['arrivals']} counted: {name}"
+    known = {row["id"] for row in store.rows["association"]}
+    for row in store.rows["instance"]:
+        if row["assoc_id"] not in known or (row["assoc_id"], row["series_id"]) not in by:
+            yield f"I12 instance {row['id']} came over an association that nobody remembers"
 
 
 def _references(store: Store, journals: Journals) -> Iterator[str]:

@@ -28,18 +28,45 @@ _FAILURES = {
     "replace": ("ENOSPC", "EIO", "EROFS"),
     faults.COMMIT: ("ENOSPC",),
 }
+#: The same where instances are written ahead: most of it is behind the answer, and tried again.
+_AHEAD_FAILURES = {
+    "pwritev": ("ENOSPC", "EIO", "EDQUOT"),
+    "fdatasync": ("ENOSPC", "EIO"),
+    "open": ("ENOSPC", "EMFILE"),
+    "sendfile": ("ENOSPC", "EIO"),
+    "fsync": ("ENOSPC", "EIO"),
+    "replace": ("ENOSPC",),
+    faults.COMMIT: ("ENOSPC",),
+}
+_SYNCS = ("fsync", "fdatasync")
 
 
 def run(
-    folder: Path, seed: int, seconds: float, *, bug: str = "", rounds: int = 3, at_random: int = 40
+    folder: Path,
+    seed: int,
+    seconds: float,
+    *,
+    bug: str = "",
+    rounds: int = 3,
+    at_random: int = 40,
+    is_ahead: bool = False,
 ) -> kill.Outcome:
-    """Have every call fail in every way, `rounds` times over (at the first, the second … such call)."""
-    cases = [(call, name, at) for call, names in _FAILURES.items() for name in names for at in range(1, rounds + 1)]
-    cases += [("write", "short", at) for at in range(1, rounds + 1)]
+    """Have every call fail in every way, `rounds` times over (at the first, the second … such call).
+
+    Parameters
+    ----------
+    at_random
+        So many failures more, at random into a whole node at work.
+    is_ahead
+        Instances are written ahead before they have files and rows.
+    """
+    failures, shorts = (_AHEAD_FAILURES, ("pwritev", "sendfile")) if is_ahead else (_FAILURES, ("write",))
+    cases = [(call, name, at) for call, names in failures.items() for name in names for at in range(1, rounds + 1)]
+    cases += [(call, "short", at) for call in shorts for at in range(1, rounds + 1)]
     outcome, begin = kill.Outcome("H6 failing disk", len(cases) + at_random), time.monotonic()
     made = bench.Bench(folder, bug)
     store, peers = made.new_store(), made.new_peers(seed)
-    receiver = _Receiver(made, store, peers)
+    receiver = _Receiver(made, store, peers, is_ahead=is_ahead)
     try:
         for case in cases:
             if outcome.violations or time.monotonic() - begin > seconds:
@@ -61,31 +88,62 @@ def run(
     return outcome
 
 
+def run_ahead(folder: Path, seed: int, seconds: float, *, bug: str = "") -> kill.Outcome:
+    """Have every call fail of a node that writes ahead."""
+    return run(folder, seed, seconds, bug=bug, at_random=0, is_ahead=True)
+
+
 class _Receiver:
     """A node that only receives, kept over many cases; after a failed sync it distrusts the disk, so it is replaced."""
 
-    def __init__(self, made: bench.Bench, store: Path, peers: bench.Peers) -> None:
-        self.store, self.peers = store, peers
+    def __init__(self, made: bench.Bench, store: Path, peers: bench.Peers, *, is_ahead: bool = True) -> None:
+        self.store, self.peers, self.is_ahead = store, peers, is_ahead
         self._made = made
         self._victim: bench.Victim | None = None
         self.port = 0
+        self._killed_amid: set[str] = set()
 
     @property
     def victim(self) -> bench.Victim:
         """The node, started where it is not there."""
         if self._victim is None:
-            self._victim = self._made.fork(self.store, self.peers, story="receiving")
+            self._victim = self._made.fork(self.store, self.peers, story="receiving", is_ahead=self.is_ahead)
             port = bench.port_of(self._victim)
             if port is None:
                 raise bench.Stuck(f"the node does not start: {self._made.tail()}")
             self.port = port
         return self._victim
 
+    def until_recorded(self) -> str:
+        """Wait until all that was answered Success has its row; say what is left where that takes too long."""
+        limit = time.monotonic() + (bench.BUG_PATIENCE_SECONDS if self._made.bug else bench.PATIENCE_SECONDS)
+        while (left := bench.unrecorded(self.store, self.peers.acked)) and time.monotonic() < limit:
+            time.sleep(0.01)
+        return left
+
+    def count(self) -> dict[str, int]:
+        """End the failure when it has struck, or all is done that it could have struck; say how often it did."""
+        while not (said := self._ask("look"))["hit"] and bench.unrecorded(self.store, self.peers.acked):
+            time.sleep(0.005)
+        return self._ask("end") if said["hit"] else {**said, **self._ask("end")}
+
+    def _ask(self, what: str) -> dict[str, int]:
+        self.victim.say(do=what)
+        return self.victim.hear() or {"hit": 0, "behind": 0}
+
     def end(self) -> None:
         """Kill it, where it is there."""
         if self._victim is not None:
             self._victim.end()
             self._victim = None
+            self._killed_amid = self._half_written()
+
+    def half_written(self) -> int:
+        """Return how many files are left half written, those aside that a kill of this harness cut off."""
+        return len(self._half_written() - self._killed_amid)
+
+    def _half_written(self) -> set[str]:
+        return {path.name for path in (self.store / "files" / ".new").iterdir()}
 
 
 def _one(receiver: _Receiver, call: str, name: str, at: int, outcome: kill.Outcome) -> list[str]:
@@ -96,23 +154,25 @@ def _one(receiver: _Receiver, call: str, name: str, at: int, outcome: kill.Outco
     victim.say(do="arm", call=call, at=at, error=error, short=name == "short")
     victim.hear()
     statuses = _send(peers, receiver.port, series)
-    victim.say(do="count")
-    hit = int((victim.hear() or {"hit": 0})["hit"])
-    outcome.count(failures=hit)
+    said = receiver.count()
+    hit = said["hit"]
+    outcome.count(failures=hit, behind=said["behind"])
     what = f"{call} {at} failing with {name}"
     refused = [status for status in statuses if status not in (0, None)]
     found = [f"{what}: answered {status:#06x}" for status in refused if status not in _OUT_OF_RESOURCES]
-    if hit and name != "short" and not refused and None not in statuses:
+    if hit > said["behind"] and name != "short" and not refused and None not in statuses:
         found.append(f"{what}: everything was answered Success")
     if name == "short" and refused:
         found.append(f"{what}: refused, though the rest could be written")
-    distrusts = call == "fsync" and name == "EIO" and hit
+    distrusts = call in _SYNCS and name == "EIO" and hit
+    if not distrusts and (left := receiver.until_recorded()):
+        found.append(f"{what}: {left} though it was answered Success")
     if distrusts:
         more = _send(peers, receiver.port, peers.begin_series(3))
         if 0 in more:
             found.append(f"{what}: Success after it, without a start of the node")
-    if left := list((receiver.store / "files" / ".new").iterdir()):
-        found.append(f"{what}: {len(left)} files are left half written")
+    if number := receiver.half_written():
+        found.append(f"{what}: {number} files are left half written")
     found += checker.damaged_names(receiver.store)
     if distrusts:
         receiver.end()
@@ -159,9 +219,11 @@ def _fill(receiver: _Receiver, mount: power.Mount, name: str, at: int, outcome: 
     refused = [status for status in statuses if status not in (0, None)]
     outcome.count(refused=len(refused), stored=statuses.count(0))
     found = [f"{what}: answered {status:#06x}" for status in refused if status not in _OUT_OF_RESOURCES]
-    if name == "EIO" and refused:
+    if name == "EIO":
         receiver.end()  # it may have seen a sync fail, and then trusts this disk no more
         assert receiver.victim
+    if left := receiver.until_recorded():
+        found.append(f"{what}: {left} though it was answered Success")
     if any(status != 0 for status in _send(peers, receiver.port, series)):
         found.append(f"{what}: refused again after the failure was over")
     if left := list((receiver.store / "files" / ".new").iterdir()):
@@ -176,12 +238,10 @@ def _send(peers: bench.Peers, port: int, series: str) -> list[int | None]:
     for instance in list(peers.unacked.get(series, ())):
         try:
             association = association or wire.Sender(port)
-            statuses.append(association.store(instance.uid, instance.data_set))
+            statuses.append(peers.store(association, instance))
         except wire.Gone:
             statuses.append(None)
             association = None
-        if statuses[-1] == 0:
-            peers.acknowledge(instance)
     if association is not None:
         association.close()
     return statuses
@@ -191,7 +251,9 @@ def _at_random(
     made: bench.Bench, store: Path, peers: bench.Peers, choice: random.Random, count: int, outcome: kill.Outcome
 ) -> None:
     """Let failures fall into a whole node at work; then it must come to rest with everything kept."""
-    kinds: list[tuple[str, str]] = [(c, n) for c, names in _FAILURES.items() for n in names]
+    kinds: list[tuple[str, str]] = [
+        (c, n) for failures in (_FAILURES, _AHEAD_FAILURES) for c, names in failures.items() for n in names
+    ]
     victim, port = None, 0
     for _ in itertools.repeat(None, count):
         if victim is None:
@@ -203,7 +265,7 @@ def _at_random(
         victim.say(do="arm", **word)
         victim.hear()
         peers.send_series(port, series)
-        victim.say(do="count")
+        victim.say(do="end")
         said = victim.hear()
         outcome.count(failures=int(said["hit"]) if said else 0)
         outcome.done += 1

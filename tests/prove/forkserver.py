@@ -1,6 +1,7 @@
 """A process with every module imported that forks a node whenever one is wanted, in a few milliseconds.
 
-It reads one JSON object per line (`make`: a store, `fork`: a node, `reap`: its status) and answers each with one.
+It reads one JSON object per line (`make`: a store, `tables`: those of a server, `fork`: a node, `reap`: its status) and
+answers each with one.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def serve() -> None:
         elif word["do"] == "make":
             victim.make_store(Path(word["folder"]))
             _say({"made": word["folder"]})
+        elif word["do"] == "tables":
+            victim.make_tables(word["url"])
+            _say({"made": word["url"]})
         else:
             _, status = os.waitpid(word["pid"], 0)
             _say({"status": os.waitstatus_to_exitcode(status)})

@@ -22,7 +22,8 @@ PER_CHECK = 60
 MEAN_SECONDS = (0.04, 0.16)
 #: One kill in so many strikes while the node starts.
 EARLY = 8
-_MOST_OPEN = 12
+#: Series that may wait for their results at once.
+MOST_OPEN = 12
 
 
 @dataclass
@@ -52,7 +53,7 @@ def cycle(made: bench.Bench, store: Path, peers: bench.Peers, choice: random.Ran
             time.sleep(choice.expovariate(1 / MEAN_SECONDS[0]) / 2)
         elif (port := bench.port_of(victim)) is not None:
             for _ in range(2):
-                arguments = (port, choice.getrandbits(32), _MOST_OPEN)
+                arguments = (port, choice.getrandbits(32), MOST_OPEN)
                 senders.append(threading.Thread(target=peers.send_while_it_lives, args=arguments))
                 senders[-1].start()
             time.sleep(choice.expovariate(1 / choice.choice(MEAN_SECONDS)))

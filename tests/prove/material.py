@@ -13,7 +13,8 @@ from pydicom import Dataset, FileMetaDataset, dcmwrite
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-ROWS = 8
+#: Of an image, and its columns: what makes it longer than two pages of a disk.
+ROWS = 64
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLICES = 3
+#: Returns the calls of the node where it came to the end; see `tell`.
+Story = Callable[[bench.Bench, "Path", bench.Peers, dict[str, Any]], list[str] | None]
 #: Longest time for the node to come to rest after one kill.
 SETTLE_SECONDS = 45.0
 #: Peers' points: what happened when the node is killed, and for the how manieth time.
@@ -27,7 +30,7 @@ PEERS = [{"heard": n} for n in (1, 2, 3)] + [{"kept": n} for n in (1, 2)] + [{"a
 
 def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, Any]) -> list[str] | None:
     """Tell the story until the node is killed at the point; returns its calls where it came to the end."""
-    victim = made.fork(store, peers, story="whole", points=point if "kill" in point else None)
+    victim = made.fork(store, peers, story="whole", points=point)
     seen = {"kept": 0, "answered": 0}
 
     def strike(what: str) -> None:
@@ -52,18 +55,35 @@ def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, An
         return None if word is None else word["calls"]
     finally:
         peers.on_keep = peers.on_answered = None
-        victim.kill()
-        status = victim.reap()
-        if status not in {-signal.SIGKILL, 0}:
-            raise bench.Stuck(f"the node ended with {status}: {made.tail()}")
+        _end(made, victim)
+
+
+def tell_recovery(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, Any]) -> list[str] | None:
+    """Kill the node when it has answered all and given none its file, then, at the point, its successor."""
+    tell(made, store, peers, {"first": "sendfile"})
+    victim = made.fork(store, peers, story="recovered", points=point)
+    try:
+        if bench.port_of(victim) is None:
+            return None
+        victim.say(do="go on", instances=len(peers.acked))
+        word = victim.hear()
+        return None if word is None else word["calls"]
+    finally:
+        _end(made, victim)
+
+
+def _end(made: bench.Bench, victim: bench.Victim) -> None:
+    victim.kill()
+    status = victim.reap()
+    if status not in {-signal.SIGKILL, 0}:
+        raise bench.Stuck(f"the node ended with {status}: {made.tail()}")
 
 
 def _send_some(peers: bench.Peers, port: int, series: str, count: int) -> None:
     with suppress(wire.Gone):
         association = wire.Sender(port)
         for instance in list(peers.unacked[series])[:count]:
-            if association.store(instance.uid, instance.data_set) == 0:
-                peers.acknowledge(instance)
+            peers.store(association, instance)
         association.close()
 
 
@@ -72,52 +92,55 @@ def run(
     seed: int,
     seconds: float,
     *,
+    story: Story = tell,
     bug: str = "",
-    cut: bool = False,
+    cut: str = "",
     most: int = 0,
+    rounds: int = 1,
     only: tuple[str, ...] = (),
 ) -> kill.Outcome:
     """Kill at every point, or at as many as fit into the time; stop at the first broken promise.
 
     Parameters
     ----------
+    story
+        `tell`, or `tell_recovery`.
     cut
-        The store lies on a file system whose power is cut at the kill.
+        The store lies on a file system whose power is cut at the kill, in this mode (`prove.powerfs`); "" for no cut.
     most
         At most so many points, spread at random; 0 for all.
+    rounds
+        All of it so often.
     only
         Only points at these calls.
     """
-    name = "H2 crash points, power cut" if cut else "H2 crash points"
+    name = f"H2 {'recovery' if story is tell_recovery else 'crash points'}{', power cut' if cut else ''}"
     outcome, begin = kill.Outcome(name, 0), time.monotonic()
     made = bench.Bench(folder)
     place = _Place(made, cut, seed)
     try:
-        twin, calls = _twin(made, place)
+        twin, calls = _twin(made, place, story)
         if bug:
             made = bench.Bench(folder / "bug", bug)
-        _all(made, place, twin, calls, seconds, outcome, random.Random(seed), most, only)
+        points = [{"kill": k + 1, "after": after} for k in range(len(calls)) for after in (False, True)]
+        points = [p for p in points if not only or calls[p["kill"] - 1] in only] * rounds
+        points += PEERS if story is tell and not only else []
+        choice = random.Random(seed)
+        choice.shuffle(points)  # so that what a time limit leaves out is not always the same
+        points = points[: most or len(points)]
+        outcome.wanted = len(points)
+        outcome.count(calls=len(calls))
+        for point in points:
+            if time.monotonic() - begin > seconds or outcome.violations:
+                break
+            where = calls[point["kill"] - 1] if "kill" in point else "peer"
+            found = _one(made, place, story, point, twin, choice)
+            outcome.violations += [f"{words} [{where} {point}]" for words in found]
+            outcome.done += 1
     finally:
         place.close()
     outcome.seconds = time.monotonic() - begin
     return outcome
-
-
-def _all(made, place, twin, calls, seconds, outcome, choice, most, only) -> None:
-    points = [{"kill": k + 1, "after": after} for k in range(len(calls)) for after in (False, True)]
-    points = [p for p in points if not only or calls[p["kill"] - 1] in only] + ([] if only else PEERS)
-    choice.shuffle(points)  # so that what a time limit leaves out is not always the same
-    points = points[: most or len(points)]
-    outcome.wanted = len(points)
-    outcome.count(calls=len(calls))
-    until = time.monotonic() + seconds
-    for point in points:
-        if time.monotonic() > until or outcome.violations:
-            break
-        where = calls[point["kill"] - 1] if "kill" in point else "peer"
-        found = _one(made, place, point, twin, choice)
-        outcome.violations += [f"{words} [{where} {point}]" for words in found]
-        outcome.done += 1
 
 
 class _Place:
@@ -129,8 +152,8 @@ class _Place:
         Of the images: each story sends the same.
     """
 
-    def __init__(self, made: bench.Bench, cut: bool, seed: int) -> None:
-        self._made, self._seed = made, seed
+    def __init__(self, made: bench.Bench, cut: str, seed: int) -> None:
+        self._made, self._seed, self.cut = made, seed, cut
         self.mount = power.Mount(made.folder / "mount") if cut else None
         self._plain = None if cut else made.new_store()
         if self.mount is not None:
@@ -161,10 +184,10 @@ class _Place:
             self.mount.close()
 
 
-def _twin(made: bench.Bench, place: _Place) -> tuple[dict[str, list[str]], list[str]]:
+def _twin(made: bench.Bench, place: _Place, story: Story) -> tuple[dict[str, list[str]], list[str]]:
     """Tell the story without a kill; returns its results and its calls."""
     with place.story() as peers:
-        calls = tell(made, place.store, peers, {})
+        calls = story(made, place.store, peers, {})
         made.settle(place.store, peers, SETTLE_SECONDS)
         found = checker.violations(place.store, peers.journals)
         if found or calls is None:
@@ -173,13 +196,18 @@ def _twin(made: bench.Bench, place: _Place) -> tuple[dict[str, list[str]], list[
 
 
 def _one(
-    made: bench.Bench, place: _Place, point: dict[str, Any], twin: dict[str, list[str]], choice: random.Random
+    made: bench.Bench,
+    place: _Place,
+    story: Story,
+    point: dict[str, Any],
+    twin: dict[str, list[str]],
+    choice: random.Random,
 ) -> list[str]:
     with place.story() as peers:
         try:
-            tell(made, place.store, peers, point)
+            story(made, place.store, peers, point)
             if place.mount is not None:
-                place.mount.cut(choice.getrandbits(32))
+                place.mount.cut(choice.getrandbits(32), place.cut)
             found = checker.damaged_names(place.store)
             made.settle(place.store, peers, SETTLE_SECONDS)
         except bench.Stuck as stuck:
@@ -192,7 +220,7 @@ def frozen(folder: Path, seed: int, bug: str = "") -> kill.Outcome:
     outcome, begin = kill.Outcome("H2 frozen worker", 1), time.monotonic()
     made = bench.Bench(folder, bug)
     try:
-        place = _Place(made, False, seed)
+        place = _Place(made, "", seed)
         with place.story() as peers:
             outcome.violations += _freeze(made, place.store, peers)
             outcome.done = 1

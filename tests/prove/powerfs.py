@@ -6,7 +6,7 @@ each unsynced change of a name is lost or kept, at random and independently. No 
 cruel.
 
 The tree is seen as ``<mount>/g<N>``, where N counts the cuts: after a cut every path is a new one, so that nothing the
-kernel has cached of the time before can be seen. Control is by writing to ``<mount>/.ctl``: ``cut SEED drop|random``;
+kernel has cached of the time before can be seen. Control is by writing to ``<mount>/.ctl``: ``cut SEED MODE``;
 ``fail ERRNO AT``: from the AT-th write, sync or new file on, all of them fail with ERRNO; ``fail 0 0`` ends that;
 ``keep 0 0``: all that is there is durable; ``reset 0 0``: the tree is what it was then.
 """
@@ -69,6 +69,7 @@ class PowerFs(fuse.Operations):
         self._open: dict[int, Node] = {}
         self._handles = 0
         self._error = self._left = 0
+        self._chances = (0.5, 0.3)  # of a write that was not synced: to be lost, or else to be torn
         self.counts = {"cuts": 0, "lost_bytes": 0, "torn_writes": 0, "lost_names": 0}
 
     def _may_fail(self) -> None:
@@ -231,9 +232,10 @@ class PowerFs(fuse.Operations):
     # -- the cut
 
     def cut(self, seed: int, mode: str) -> None:
-        """Lose what was not synced: all of it (``drop``), or of it what chance has (``random``)."""
+        """Lose what was not synced: all (``drop``), parts of each write (``tear``), or what chance has (``random``)."""
         choice = random.Random(seed)
-        self._cut_folder(self.root, lambda: mode == "drop" or choice.random() < 0.5, choice)
+        self._chances = {"drop": (1.0, 0.0), "tear": (0.0, 1.0), "random": (0.5, 0.3)}[mode]
+        self._cut_folder(self.root, lambda: choice.random() < self._chances[0], choice)
         self.counts["cuts"] += 1
         self._again(self.root)
 
@@ -267,7 +269,7 @@ class PowerFs(fuse.Operations):
         for offset, piece in node.log:
             if is_lost():
                 self.counts["lost_bytes"] += len(piece or b"")
-            elif piece is not None and choice.random() < 0.3:
+            elif piece is not None and choice.random() < self._chances[1]:
                 self.counts["torn_writes"] += 1
                 for at, kept in _torn(offset, piece, choice):
                     _put(node.durable, at, kept)

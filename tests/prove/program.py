@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prove import bugs, errors, kill, points, power, suite
+from prove import bugs, errors, kill, points, postgres, power, suite
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -41,14 +41,15 @@ class Sizes:
 
     kills: int
     cuts: int
+    deaths: int
     fuzz: int
     seconds: float
 
 
-BUILD = Sizes(2_000, 1_000, 1, 1_140.0)
-NIGHT = Sizes(10_000, 10_000, 10, 4.5 * 3_600)
+BUILD = Sizes(2_000, 1_000, 8, 1, 1_140.0)
+NIGHT = Sizes(10_000, 10_000, 400, 10, 4.5 * 3_600)
 #: Calls at which the power is cut before and after.
-_CUT_AT = ("replace", "fsync", "write", "commit")
+_CUT_AT = ("replace", "fsync", "write", "commit", "pwritev", "fdatasync", "sendfile")
 
 
 def tasks(sizes: Sizes) -> list[Task]:
@@ -61,12 +62,24 @@ def tasks(sizes: Sizes) -> list[Task]:
     found += [
         Task("frozen", 60.0, lambda folder, seed, _: points.frozen(folder, seed)),
         Task("errors", 150.0, errors.run),
+        Task("errors-ahead", 150.0, errors.run_ahead),
         Task("full", 120.0, errors.full),
+        Task(
+            "postgres", sizes.seconds / 15, lambda folder, seed, limit: postgres.run(folder, sizes.deaths, seed, limit)
+        ),
         Task("points", 420.0, points.run),
         Task(
             "power-points",
             420.0,
-            lambda folder, seed, limit: points.run(folder, seed, limit, cut=True, only=_CUT_AT),
+            lambda folder, seed, limit: points.run(folder, seed, limit, cut="random", only=_CUT_AT),
+        ),
+        Task(
+            "recovery", 300.0, lambda folder, seed, limit: points.run(folder, seed, limit, story=points.tell_recovery)
+        ),
+        Task(
+            "power-recovery",
+            300.0,
+            lambda folder, seed, limit: points.run(folder, seed, limit, story=points.tell_recovery, cut="random"),
         ),
         Task("kill", sizes.seconds, lambda folder, seed, limit: kill.run(folder, sizes.kills, seed, limit)),
         Task("power", sizes.seconds, lambda folder, seed, limit: power.run(folder, sizes.cuts, seed, limit)),
@@ -75,10 +88,16 @@ def tasks(sizes: Sizes) -> list[Task]:
     needs = {
         "power",
         "power-points",
+        "power-recovery",
         "full",
-        *(f"bug {name}" for name, bug in bugs.BUGS.items() if "power" in bug.harness),
+        *(f"bug {name}" for name, bug in bugs.BUGS.items() if bug.harness in {"power", "power-points", "torn"}),
     }
-    return [replace(task, run=_skipped(task.name, why)) if why and task.name in needs else task for task in found]
+    lacking = dict.fromkeys(needs if why else (), why)
+    if why := postgres.missing():
+        lacking["postgres"] = why
+    return [
+        replace(task, run=_skipped(task.name, lacking[task.name])) if task.name in lacking else task for task in found
+    ]
 
 
 def _skipped(name: str, why: str) -> Callable[[Path, int, float], kill.Outcome]:

@@ -45,6 +45,17 @@ def whole(node: Node, control: Control, shim: Shim) -> None:
     control.hear()
 
 
+def recovered(node: Node, control: Control, shim: Shim) -> None:
+    """Give files and rows to what an earlier process had written ahead, and stop in order."""
+    control.say(port=node.receiver.port)
+    wanted = control.hear()
+    _until(lambda: None, lambda: wanted is None or node.count("instance") >= wanted["instances"])
+    node.receiver.stop(1.0)
+    node.close()
+    control.say(calls=shim.calls)
+    control.hear()
+
+
 def _freeze_before_the_end(control: Control) -> list[int]:
     """Have the worker stand still between the model's end and the outbox, until the harness says so.
 
@@ -96,4 +107,4 @@ def receiving(node: Node, control: Control, shim: Shim) -> None:
         control.say(**shim.obey(word))
 
 
-STORIES = {"whole": whole, "frozen": frozen, "takeover": takeover, "receiving": receiving}
+STORIES = {"whole": whole, "recovered": recovered, "frozen": frozen, "takeover": takeover, "receiving": receiving}

@@ -26,7 +26,19 @@ def _points(folder: Path, seed: int, bug: str) -> kill.Outcome:
 
 
 def _power_points(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return points.run(folder, seed, FIND_SECONDS, bug=bug, cut=True, only=("replace", "rename"))
+    return points.run(folder, seed, FIND_SECONDS, bug=bug, cut="random", only=("replace", "rename"))
+
+
+def _recovery(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return points.run(folder, seed, FIND_SECONDS, bug=bug, story=points.tell_recovery)
+
+
+def _written(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return points.run(folder, seed, FIND_SECONDS, bug=bug, only=("pwritev",))
+
+
+def _torn(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    return points.run(folder, seed, FIND_SECONDS, bug=bug, cut="tear", only=("pwritev", "fdatasync"), rounds=6)
 
 
 def _power(folder: Path, seed: int, bug: str) -> kill.Outcome:
@@ -43,6 +55,9 @@ FINDERS: dict[str, Callable[[Path, int, str], kill.Outcome]] = {
     "points": _points,
     "power": _power,
     "power-points": _power_points,
+    "recovery": _recovery,
+    "torn": _torn,
+    "written": _written,
     "frozen": points.frozen,
     "errors": _errors,
 }

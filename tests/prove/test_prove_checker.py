@@ -30,9 +30,9 @@ def copy(whole, tmp_path):
 
     store, journals = whole
     shutil.copytree(store, tmp_path / "store")
-    for name in ("acks", "kept", "claims"):
+    for name in ("acks", "kept", "claims", "tries"):
         shutil.copy(getattr(journals, name), tmp_path / name)
-    return tmp_path / "store", checker.Journals(*(tmp_path / name for name in ("acks", "kept", "claims")))
+    return tmp_path / "store", checker.Journals.within(tmp_path)
 
 
 def _sql(store, statement):
@@ -40,6 +40,10 @@ def _sql(store, statement):
     connection.execute(statement)
     connection.commit()
     connection.close()
+
+
+def _other(uid):
+    return uid[:-1] + str((int(uid[-1]) + 1) % 10)
 
 
 def _numbers(found):
@@ -73,12 +77,38 @@ def test_a_lost_file_is_found(copy):
         ("UPDATE instance SET sop_instance_uid = '1.2.' || id", "I1"),
         ("DELETE FROM job_source", "I4"),
         ("UPDATE journal SET actor = 'another' WHERE event = 'finished'", "I5"),
+        ("UPDATE association_series SET arrivals = arrivals - 1", "I12"),
+        ("DELETE FROM association", "I12"),
+        ("UPDATE association_series SET arrivals = arrivals + 1", "I14"),
+        ("UPDATE series SET arrivals = arrivals + 1", "I14"),
     ],
 )
 def test_what_the_tables_should_not_say_is_found(copy, statement, number):
     store, journals = copy
     _sql(store, statement)
     assert number in _numbers(checker.violations(store, journals))
+
+
+@pytest.mark.parametrize("what", ["state = 'confirmed'", "confirmed_at = 1"])
+def test_what_is_confirmed_and_not_there_is_found(copy, what):
+    store, journals = copy
+    _sql(store, f"UPDATE delivery SET {what}")
+    found = _numbers(checker.violations(store, journals))
+    assert "I8" not in found
+    kept = journals.lines(journals.kept)
+    journals.kept.write_text("".join(json.dumps(one) + "\n" for one in kept[1:]))
+    assert "I8" in _numbers(checker.violations(store, journals))
+
+
+@pytest.mark.parametrize(("name", "held"), [("0" * 32, b"ahead  1"), (f"{'0' * 64}.dcm", b"DICM")])
+def test_what_is_only_in_a_segment_or_was_set_aside_is_found(copy, name, held):
+    store, journals = copy
+    folder = store / "ahead"
+    folder.mkdir(exist_ok=True)
+    (folder / ("1" * 32)).write_bytes(bytes(8192))
+    assert checker.violations(store, journals) == []
+    (folder / name).write_bytes(held + bytes(8192))
+    assert _numbers(checker.violations(store, journals)) == {"I1"}
 
 
 def test_other_bytes_at_the_destination_are_found(copy):
@@ -90,17 +120,19 @@ def test_other_bytes_at_the_destination_are_found(copy):
 
 
 @pytest.mark.parametrize("of", ["instance", "result"])
-def test_a_file_that_no_row_names_is_found_unless_it_is_a_result_that_a_superseded_job_left(copy, of):
+@pytest.mark.parametrize("same_uid", [False, True])
+def test_a_file_that_no_row_names_is_found_unless_it_is_a_result_that_a_superseded_job_left(copy, of, same_uid):
     store, journals = copy
     with contextlib.closing(sqlite3.connect(store / "pacs_ai.sqlite")) as database:
-        (named,) = database.execute(f"SELECT sha256 FROM {of} LIMIT 1").fetchone()
-    raw = bytearray((store / "files" / named[:2] / named).read_bytes())
-    raw[-1] ^= 1
+        named, uid = database.execute(f"SELECT sha256, sop_instance_uid FROM {of} LIMIT 1").fetchone()
+    raw = (store / "files" / named[:2] / named).read_bytes()
+    raw = raw[:-1] + bytes([raw[-1] ^ 1]) if same_uid else raw.replace(uid.encode(), _other(uid).encode())
     sha256 = hashlib.sha256(raw).hexdigest()
     (store / "files" / sha256[:2] / sha256).write_bytes(raw)
     assert _numbers(checker.violations(store, journals)) == {"I13"}
     _sql(store, "UPDATE job SET state = 'superseded'")
-    assert ("I13" in _numbers(checker.violations(store, journals))) == (of == "instance")
+    excused = of == "result" and not same_uid
+    assert ("I13" in _numbers(checker.violations(store, journals))) != excused
 
 
 def test_a_job_begun_twice_under_one_number_is_found(copy):

@@ -17,7 +17,7 @@ def test_what_was_acknowledged_survives_power_cuts(tmp_path):
 def test_a_power_cut_after_a_rename_leaves_no_torn_file(tmp_path):
     if why := power.missing():
         pytest.skip(why)
-    outcome = points.run(tmp_path, 1, 100.0, cut=True, only=("replace",), most=3)
+    outcome = points.run(tmp_path, 1, 100.0, cut="random", only=("replace",), most=3)
     assert outcome.violations == []
 
 
@@ -25,6 +25,12 @@ def test_a_failing_disk_is_answered_out_of_resources(tmp_path):
     outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=3)
     assert outcome.violations == []
     assert outcome.figures["failures"] >= 12
+
+
+def test_STO_01_a_failing_disk_behind_the_answer_loses_nothing(tmp_path):
+    outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=0, is_ahead=True)
+    assert outcome.violations == []
+    assert outcome.figures["behind"] >= 5
 
 
 def test_a_full_disk_under_files_and_database_is_answered_out_of_resources(tmp_path):

@@ -17,6 +17,12 @@ def test_killed_at_some_calls_the_story_ends_as_without_a_kill(tmp_path):
     assert outcome.done > 0
 
 
+def test_killed_while_it_recovers_what_was_written_ahead_the_story_ends_as_without_a_kill(tmp_path):
+    outcome = points.run(tmp_path, 1, 100.0, story=points.tell_recovery, most=4)
+    assert outcome.violations == []
+    assert outcome.done == 4
+
+
 def test_QUE_02_a_worker_frozen_past_its_lease_wakes_and_writes_nothing(tmp_path):
     outcome = points.frozen(tmp_path, 1)
     assert outcome.violations == []

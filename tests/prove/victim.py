@@ -55,17 +55,20 @@ from pacs_ai.pipeline import (  # noqa: E402
     Measurement,
     Segment,
 )
-from pacs_ai.receive import scp  # noqa: E402
+from pacs_ai.receive import indexing, scp  # noqa: E402
 from pacs_ai.receive.ingest import DurableIngest  # noqa: E402
 from pacs_ai.receive.scp import Listen, Receiver  # noqa: E402
 from pacs_ai.route.router import Router  # noqa: E402
 from pacs_ai.store import queue, schema  # noqa: E402
+from pacs_ai.store.ahead import Ahead  # noqa: E402
 from pacs_ai.store.database import Database  # noqa: E402
 from pacs_ai.store.files import Files  # noqa: E402
 from pacs_ai.store.index import Index  # noqa: E402
 from pacs_ai.store.owners import this_process  # noqa: E402
 
 LEAST_SLICES = 3
+#: Of a segment that is written ahead to: few records fill it, so that it is used again and again.
+_SEGMENT_BYTES, _SEGMENTS = 64 << 10, 3
 _BODY = Label("Body", ANATOMICAL_STRUCTURE, Code("38266002", "SCT", "Entire body"))
 _ENCODING = threading.Lock()
 
@@ -132,14 +135,16 @@ def prepare() -> None:
     Registry.of = classmethod(lambda cls, config: registry)  # type: ignore[method-assign]
     worker.Bench = Bench  # type: ignore[misc,assignment]
     scp.acceptor_contexts = cache(scp.acceptor_contexts)  # most of a start's time, and the same each time
+    indexing._AGAIN_SECONDS, indexing._QUIET_SECONDS = 0.02, 0.05
+    loop._PAUSES = (0.05, 0.2)
     queue.MOST_CRASHES = 1_000_000  # a job that is killed three times here is no poison
 
 
-def configuration(folder: Path, keeper_port: int) -> Config:
+def configuration(folder: Path, keeper_port: int, database: str = "") -> Config:
     """Return the node's configuration: series are complete at once, so that much happens before the next kill."""
     return Config.model_validate(
         {
-            "store": {"folder": folder, "min_free_gb": 0, "min_free_percent": 0},
+            "store": {"folder": folder, "database": database, "min_free_gb": 0, "min_free_percent": 0},
             "receive": {"quiet_seconds": 0.03, "released_seconds": 0.001, "idle_association_seconds": 0.05},
             "peer": [
                 {
@@ -168,10 +173,22 @@ def configuration(folder: Path, keeper_port: int) -> Config:
 def make_store(folder: Path) -> None:
     """Lay out an empty store with this release's schema, durably."""
     folder.mkdir(parents=True)
-    database = Database(f"sqlite:///{folder / 'pacs_ai.sqlite'}")
+    make_tables(f"sqlite:///{folder / 'pacs_ai.sqlite'}")
+    files = Files(folder / "files")
+    # with no free segment behind that which is written to, indexing would wait for no association's end
+    for made in [_ahead(folder, files) for _ in range(_SEGMENTS - 1)]:
+        made.close()
+
+
+def make_tables(url: str) -> None:
+    """Lay out this release's schema."""
+    database = Database(url)
     schema.metadata.create_all(database.engine)
     database.close()
-    Files(folder / "files")
+
+
+def _ahead(folder: Path, files: Files) -> Ahead:
+    return Ahead(folder / "ahead", files.disk, segment_bytes=_SEGMENT_BYTES, most=_SEGMENTS)
 
 
 class Node:
@@ -183,22 +200,38 @@ class Node:
         The store's.
     keeper_port
         Of the destination.
+    is_ahead
+        Whether instances are written ahead before they have files and rows.
+    database
+        URL of another database than the folder's own.
     """
 
-    def __init__(self, folder: Path, keeper_port: int) -> None:
-        self.config = configuration(folder, keeper_port)
+    def __init__(self, folder: Path, keeper_port: int, *, is_ahead: bool = True, database: str = "") -> None:
+        self.config = configuration(folder, keeper_port, database)
         self.stop = threading.Event()
         self.files = Files(folder / "files")
         self._databases: list[Database] = []
-        database = self.database_for_looking = self.database()
-        index = Index(database, self.files.path, this_process("receive"))
-        self.ingest = DurableIngest(self.files, index.record, note_ended=index.association_ended)
+        rows = self.database_for_looking = self.database()
+        index = Index(rows, self.files.path, this_process("receive"))
+        ahead = _ahead(folder, self.files) if is_ahead else None
+        self.ingest = DurableIngest(
+            self.files,
+            index.record,
+            ahead=ahead,
+            is_recorded=index.is_recorded,
+            note_ended=index.association_ended,
+        )
         self.receiver = Receiver(Listen(port=0), self.ingest)
 
     def database(self) -> Database:
         """Open the database once more: each actor has its own."""
         self._databases.append(Database(self.config.database_url))
         return self._databases[-1]
+
+    def count(self, table: str) -> int:
+        """Return how many rows a table has."""
+        with self.database_for_looking.read() as connection:
+            return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
 
     def router(self) -> Router:
         """Return a router."""
@@ -292,7 +325,10 @@ def live(order: dict[str, Any]) -> None:
     if order.get("bug"):
         bugs.BUGS[order["bug"]].apply()
     _journal_claims(Path(order["claims"]))
-    node = Node(Path(order["folder"]), order["keeper"])
+    # in a story an association's end begins it, so that the k-th call is the same each time
+    indexing._GATHER_SECONDS = 5.0 if order.get("story") else 0.05
+    database, is_ahead = order.get("database", ""), order.get("is_ahead", True)
+    node = Node(Path(order["folder"]), order["keeper"], is_ahead=is_ahead, database=database)
     node.receiver.start()
     if order.get("story"):
         stories.STORIES[order["story"]](node, control, shim)

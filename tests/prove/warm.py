@@ -26,6 +26,8 @@ def share_statements() -> None:
 
     def init(database: Database, url: str) -> None:
         opened(database, url)
+        if not database.is_sqlite:
+            return
         shared.append(database)
         first = shared[0].engine
         database.engine.dialect = database.engine.pool._dialect = first.dialect
@@ -50,8 +52,8 @@ def warm(folder: Path) -> None:
         series = peers.begin_series(victim.LEAST_SLICES)
         while not peers.send_series(node.receiver.port, series):
             assert time.monotonic() < limit, "nothing is received"
-    while bench.unsettled(folder / "store", len(peers.acked)) or peers.kept_objects < 4:
-        assert time.monotonic() < limit, bench.unsettled(folder / "store", len(peers.acked))
+    while bench.unsettled(folder / "store", peers.acked) or peers.kept_objects < 4:
+        assert time.monotonic() < limit, bench.unsettled(folder / "store", peers.acked)
         time.sleep(0.02)
     stop.set()
     thread.join()
