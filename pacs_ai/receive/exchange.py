@@ -248,6 +248,8 @@ class Exchange:
             self._refuse(message, _TOO_LONG)
         if message.verdict is not None:
             return
+        if message.intake is not None:
+            message.intake.passing(piece)
         message.held += piece
         self._desk.held += len(piece)
         if message.intake is not None and not message.handing and len(message.held) >= self._most():

@@ -95,6 +95,7 @@ class Indexing:
         self._queue: deque[Stored | Kept | _End] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
+        self._urgent = 0  # so many of the queue are awaited by somebody
         self._singly = 0  # so many are indexed each alone
         self._thread = threading.Thread(target=self._run, name="indexing", daemon=True)
         self._is_started = False
@@ -128,8 +129,10 @@ class Indexing:
     def _put(self, entry: Stored | Kept | _End) -> None:
         with self._changed:
             self._queue.append(entry)
+            self._urgent += not isinstance(entry, Kept)
             self._start()
-            self._changed.notify_all()
+            if len(self._queue) == 1 or not isinstance(entry, Kept):
+                self._changed.notify_all()
 
     def _start(self) -> None:
         if not self._is_started:
@@ -152,8 +155,8 @@ class Indexing:
                 self._ahead.rest()
                 self._ahead.prepare()
         with self._changed:
-            while self._may_wait(self._queue[0]):
-                self._changed.wait(_GATHER_SECONDS / 4)
+            while (seconds := self._spare_seconds(self._queue[0])) > 0:
+                self._changed.wait(seconds)
         return True
 
     def _has_come(self) -> bool:
@@ -161,12 +164,12 @@ class Indexing:
         with self._changed:
             return self._changed.wait_for(lambda: self._queue or self._is_closing, _QUIET_SECONDS) and bool(self._queue)
 
-    def _may_wait(self, first: Stored | Kept | _End) -> bool:
-        """Whether nobody waits for what is there, and more may come."""
-        if self._is_closing or not isinstance(first, Kept) or time.monotonic() - first.at > _GATHER_SECONDS:
-            return False
+    def _spare_seconds(self, first: Stored | Kept | _End) -> float:
+        """Return how long nobody minds that what is there waits for more to come."""
+        if self._is_closing or self._urgent or not isinstance(first, Kept):
+            return 0.0
         assert self._ahead is not None
-        return not self._ahead.is_low and not any(not isinstance(entry, Kept) for entry in self._queue)
+        return 0.0 if self._ahead.is_low else first.at + _GATHER_SECONDS - time.monotonic()
 
     def _rest(self) -> bool:
         """Wait before what did not go through is tried again; False where it is not to be."""
@@ -238,6 +241,7 @@ class Indexing:
         with self._changed:
             refused = [entry for entry in self._queue if isinstance(entry, Stored)]
             self._queue = deque(entry for entry in self._queue if not isinstance(entry, Stored))
+            self._urgent -= len(refused)
             stays = bool(self._queue)
         for entry in refused:
             entry.settle(error)
@@ -269,7 +273,7 @@ class Indexing:
         self.trouble = None
         with self._changed:
             for _ in entries:
-                self._queue.popleft()
+                self._urgent -= not isinstance(self._queue.popleft(), Kept)
         if self._ahead is not None:
             self._ahead.done([entry.place for entry in entries if isinstance(entry, Kept)])
 

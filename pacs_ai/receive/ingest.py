@@ -9,6 +9,7 @@ answer; directories and rows of those that wait at the same moment share one syn
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import struct
 import time
@@ -22,7 +23,6 @@ from pacs_ai.dicom.attributes import read_header
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_ai.errors import Mismatch, OutOfResources
 from pacs_ai.receive.indexing import MAX_WAITING, Indexing, Kept, Settle, Stored
-from pacs_ai.store.files import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +59,9 @@ class Announced:
 
 class Intake(Protocol):
     """One instance on its way in; its methods are called one after the other, from whatever threads."""
+
+    def passing(self, piece: memoryview) -> None:
+        """Look at the next piece of the data set as it comes, quickly: it is handed over by `append` or `finish`."""
 
     def append(self, piece: bytearray) -> None:
         """Take a piece of the data set out of memory; raises what `Ingest.begin` names."""
@@ -188,7 +191,12 @@ class _Instance:
         self._ingest = ingest
         self._announced = announced
         self._meta = file_meta(announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid)
+        self._digest = hashlib.sha256(self._meta)
         self._incoming: Incoming | None = None
+
+    def passing(self, piece: memoryview) -> None:
+        """See `Intake.passing`; the file is hashed while it comes."""
+        self._digest.update(piece)
 
     def append(self, piece: bytearray) -> None:
         """See `Intake.append`."""
@@ -203,7 +211,7 @@ class _Instance:
             if self._incoming is None:
                 parts = (self._meta, rest)
                 header = self._header(rest)
-                arrival = self._arrival(header, sha256_of(parts), sum(map(len, parts)))
+                arrival = self._arrival(header, self._digest.hexdigest(), sum(map(len, parts)))
                 self._ingest.take(arrival, parts, settle)
             else:
                 self._finish_file(self._incoming, rest, settle)
@@ -221,7 +229,7 @@ class _Instance:
             incoming.append(rest)
         with incoming.view(len(self._meta)) as data_set:
             header = self._header(data_set)
-        stored = incoming.finish()
+        stored = incoming.finish(self._digest.hexdigest())
         self._ingest.index(self._arrival(header, stored.sha256, stored.size), stored, settle)
 
     def _header(self, data_set: bytearray | memoryview) -> Header:

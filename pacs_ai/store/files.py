@@ -277,7 +277,6 @@ class Incoming:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._digest = hashlib.sha256()
         self._size = self._unsynced = 0
         self._disk = files.disk
         self._path = files.new_path()
@@ -289,7 +288,6 @@ class Incoming:
         """Write the next piece; the disk is made to keep up, so that the last sync does not take minutes."""
         with self._guarded():
             write(self._descriptor, piece)
-            self._digest.update(piece)
             self._size += len(piece)
             self._unsynced += len(piece)
             if self._unsynced >= _SYNC_EVERY_BYTES:
@@ -306,9 +304,8 @@ class Incoming:
         ):
             yield view
 
-    def finish(self) -> StoredFile:
-        """Sync the file and name it after its digest; its directory entry waits for `Files.sync`."""
-        sha256 = self._digest.hexdigest()
+    def finish(self, sha256: str) -> StoredFile:
+        """Sync the file and name it after its digest (hex); its directory entry waits for `Files.sync`."""
         stored = StoredFile(sha256, self._size, self._files.path(sha256))
         if self._files.holds(stored):
             self.discard()

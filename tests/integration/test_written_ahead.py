@@ -64,7 +64,9 @@ class Side:
         """Send an instance; return the list that holds the answer once there is one."""
         answers: list[Exception | None] = []
         intake = self.ingest.begin(Announced(ASSOCIATION, CT, uid, SYNTAXES[0]))
-        intake.finish(bytearray(data_set(uid, pixels=pixels)), answers.append)
+        content = bytearray(data_set(uid, pixels=pixels))
+        intake.passing(memoryview(content))
+        intake.finish(content, answers.append)
         return answers
 
 
