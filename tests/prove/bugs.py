@@ -361,7 +361,7 @@ BUGS = {
     "aheadack": Bug(
         _acknowledged_before_the_segment,
         "Success is answered before the segment is",
-        "points",
+        "written",
         _LOST,
     ),
     "aheadnosync": Bug(_no_segment_sync, "segments are not synced", "power", _LOST),
