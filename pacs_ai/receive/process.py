@@ -73,12 +73,14 @@ def run(config: Config, stop: threading.Event) -> None:
             tally.write(whole=True)
 
 
-def _ahead(config: Config, files: Files) -> Ahead | None:
-    """Return where short instances are written ahead to; None where the configuration wants none."""
+def _ahead(config: Config, files: Files) -> Ahead:
+    """Return where short instances are written ahead to; no room at all where the configuration wants none.
+
+    What lies there from before is indexed all the same: it was answered Success.
+    """
     segment_bytes = (config.receive.ahead_mb << 20) // SEGMENTS
-    if not segment_bytes:
-        return None
-    return Ahead(config.store.folder / "ahead", files.disk, segment_bytes=segment_bytes, most=SEGMENTS)
+    most = SEGMENTS if segment_bytes else 0
+    return Ahead(config.store.folder / "ahead", files.disk, segment_bytes=segment_bytes, most=most)
 
 
 def listen(

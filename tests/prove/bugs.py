@@ -361,11 +361,11 @@ BUGS = {
     "aheadack": Bug(
         _acknowledged_before_the_segment,
         "Success is answered before the segment is",
-        "points",
+        "written",
         _LOST,
     ),
     "aheadnosync": Bug(_no_segment_sync, "segments are not synced", "power", _LOST),
-    "aheadearly": Bug(_recycled_early, "a segment is let go before its rows are committed", "points", _LOST),
+    "aheadearly": Bug(_recycled_early, "a segment is let go before its rows are committed", "let-go", _LOST),
     "aheadlast": Bug(_last_record_skipped, "recovery skips the last record", "recovery", _LOST),
     "aheadtorn": Bug(
         _torn_record_accepted, "recovery takes a torn record for a whole one", "torn", "I2 a file whose bytes"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Longest time for one seeded bug to be found.
-FIND_SECONDS = 90.0
+FIND_SECONDS = 180.0
 
 
 def _calm(folder: Path, seed: int, bug: str) -> kill.Outcome:
@@ -37,6 +37,11 @@ def _written(folder: Path, seed: int, bug: str) -> kill.Outcome:
     return points.run(folder, seed, FIND_SECONDS, bug=bug, only=("pwritev",))
 
 
+def _let_go(folder: Path, seed: int, bug: str) -> kill.Outcome:
+    only = ("commit", "pwritev", "fdatasync")
+    return points.run(folder, seed, FIND_SECONDS, bug=bug, story=points.tell_recovery, only=only)
+
+
 def _torn(folder: Path, seed: int, bug: str) -> kill.Outcome:
     return points.run(folder, seed, FIND_SECONDS, bug=bug, cut="tear", only=("pwritev", "fdatasync"), rounds=6)
 
@@ -56,6 +61,7 @@ FINDERS: dict[str, Callable[[Path, int, str], kill.Outcome]] = {
     "power": _power,
     "power-points": _power_points,
     "recovery": _recovery,
+    "let-go": _let_go,
     "torn": _torn,
     "written": _written,
     "frozen": points.frozen,

@@ -182,6 +182,18 @@ def test_a_segment_whose_maker_died_is_cleared_away(tmp_path: Path):
     ahead.close()
 
 
+def test_where_nothing_is_to_be_written_ahead_any_more_what_was_is_found(tmp_path: Path):
+    ahead = make(tmp_path)
+    keep(ahead, content(1), 1)
+    forget(ahead)
+    none = Ahead(tmp_path / "ahead", Disk(tmp_path), segment_bytes=0, most=0)
+    assert len(none.left) == 1
+    assert not none.keep(arrival(content(2), 2), (content(2),), lambda _: None)
+    none.done([place for _, place in none.left])
+    none.close()
+    assert list((tmp_path / "ahead").iterdir()) == []
+
+
 def test_segments_of_another_size_are_read_and_then_cleared_away(tmp_path: Path):
     ahead = make(tmp_path)
     keep(ahead, content(1), 1)
