@@ -9,8 +9,8 @@
 `journey` is described in bench_journey.py beside this file, `infer` in bench_infer.py, `front` in bench_front.py.
 
 `receive` sends 512 x 512 slices, uncompressed and as JPEG-LS, from one and from eight senders at once to: pynetdicom's
-SCP with an empty handler (out of the box, and with this node's PDU size), this node (file synced, directory synced,
-row committed before each Success), dcmtk's storescp (one process for all, and one for each association) and Orthanc.
+SCP with an empty handler (out of the box, and with this node's PDU size), this node (every instance durable before its
+Success), dcmtk's storescp (one process for all, and one for each association) and Orthanc.
 Senders hold their messages ready in memory and speak the upper layer themselves, so that they cost next to nothing;
 TCP_NODELAY is on at every end. The time runs from the first byte of the first C-STORE to the last response;
 negotiating and a warm-up are not counted (storescp in one process serves one association after the other, so there
@@ -212,9 +212,10 @@ def serve_stock(port: int, pdu_bytes: int) -> None:
 def serve_node(port: int, folder: Path) -> None:
     """Run the node's receiving side: files, index in SQLite, acceptor."""
     from pacs_ai.receive.ingest import DurableIngest
+    from pacs_ai.receive.process import SWITCH_SECONDS
     from pacs_ai.receive.scp import Listen, Receiver
     from pacs_ai.store import schema
-    from pacs_ai.store.ahead import Ahead
+    from pacs_ai.store.ahead import SEGMENTS, Ahead
     from pacs_ai.store.database import Database
     from pacs_ai.store.files import Files
     from pacs_ai.store.index import Index
@@ -224,6 +225,9 @@ def serve_node(port: int, folder: Path) -> None:
     files = Files(folder / "files")
     index = Index(database, files.path, "bench")
     ahead = Ahead(folder / "ahead", files.disk)
+    for _ in range(SEGMENTS):  # as they are in a node that has had ten quiet seconds in its life
+        ahead.prepare()
+    sys.setswitchinterval(SWITCH_SECONDS)
     ingest = DurableIngest(files, index.record, ahead=ahead, note_ended=index.association_ended)
     receiver = Receiver(Listen(port=port), ingest)
     receiver.start()

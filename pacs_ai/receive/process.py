@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -34,9 +35,13 @@ if TYPE_CHECKING:
     from pacs_ai.config import Config
     from pacs_ai.receive.service import Services
 
+#: A thread that computes lets the one that reads the network go on after so long, in seconds; Python has ten times that.
+SWITCH_SECONDS = 0.0005
+
 
 def run(config: Config, stop: threading.Event) -> None:
     """Listen until `stop` is set."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     credentials = None if config.receive.tls_port is None else Credentials(config.tls, server_context)
     with entered(config, "receive", config.receive.where) as (database, owner):
         files = Files(config.store.folder / "files")
