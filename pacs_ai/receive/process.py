@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pacs_ai.config import Config
     from pacs_ai.receive.service import Services
 
-#: A thread that computes lets the one that reads the network go on after so long, in seconds; Python has ten times that.
+#: After so long a thread that computes lets the one that reads the network go on, in seconds; Python waits ten times that.
 SWITCH_SECONDS = 0.0005
 
 
