@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pacs_ai.config import Config
     from pacs_ai.receive.service import Services
 
-#: After so long a thread that computes lets the one that reads the network go on, in seconds; Python waits ten times that.
+#: After so long a thread that computes lets the one that reads the network go on, in seconds; Python has 0.005.
 SWITCH_SECONDS = 0.0005
 
 
