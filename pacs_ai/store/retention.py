@@ -68,12 +68,15 @@ def forget(database: Database) -> int:
     )
     # the newest stays: the Transaction UID of the next derives from its number
     newest = sa.select(sa.func.max(_commitment.c.id)).scalar_subquery()
+    asked = sa.and_(_commitment.c.asked_at < before, _commitment.c.id < newest, ~open_steps)
+    told = _pledge.c.ended_at < before
+    with database.read() as connection:
+        queries = (sa.select(_commitment.c.id).where(asked), sa.select(_pledge.c.id).where(told))
+        if all(connection.execute(query.limit(1)).first() is None for query in queries):
+            return 0
     with database.write() as connection:
-        asked = connection.execute(
-            sa.delete(_commitment).where(_commitment.c.asked_at < before, _commitment.c.id < newest, ~open_steps)
-        )
-        told = connection.execute(sa.delete(_pledge).where(_pledge.c.ended_at < before))
-    return asked.rowcount + told.rowcount
+        deletes = (sa.delete(_commitment).where(asked), sa.delete(_pledge).where(told))
+        return sum(connection.execute(delete).rowcount for delete in deletes)
 
 
 def _mark(connection: Connection, series_id: int, actor: str) -> int:

@@ -27,7 +27,7 @@ from pacs_ai.store import schema
 NAME, PATIENT_ID, ACCESSION, BIRTH = "ZZPHI^MARKER", "ZZPHI-4711", "ZZACC-4712", "19471109"
 MARKERS = (b"ZZPHI", b"ZZACC", b"19471109")
 #: Only in these places below a node's folder may they stand.
-BELONGS = ("data/files/", "data/pacs_ai.sqlite", "data/audit/")
+BELONGS = ("data/files/", "data/ahead/", "data/pacs_ai.sqlite", "data/audit/")
 
 
 @pytest.fixture(scope="module")
