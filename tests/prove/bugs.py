@@ -337,7 +337,7 @@ BUGS = {
     "ackfirst": Bug(_acknowledge_first, "Success is answered before the commit", "points", _LOST),
     "nofsync": Bug(_no_file_fsync, "files are not synced", "power", _LOST_OR_DAMAGED),
     "nodirsync": Bug(_no_directory_fsync, "directories are not synced", "power", _LOST_OR_DAMAGED),
-    "walnormal": Bug(_wal_normal, "SQLite runs with synchronous=NORMAL", "power", _LOST),
+    "walnormal": Bug(_wal_normal, "SQLite runs with synchronous=NORMAL", "power", rf"{_LOST}|I12 "),
     "renamefirst": Bug(
         _rename_before_fsync, "a file gets its name before it is synced", "power-points", "I2 a file whose bytes"
     ),
