@@ -78,7 +78,7 @@ class When(BaseModel):
     (``"/lung|thorax/"``).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     modality: Patterns = ()
     """Modality (0008,0060): `"CT"`."""

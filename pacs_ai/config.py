@@ -17,7 +17,7 @@ from pacs_ai import profiles
 from pacs_ai.built_in_profiles import BUILT_IN
 from pacs_ai.conditions import When
 from pacs_ai.errors import UserError
-from pacs_ai.model_sections import AeTitle, Name, Pipeline, Seconds, Section, faults
+from pacs_ai.model_sections import AeTitle, Name, Pipeline, Seconds, Section, faults_in
 from pacs_ai.network_sections import Audit, Peer, Receive, Tls
 
 
@@ -315,7 +315,7 @@ def load(path: Path | None) -> Config:
     try:
         config = Config.model_validate(table)
     except ValidationError as error:
-        raise UserError(f"{path} has {error.error_count()} fault(s):\n{faults(error)}") from error
+        raise UserError(f"{path} has {error.error_count()} fault(s):\n{faults_in(error, Config)}") from error
     return _with_whole_paths(config, path.resolve().parent)
 
 

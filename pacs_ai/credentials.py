@@ -43,11 +43,14 @@ class Worry:
     ----------
     is_fault
         Whether they cannot be used at all as they are, so that a node would not start with them.
+    stops_tls
+        Whether nobody is spoken to by TLS now, though the node starts.
     """
 
     words: str
     advice: str
     is_fault: bool
+    stops_tls: bool = False
 
 
 def worries(files: Tls) -> Iterator[Worry]:
@@ -74,7 +77,12 @@ def _dates(files: Tls) -> Iterator[Worry]:
         end = valid_until(files.revocation_list, REVOCATION_LIST)
         if end is not None and end < now:
             words = f"tls.revocation_list {files.revocation_list} ran out at {end:%Y-%m-%d %H:%M} UTC"
-            yield Worry(f"{words}: no peer is spoken to by TLS", "fetch the authority's newest list", is_fault=False)
+            yield Worry(
+                f"{words}: no peer whose authority's list it is can be spoken to by TLS",
+                "fetch the authority's newest list; it is taken without a restart",
+                is_fault=False,
+                stops_tls=True,
+            )
 
 
 class Credentials:

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Literal
 
 _SHOWN = str.maketrans({i: f"\\x{i:02x}" for i in [*range(32), 127]})
@@ -58,3 +59,5 @@ def configure(process: str, level: str = "info", form: Literal["text", "json"] =
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
     logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
+    # each text that was warned of is remembered, and peers make them up
+    warnings.filterwarnings("ignore", module="py(net)?dicom")

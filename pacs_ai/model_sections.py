@@ -5,10 +5,14 @@ Here is also what all tables of either are made of: `Section`, the kinds of valu
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 AeTitle = Annotated[
     str,
@@ -28,19 +32,66 @@ Triplet = tuple[
 class Section(BaseModel):
     """One table of the file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 def faults(error: ValidationError) -> str:
     """Return every fault on a line of its own, each with its path in the file."""
+    return "\n".join(f"  {_where(fault)}: {_words(fault)}" for fault in error.errors())
+
+
+def faults_in(error: ValidationError, root: type[BaseModel]) -> str:
+    """As `faults`, in an administrator's words, and with the key that an unknown one may have been meant to be."""
     lines = []
     for fault in error.errors():
-        where = ".".join(str(part + 1) if isinstance(part, int) else part for part in fault["loc"]) or "the file"
-        words = fault["msg"].removeprefix("Value error, ")
+        told, given = _TOLD.get(fault["type"]), fault.get("ctx", {})
+        words = _words(fault) if told is None else told.format(**given)
         if fault["type"] == "extra_forbidden":
-            words = "unknown key"
-        lines.append(f"  {where}: {words}")
+            words += _meant(root, fault["loc"])
+        lines.append(f"  {_where(fault)}: {words}")
     return "\n".join(lines)
+
+
+#: pydantic's type of a fault -> what an administrator is told.
+_TOLD = {
+    "missing": "is missing",
+    "string_too_long": "may have at most {max_length} characters",
+    "string_too_short": "may not be empty",
+    "string_pattern_mismatch": "has a character, or a blank at an end, that is not allowed here",
+    "string_type": "must be text, in quotes",
+    "int_type": "must be a whole number, without quotes",
+    "int_parsing": "must be a whole number, without quotes",
+    "float_type": "must be a number, without quotes",
+    "float_parsing": "must be a number, without quotes",
+    "bool_type": "must be true or false, without quotes",
+    "bool_parsing": "must be true or false, without quotes",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "may be at most {le}",
+    "tuple_type": "must be a list: [...]",
+}
+
+
+def _where(fault: ErrorDetails) -> str:
+    return ".".join(str(part + 1) if isinstance(part, int) else part for part in fault["loc"]) or "the file"
+
+
+def _words(fault: ErrorDetails) -> str:
+    return "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+
+
+def _meant(root: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """Return the key that an unknown one is most like, as a question; "" where it is like none."""
+    kind: Any = root
+    for part in path[:-1]:
+        if isinstance(part, str):
+            field = getattr(kind, "model_fields", {}).get(part)
+            kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+            kind = next((one for one in kinds if hasattr(one, "model_fields")), None)
+    like = get_close_matches(str(path[-1]), getattr(kind, "model_fields", {}), 1)
+    return f"; is {like[0]} meant?" if like else ""
 
 
 class LabelTable(Section):

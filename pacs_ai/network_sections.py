@@ -117,6 +117,9 @@ class Tls(Section):
     """PEM file: the revocation lists (CRLs) of these authorities. A peer whose certificate is on one is refused, and so
     is every peer whose authority has no list here that still holds: have a script fetch it in time. Empty: none is
     heeded."""
+    revocation_check: Literal["peer", "chain"] = "peer"
+    """Whose certificates are held against these lists: `peer`, that of the peer alone; `chain`, those of all
+    authorities above it too, for which the file must hold a list of each, the root's as well, one after another."""
 
     @model_validator(mode="after")
     def _whole(self) -> Tls:

@@ -13,9 +13,11 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pacs_ai import lean
 from pacs_ai.errors import PacsAiError, UserError
 from pacs_ai.store.database import Database
 
@@ -82,6 +84,7 @@ class Supervisor:
     def run(self) -> None:
         """Block until `stop` is set; then let every process end."""
         with data_folder(self._config):
+            lean.collect_as_usual()
             try:
                 while not self._stop.is_set():
                     for child in self._children:
@@ -139,7 +142,8 @@ def data_folder(config: Config) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(folder / "node.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise UserError(f"store.folder {folder} cannot be used: {error.strerror}") from error
+        advice = "name a folder that the node's user may write to, or make this one so; pacs-ai doctor says more"
+        raise UserError(f"store.folder {folder} cannot be used ({error.strerror}): {advice}") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,16 +194,18 @@ def _run_process(config: Config, kind: str, device: str | None, stop: threading.
     if kind == "infer":
         from pacs_ai.infer import process as infer
 
-        infer.run(config, device or devices(config)[0], stop)
+        run = partial(infer.run, config, device or devices(config)[0], stop)
     elif kind == "receive":
         from pacs_ai.receive import process as receive
 
-        receive.run(config, stop)
+        run = partial(receive.run, config, stop)
     elif kind == "route":
         from pacs_ai.route import process as route
 
-        route.run(config, stop)
+        run = partial(route.run, config, stop)
     else:
         from pacs_ai.deliver import process as deliver
 
-        deliver.run(config, stop)
+        run = partial(deliver.run, config, stop)
+    lean.collect_as_usual()
+    run()

@@ -112,7 +112,7 @@ def _context(tls: Tls, protocol: int) -> ssl.SSLContext:
     except ssl.SSLError as error:
         raise UserError(f"tls.trusted_file {trusted} holds no certificate in PEM form") from error
     if tls.revocation_list is not None:
-        _heed(context, tls.revocation_list)
+        _heed(context, tls.revocation_list, _CHECKS[tls.revocation_check])
     try:
         # Without a function a passphrase would be asked for on the terminal.
         context.load_cert_chain(certificate, key, password=_no_passphrase)
@@ -122,15 +122,22 @@ def _context(tls: Tls, protocol: int) -> ssl.SSLContext:
     return context
 
 
-def _heed(context: ssl.SSLContext, revocation_list: Path) -> None:
-    """Have peers refused whose certificate the list names, or whose authority has no list in it (RFC 5280 6.3)."""
+def _heed(context: ssl.SSLContext, revocation_list: Path, check: ssl.VerifyFlags) -> None:
+    """Have peers refused whose certificate a list names, or whose authority has no list (RFC 5280 6.3).
+
+    The file may hold the lists of several authorities.
+    """
     try:
         context.load_verify_locations(revocation_list)
     except ssl.SSLError as error:
         raise UserError(f"tls.revocation_list {revocation_list} holds no revocation list in PEM form") from error
     if not context.cert_store_stats()["crl"]:
         raise UserError(f"tls.revocation_list {revocation_list} holds no revocation list, only certificates")
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    context.verify_flags |= check
+
+
+#: `tls.revocation_check` -> which certificates of a chain are held against the lists.
+_CHECKS = {"peer": ssl.VERIFY_CRL_CHECK_LEAF, "chain": ssl.VERIFY_CRL_CHECK_CHAIN}
 
 
 def _files(tls: Tls) -> tuple[Path, Path, Path]:

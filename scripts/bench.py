@@ -209,27 +209,51 @@ def serve_stock(port: int, pdu_bytes: int) -> None:
     ae.start_server(("127.0.0.1", port), evt_handlers=handlers)
 
 
-def serve_node(port: int, folder: Path) -> None:
-    """Run the node's receiving side: files, index in SQLite, acceptor."""
+def serve_node(port: int, folder: Path, processes: int) -> None:
+    """Run the node's receiving side in so many processes: files, index in SQLite, acceptor."""
+    from pacs_ai.store import schema
+    from pacs_ai.store.database import Database
+    from pacs_ai.store.files import Files
+
+    database = Database(f"sqlite:///{folder / 'bench.db'}")
+    schema.metadata.create_all(database.engine)
+    database.engine.dispose()
+    Files(folder / "files")
+    (folder / "ahead").mkdir(mode=0o700)
+    together = multiprocessing.get_context("fork").Barrier(processes)
+    children: list[int] = []
+    for _ in range(1, processes):
+        child = os.fork()
+        if child == 0:
+            children = []
+            break
+        children.append(child)
+    serve_node_process(port, folder, together.wait, is_shared=processes > 1)
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+
+
+def serve_node_process(port: int, folder: Path, before: Callable[[], object], *, is_shared: bool) -> None:
+    """Run one receive process."""
     from pacs_ai.receive.ingest import DurableIngest
     from pacs_ai.receive.process import SWITCH_SECONDS
     from pacs_ai.receive.scp import Listen, Receiver
-    from pacs_ai.store import schema
     from pacs_ai.store.ahead import SEGMENTS, Ahead
     from pacs_ai.store.database import Database
     from pacs_ai.store.files import Files
     from pacs_ai.store.index import Index
 
     database = Database(f"sqlite:///{folder / 'bench.db'}")
-    schema.metadata.create_all(database.engine)
     files = Files(folder / "files")
-    index = Index(database, files.path, "bench")
+    index = Index(database, files.path, f"bench {os.getpid()}")
     ahead = Ahead(folder / "ahead", files.disk)
     for _ in range(SEGMENTS):  # as they are in a node that has had ten quiet seconds in its life
         ahead.prepare()
     sys.setswitchinterval(SWITCH_SECONDS)
     ingest = DurableIngest(files, index.record, ahead=ahead, note_ended=index.association_ended)
-    receiver = Receiver(Listen(port=port), ingest)
+    before()
+    receiver = Receiver(Listen(port=port, reuse_port=is_shared), ingest)
     receiver.start()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -283,6 +307,7 @@ class Server:
         return {
             "stock": [*own, "--pdu", str(self.pdu_bytes)],
             "node": own,
+            "nodes": own,
             "storescp": storescp,
             "forking": [storescp[0], "--fork", *storescp[1:]],
             "orthanc": ["Orthanc", str(orthanc_configuration(port, folder))],
@@ -298,6 +323,7 @@ SERVERS = (
     Server("pynetdicom, empty handler", "STOCK", "stock"),
     Server("pynetdicom, empty handler, 128 KiB PDUs", "STOCK", "stock", PDU_BYTES),
     Server("this node, durable", "PACS_AI", "node"),
+    Server("this node, durable, two receive processes", "PACS_AI", "nodes"),
     Server("dcmtk storescp, not synced", "STORESCP", "storescp"),
     Server("dcmtk storescp --fork, not synced", "STORESCP", "forking"),
     Server("Orthanc", "ORTHANC", "orthanc"),
@@ -420,7 +446,7 @@ def serve(arguments: argparse.Namespace) -> None:
     if arguments.kind == "stock":
         serve_stock(arguments.port, arguments.pdu)
     else:
-        serve_node(arguments.port, arguments.folder)
+        serve_node(arguments.port, arguments.folder, processes=2 if arguments.kind == "nodes" else 1)
 
 
 def main() -> None:
@@ -442,7 +468,7 @@ def main() -> None:
     inferring.add_argument("rest", nargs=argparse.REMAINDER)
     inferring.set_defaults(run=lambda arguments: bench_infer.main(arguments.rest))
     serving = commands.add_parser("serve", help="run one receiver (called by `receive`)")
-    serving.add_argument("kind", choices=("stock", "node"))
+    serving.add_argument("kind", choices=("stock", "node", "nodes"))
     serving.add_argument("--port", type=int, required=True)
     serving.add_argument("--folder", type=Path, required=True)
     serving.add_argument("--pdu", type=int, default=0)

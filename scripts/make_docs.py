@@ -7,8 +7,11 @@ python scripts/make_docs.py --check    say whether they are what the code says
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
+import itertools
 import sys
+import textwrap
 import types
 import typing
 from enum import StrEnum
@@ -130,10 +133,24 @@ def _forms() -> str:
 
 def _table(model: type[BaseModel]) -> str:
     lines = ["| key | kind | default | meaning |", "|---|---|---|---|"]
+    meanings = key_docstrings(model)
     for name, field in model.model_fields.items():
-        cells = (f"`{name}`", _kind(field), _default(field), " ".join((field.description or "").split()))
+        cells = (f"`{name}`", _kind(field), _default(field), " ".join(meanings.get(name, "").split()))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def key_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return what stands below each key in the source; pydantic would read it at every start of every process."""
+    found: dict[str, str] = {}
+    for one in reversed([each for each in model.__mro__ if each.__module__.startswith("pacs_ai.")]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        statements = typing.cast("ast.ClassDef", definition).body
+        for key, text in itertools.pairwise(statements):
+            match key, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = inspect.cleandoc(words)
+    return found
 
 
 def _kind(field: FieldInfo) -> str:

@@ -3,7 +3,7 @@
     scripts/prove.py                 what a build does: all of it, two harnesses at a time
     scripts/prove.py --night         ten thousand kills and cuts instead of two and one
     scripts/prove.py kill power      some of it: kill, points, recovery, power, power-points, power-recovery, errors,
-                                     errors-ahead, full, postgres, frozen, bugs, fuzz
+                                     errors-ahead, full, postgres, frozen, late, bugs, fuzz
 
 Every harness prints its seed (`--seed` repeats a run) and stops at its time limit, saying how much it did. The exit
 status is 1 where any promise was broken, and where a known-wrong variant of the node was not found out.

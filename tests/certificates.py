@@ -58,6 +58,16 @@ class Authority:
         )
         return made
 
+    def subordinate(self, name: str) -> Authority:
+        """Return an authority that this one has signed; whoever shows what it issued must show its certificate too."""
+        made = Authority(self.folder / name, name)
+        text = "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign,cRLSign\n"
+        openssl(
+            *("x509", "-req", "-in", made.folder / f"{name}.csr", "-CA", self.own.certificate, "-CAkey", self.own.key),
+            *("-CAcreateserial", "-days", 30, "-extfile", made._extensions(name, text), "-out", made.own.certificate),
+        )
+        return made
+
     def revoke(self, *made: Certificate, hours: int = 24) -> Path:
         """Write a list of what is revoked, the next of which is due in so many hours; returns its PEM file."""
         index, path = self.folder / "index.txt", self.folder / f"{self.name}.crl"

@@ -181,8 +181,8 @@ class AskingPeer:
             self._server.ae.shutdown()
             self._server = None
 
-    def ask(self, node_port: int, transaction_uid: str, references: list[tuple[str, str]]) -> int:
-        """Ask the node; returns its status."""
+    def ask(self, node_port: int, transaction_uid: str, references: list[tuple[str, str]]) -> int | None:
+        """Ask the node; returns its status, None where it aborted instead."""
         request = Dataset()
         request.TransactionUID = transaction_uid
         request.ReferencedSOPSequence = []
@@ -195,6 +195,8 @@ class AskingPeer:
         assoc = ae.associate("127.0.0.1", node_port, ae_title="PACS_AI")
         assert assoc.is_established
         answer, _ = assoc.send_n_action(request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+        if "Status" not in answer:
+            return None
         assoc.release()
         return int(answer.Status)
 

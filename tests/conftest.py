@@ -151,6 +151,25 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+#: From so much on, what deleted rows left behind would slow down all tests to come.
+_LARGE_BYTES = 4_000_000
+
+
+def _empty(url: str) -> None:
+    """Delete all rows and begin to count anew, in a third of the time of TRUNCATE, which makes files anew."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        (size,) = connection.execute("SELECT sum(pg_relation_size(relid)) FROM pg_stat_user_tables").fetchone()
+        names = [table.name for table in reversed(schema.metadata.sorted_tables)]
+        if size > _LARGE_BYTES:
+            connection.execute(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
+            return
+        connection.execute("; ".join(f"DELETE FROM {name}" for name in names))
+        connection.execute(
+            "SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, 1, false) "
+            "FROM pg_sequences WHERE last_value IS NOT NULL"
+        )
+
+
 _ON_BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
@@ -175,7 +194,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "pacs_ai.sqlite")
     else:
         url = request.getfixturevalue("migrated_postgres")
-        _execute(url, f"TRUNCATE {', '.join(schema.metadata.tables)} RESTART IDENTITY CASCADE")
+        _empty(url)
     opened = Database(url)
     yield opened
     opened.close()

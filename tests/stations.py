@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,11 @@ class Stations:
         """Return one series."""
         return self.rows(schema.series, schema.series.c.series_instance_uid == f"1.2.3.{series}")[0]
 
+    def make_due(self) -> None:
+        """Let every job be due that waits for its time."""
+        with self.database.write() as connection:
+            connection.execute(sa.update(schema.job).values(due_at=now()))
+
     def job(self, job_id: int) -> sa.Row[Any]:
         """Return one job."""
         return self.rows(schema.job, schema.job.c.id == job_id)[0]
@@ -271,19 +277,23 @@ class Stations:
         """Assert what must hold after any story."""
         self._journal_tells_every_move()
         self._counts_agree()
+        sources = defaultdict(list)
+        for row in self.rows(schema.job_source):
+            sources[row.job_id].append((row.input, row.series_id, row.revision))
         works = [
-            (row.pipeline, row.pipeline_version, row.model_digest, row.settings_digest, row.generation, sources)
+            (
+                *(row.pipeline, row.pipeline_version, row.model_digest, row.settings_digest, row.generation),
+                tuple(sorted(sources[row.id])),
+            )
             for row in self.rows(schema.job, schema.job.c.state != JobState.SUPERSEDED)
-            if (sources := self._sources(row.id)) is not None
         ]
         assert len(works) == len(set(works)), "the same work stands in two jobs"
 
-    def _sources(self, job_id: int) -> tuple[tuple[str, int, int], ...]:
-        rows = self.rows(schema.job_source, schema.job_source.c.job_id == job_id)
-        return tuple(sorted((row.input, row.series_id, row.revision) for row in rows))
-
     def _journal_tells_every_move(self) -> None:
-        moves = self.rows(schema.journal)
+        moves = defaultdict(list)
+        for entry in self.rows(schema.journal):
+            if entry.before != entry.after:
+                moves[entry.subject, entry.subject_id].append(entry)
         lives: dict[str, tuple[sa.Table, Any, str]] = {
             "series": (schema.series, states.SERIES, "receiving"),
             "job": (schema.job, states.JOB, "queued"),
@@ -293,9 +303,7 @@ class Stations:
             legal = {(str(before), str(event), str(after)) for (before, event), after in allowed.items()}
             for row in self.rows(table):
                 state = first
-                for entry in moves:
-                    if (entry.subject, entry.subject_id) != (subject, str(row.id)) or entry.before == entry.after:
-                        continue
+                for entry in moves[subject, str(row.id)]:
                     if entry.event != "enqueued":
                         assert entry.before == state, f"{subject} {row.id} changed its state without a journal row"
                         assert (entry.before, entry.event, entry.after) in legal

@@ -49,7 +49,7 @@ def main(context: click.Context, path: Path | None) -> None:
 
     A research tool, not a medical device: its results are marked as AI and as not verified.
     """
-    context.obj = Session(path)
+    context.obj = Session(path, context.invoked_subcommand)
 
 
 for command in (

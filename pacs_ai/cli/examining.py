@@ -26,8 +26,9 @@ _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 def doctor(session: Session, *, as_json: bool) -> None:
     """Examine all that the node needs; say what to do about faults.
 
-    Configuration, libraries, data folder, database, decoders, device, port, and every peer by C-ECHO and by what it
-    accepts. Changes nothing; the node may run or not. Exit code 0: no fault, perhaps warnings. 1: faults.
+    Configuration, certificates, libraries, data folder, database, audit trail, decoders, device, port, and every peer
+    by C-ECHO and by what it accepts. Changes nothing; the node may run or not. Exit code 0: no fault, perhaps
+    warnings. 1: faults.
     """
     from pacs_ai.cli import progress
     from pacs_ai.doctor import Level, examinations

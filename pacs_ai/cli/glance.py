@@ -88,6 +88,7 @@ class Look:
     concerns: list[Concern] = field(default_factory=list)
     audit: list[Standing] = field(default_factory=list)
     certificates: list[Worry] = field(default_factory=list)
+    aside: tuple[str, str] | None = None
     unconfirmed: Mapping[str, tuple[int, datetime]] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
 
@@ -117,11 +118,13 @@ def take(session: Session) -> Look:
     """Look at the node's database and data folder."""
     from pacs_ai import credentials
     from pacs_ai.models.registry import Registry
+    from pacs_ai.store import aside
 
     config = session.config
     with session.reading() as connection:
         look = _read(config, session.place, connection)
     look.certificates = [*credentials.worries(config.tls)]
+    look.aside = aside.concern(config)
     look.broken = Registry.of(config).broken
     look.troubles = [*_troubles(config, look)]
     return look
@@ -177,6 +180,8 @@ def _troubles(config: Config, look: Look) -> Iterator[Trouble]:
             f"{_room(look.disk)}: what peers send is refused (0xA700)",
             "make room, or lower store.min_free_gb and store.min_free_percent",
         )
+    if look.aside is not None:
+        yield Trouble("data folder", *look.aside)
     for worry in look.certificates:
         yield Trouble("[tls]", worry.words, worry.advice)
     for name, reason in look.broken.items():

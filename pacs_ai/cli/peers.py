@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pacs_ai.deliver.scu import Outcome
     from pacs_ai.network_sections import Peer
 
-_ADDRESS = re.compile(r"(?P<ae>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(?P<ae>[^@]+)@(?P<host>[^@]+):(?P<port>\d{1,5})")
 
 
 @click.command(epilog=example("pacs-ai echo main-pacs", "pacs-ai echo ORTHANC@192.0.2.7:4242"))
@@ -98,6 +98,7 @@ def peer_of(config: Config, name: str) -> Peer:
     """Return the configured peer of that name, or one for ``AE@HOST:PORT``; `UserError` where it is neither."""
     from pydantic import ValidationError
 
+    from pacs_ai.model_sections import faults_in
     from pacs_ai.network_sections import Peer
 
     match = _ADDRESS.fullmatch(name)
@@ -106,4 +107,4 @@ def peer_of(config: Config, name: str) -> Peer:
     try:
         return Peer(name="address", ae_title=match["ae"], host=match["host"].strip("[]"), port=int(match["port"]))
     except ValidationError as error:
-        raise UserError(f"{name}: {error.errors()[0]['msg']}; an address is written AE@HOST:PORT") from error
+        raise UserError(f"{name} is no address, which is written AE@HOST:PORT:\n{faults_in(error, Peer)}") from error

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs_ai import lean
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,9 +31,12 @@ class Session:
     ----------
     given
         The file named by ``--config``, None where it was not given.
+    command
+        The command that was called; where it needs no decoders, none are loaded.
     """
 
     given: Path | None
+    command: str | None = None
 
     @cached_property
     def path(self) -> Path | None:
@@ -48,6 +53,8 @@ class Session:
     @cached_property
     def config(self) -> Config:
         """The configuration; `UserError` with every fault where it has any."""
+        if self.command not in lean.COMMANDS_WITH_PIXELS:
+            lean.load_pydicom()
         from pacs_ai import config
 
         return config.load(self.path)

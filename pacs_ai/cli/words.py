@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
+from pacs_ai import lean
 from pacs_ai.errors import PacsAiError, UserError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Group(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run as `pacs-ai`, however it was started."""
+        if not args and "args" not in extra:  # the command line of this process: it ends with the command
+            lean.collect_rarely()
         return super().main(*args, **{"prog_name": "pacs-ai", **extra})
 
     def list_commands(self, _context: click.Context) -> list[str]:

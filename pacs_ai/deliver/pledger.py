@@ -11,6 +11,7 @@ from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.addresses import remote
 from pacs_ai.errors import NotOffered, Transient, Unavailable
 from pacs_ai.store import pledges
+from pacs_ai.store.coming import Coming
 from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Pledger:
         self._owner = owner
         deliver = config.deliver
         self._backoff = Backoff(deliver.first_backoff_seconds, deliver.longest_backoff_seconds, deliver.give_up_hours)
+        self._coming = Coming(database)
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
@@ -70,7 +72,8 @@ class Pledger:
         """
         if not pledge.decided:
             is_whole = self._is_whole if self._config.receive.commitment else _keep_nothing
-            decided = pledges.decide(self._database, pledge, is_whole, actor=self._owner)
+            is_more_coming = bool(self._coming.look())
+            decided = pledges.decide(self._database, pledge, is_whole, actor=self._owner, is_more_coming=is_more_coming)
             if decided is None:
                 return
             pledge = decided

@@ -1,7 +1,7 @@
 """Read from an encoded instance the attributes that the index and the routing rules need, and prove it whole.
 
-The data set is neither parsed into objects nor copied: `read_header` walks it once (`structure`), refuses what is
-truncated or malformed, and decodes only what `INDEXED` names.
+The data set is neither parsed into objects nor copied: it is walked once (`structure`), while it comes or where it
+lies, what is truncated or malformed is refused, and only what `INDEXED` names is decoded.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import re
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,11 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from pacs_ai.dicom import characters
-from pacs_ai.dicom.structure import Place, Wanted, locate
+from pacs_ai.dicom.structure import Value, Walk, Wanted
 from pacs_ai.errors import NotUnderstood
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge")
 _STUDY = (
@@ -125,7 +127,10 @@ MAX_CHARACTERS = 1024
 #: Bounds on what a deflated data set may grow to (PS3.5 A.5): times its own size, and bytes.
 MAX_INFLATION = 1000
 MAX_INFLATED_BYTES = 4 << 30
-_INFLATE_STEP = 1 << 16
+_INFLATED_STEP = 1 << 20
+#: One data set at a time is walked through, and for so many bytes: threads that compute hold up those that answer.
+_WALKING = threading.Lock()
+_WALKED_STEP = 1 << 18
 
 #: Stated VRs under which a UID and a Patient ID are read; b"" is implicit VR. Under others, readers differ.
 _IDENTITY_VRS = dict.fromkeys(_UIDS, frozenset({b"", b"UI", b"UN"}))
@@ -149,6 +154,7 @@ def _tags(*keywords: str) -> Mapping[int, str]:
 _WANTED = Wanted(
     top=_tags("SpecificCharacterSet", *INDEXED),
     within={_tag(sequence): _tags(*keywords) for sequence, keywords in _NESTED.items()},
+    most=MAX_CHARACTERS,
 )
 _VRS = {keyword: dictionary_VR(tag).encode() for tag, keyword in _WANTED.top.items()}
 
@@ -206,62 +212,125 @@ class Header:
         return self.get("Modality")
 
 
-def read_header(data_set: bytes | memoryview, transfer_syntax_uid: str) -> Header:
-    """Return the indexed attributes of an encoded data set, having proved it whole and its identity sound.
+class Scan:
+    """A look at a data set that comes piece by piece, of which only the values that are wanted stay in memory.
+
+    Parameters
+    ----------
+    transfer_syntax_uid
+        Of the data set; one that is not known is read as explicit VR little endian, as all encapsulated ones are.
+    length
+        Of the whole data set in bytes, where it is known.
+
+    Raises
+    ------
+    NotUnderstood
+        The data set is truncated or malformed (`structure.Walk`), inflates beyond the bounds, or lacks a sound
+        SOP Class, SOP Instance, Study Instance or Series Instance UID: digits and dots, at most 64 (PS3.5 9.1).
+        One of these or the Patient ID has a value representation under which readers differ about it.
+        Leading zeros of a component are let pass, since real archives hold them.
+        `feed` raises as soon as it shows, `header` at the end.
+    """
+
+    def __init__(self, transfer_syntax_uid: str, *, length: int | None = None) -> None:
+        big_endian = transfer_syntax_uid == ExplicitVRBigEndian
+        implicit = transfer_syntax_uid == ImplicitVRLittleEndian
+        self._order = ">" if big_endian else "<"
+        self._inflating = Inflating() if transfer_syntax_uid in DEFLATED else None
+        known = {} if length is None or self._inflating is not None else {"length": length}
+        self._walk = Walk(_WANTED, implicit=implicit, big_endian=big_endian, **known)
+
+    def feed(self, piece: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of the data set; they are not needed any more when this returns."""
+        if self._inflating is None:
+            self._walk_on(piece)
+            return
+        for inflated in self._inflating.feed(piece):
+            self._walk_on(inflated)
+
+    def _walk_on(self, piece: bytes | bytearray | memoryview) -> None:
+        view = memoryview(piece)
+        for start in range(0, len(view), _WALKED_STEP):
+            with _WALKING:
+                self._walk.feed(view[start : start + _WALKED_STEP])
+
+    def header(self) -> Header:
+        """Return the indexed attributes; there are no more bytes."""
+        if self._inflating is not None:
+            self._inflating.end()
+        found = self._walk.end()
+        for keyword, known in _IDENTITY_VRS.items():
+            if keyword in found and found[keyword].vr not in known:
+                raise NotUnderstood(f"the {keyword} is stated to be of another value representation than it is")
+        character_set = ""
+        if "SpecificCharacterSet" in found:
+            character_set = _text("SpecificCharacterSet", found.pop("SpecificCharacterSet"), "", self._order)
+        values = {keyword: _text(keyword, value, character_set, self._order) for keyword, value in found.items()}
+        _check_identity(values)
+        return Header(MappingProxyType({keyword: text for keyword, text in values.items() if text}))
+
+
+def read_header(data_set: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> Header:
+    """Return the indexed attributes of an encoded data set that is at hand; see `Scan`.
 
     Parameters
     ----------
     data_set
         As it came in C-STORE, or as it follows the file meta in a file (PS3.10).
     transfer_syntax_uid
-        Its transfer syntax; one that is not known is read as explicit VR little endian, as all encapsulated ones are.
+        Its transfer syntax.
 
     Raises
     ------
     NotUnderstood
-        The data set is truncated or malformed (`structure.locate`), inflates beyond the bounds, or lacks a sound
-        SOP Class, SOP Instance, Study Instance or Series Instance UID: digits and dots, at most 64 (PS3.5 9.1).
-        One of these or the Patient ID has a value representation under which readers differ about it.
-        Leading zeros of a component are let pass, since real archives hold them.
+        See `Scan`.
     """
-    big_endian = transfer_syntax_uid == ExplicitVRBigEndian
-    if transfer_syntax_uid in DEFLATED:
-        data_set = inflate(data_set)
-    implicit = transfer_syntax_uid == ImplicitVRLittleEndian
-    places = locate(data_set, _WANTED, implicit=implicit, big_endian=big_endian)
-    for keyword, known in _IDENTITY_VRS.items():
-        if keyword in places and places[keyword].vr not in known:
-            raise NotUnderstood(f"the {keyword} is stated to be of another value representation than it is")
-    order = ">" if big_endian else "<"
-    character_set = ""
-    if "SpecificCharacterSet" in places:
-        character_set = _text(data_set, "SpecificCharacterSet", places.pop("SpecificCharacterSet"), "", order)
-    values = {keyword: _text(data_set, keyword, place, character_set, order) for keyword, place in places.items()}
-    _check_identity(values)
-    return Header(MappingProxyType({keyword: text for keyword, text in values.items() if text}))
+    scan = Scan(transfer_syntax_uid, length=len(data_set))
+    scan.feed(data_set)
+    return scan.header()
 
 
-def inflate(data_set: bytes | memoryview) -> bytes:
-    """Return the data set that was deflated (PS3.5 A.5), piece by piece and within bounds.
+class Inflating:
+    """A deflated data set (PS3.5 A.5) on its way out of its compression, piece by piece and within bounds.
 
     Raises
     ------
     NotUnderstood
         It is no whole deflated stream, or grows beyond `MAX_INFLATION` times its size or `MAX_INFLATED_BYTES`.
     """
-    limit = min(MAX_INFLATION * len(data_set), MAX_INFLATED_BYTES)
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = bytearray()
-    try:
-        for start in range(0, len(data_set), _INFLATE_STEP):
-            inflated += stream.decompress(data_set[start : start + _INFLATE_STEP])
-            if len(inflated) > limit:
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._came = self._grown = 0
+
+    def feed(self, piece: bytes | bytearray | memoryview) -> Iterator[bytes]:
+        """Give what the next bytes hold, in pieces of at most 1 MiB."""
+        self._came += len(piece)
+        rest: bytes | bytearray | memoryview = piece
+        while rest and not self._stream.eof:
+            try:
+                inflated = self._stream.decompress(rest, _INFLATED_STEP)
+            except zlib.error:
+                raise NotUnderstood("the data set is not deflated as its transfer syntax says") from None
+            rest = self._stream.unconsumed_tail
+            self._grown += len(inflated)
+            limit = min(MAX_INFLATION * self._came, MAX_INFLATED_BYTES)
+            if self._grown > limit:
                 raise NotUnderstood(f"the deflated data set grows beyond {limit} bytes")
-    except zlib.error:
-        raise NotUnderstood("the data set is not deflated as its transfer syntax says") from None
-    if not stream.eof:
-        raise NotUnderstood("the deflated data set is truncated")
-    return bytes(inflated)
+            yield inflated
+
+    def end(self) -> None:
+        """Prove that all has come."""
+        if not self._stream.eof:
+            raise NotUnderstood("the deflated data set is truncated")
+
+
+def inflate(data_set: bytes | memoryview) -> bytes:
+    """Return the data set that was deflated; raises what `Inflating` does."""
+    inflating = Inflating()
+    inflated = b"".join(inflating.feed(data_set))
+    inflating.end()
+    return inflated
 
 
 def numbers(header: Header, keyword: str) -> tuple[float, ...]:
@@ -286,17 +355,25 @@ def _check_identity(values: Mapping[str, str]) -> None:
             raise NotUnderstood(f"the {keyword} is no UID: digits and dots, at most 64 characters")
 
 
-def _text(data_set: bytes | memoryview, keyword: str, place: Place, character_set: str, order: str) -> str:
+def _text(keyword: str, value: Value, character_set: str, order: str) -> str:
     """Return one attribute's values as text, joined by backslashes; numbers of binary VR in decimal."""
-    vr = _VRS[keyword] if place.vr in {b"", b"UN"} else place.vr
-    if place.length > MAX_CHARACTERS and keyword in {"PatientID", "IssuerOfPatientID"}:
+    vr = _VRS[keyword] if value.vr in {b"", b"UN"} else value.vr
+    if value.length > MAX_CHARACTERS and keyword in {"PatientID", "IssuerOfPatientID"}:
         raise NotUnderstood(f"{keyword} is longer than {MAX_CHARACTERS} bytes")
-    raw = bytes(data_set[place.start : place.start + min(place.length, MAX_CHARACTERS)])
     if vr in _NUMBER_FORMATS:
-        form = order + _NUMBER_FORMATS[vr]
-        whole = raw[: len(raw) - len(raw) % struct.calcsize(form)]
-        return "\\".join([str(number) for (number,) in struct.iter_unpack(form, whole)])
-    text = characters.decode(raw, character_set if vr in _CHARACTER_SET_VRS else "")
+        return _numbers_text(value.raw, order + _NUMBER_FORMATS[vr])
+    return _decoded(vr, value.raw, character_set if vr in _CHARACTER_SET_VRS else "")
+
+
+def _numbers_text(raw: bytes, form: str) -> str:
+    whole = raw[: len(raw) - len(raw) % struct.calcsize(form)]
+    return "\\".join([str(number) for (number,) in struct.iter_unpack(form, whole)])
+
+
+@lru_cache(maxsize=1024)
+def _decoded(vr: bytes, raw: bytes, character_set: str) -> str:
+    """Return a text value's values; those of a series' instances are for the most part the same."""
+    text = characters.decode(raw, character_set)
     if vr == b"PN":
         text = text.rstrip("= ")  # empty component groups at the end may be left out (PS3.5 6.2.1)
     return "\\".join([part.strip(" ") for part in text.split("\\")]) if "\\" in text else text.strip(" ")

@@ -29,7 +29,7 @@ def examinations(config: Config) -> Iterator[tuple[str, Callable[[], Iterable[Fi
     yield "audit trail", lambda: storage.examine_audit(config)
     yield "decoders", lambda: machine.examine_decoders(config)
     yield "device", lambda: machine.examine_device(config)
-    yield "port", lambda: [network.examine_port(config)]
+    yield "ports", lambda: network.examine_ports(config)
     for peer in config.peer:
         yield f"peer {peer.name}", _of_peer(config, peer)
 

@@ -10,6 +10,7 @@ from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError, PipelineFault, UserError
 from pacs_ai.models.registry import Registry
 from pacs_ai.route import rules
+from pacs_ai.store.database import understood
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,10 @@ def _network_faults(config: Config) -> Iterator[Finding]:
     for worry in credentials.worries(config.tls):
         if worry.is_fault:
             yield _fault("[tls]", worry.words, worry.advice)
+    try:
+        understood(config.database_url)
+    except UserError as error:
+        yield _fault("[store]", str(error), "correct store.database, or leave it out: SQLite in store.folder")
 
 
 def _route_faults(route: Route, registry: Registry) -> Iterator[Finding]:
@@ -105,7 +110,7 @@ def _broken(config: Config, name: str, reason: str) -> Finding:
 def _dates(config: Config) -> Iterator[Finding]:
     for worry in credentials.worries(config.tls):
         if not worry.is_fault:
-            yield Finding(Level.WARNING, AREA, "[tls]", worry.words, worry.advice)
+            yield Finding(Level.FAULT if worry.stops_tls else Level.WARNING, AREA, "[tls]", worry.words, worry.advice)
 
 
 def _oddities(config: Config) -> Iterator[Finding]:

@@ -25,33 +25,39 @@ PORT, PEER = "port", "peer"
 _SECONDS = 5.0
 
 
-def examine_port(config: Config) -> Finding:
-    """Tell whether the port is free, or who has it."""
+def examine_ports(config: Config) -> Iterator[Finding]:
+    """Tell of each port of the node whether it is free, or who has it."""
+    for kind, port in config.receive.ports.items():
+        yield _examine_port(config, port, f"{config.receive.bind} {kind} {port}")
+
+
+def _examine_port(config: Config, port: int, name: str) -> Finding:
     receive = config.receive
-    port = receive.port if receive.plain or receive.tls_port is None else receive.tls_port
-    name = f"{receive.bind} port {port}"
     with socket.socket(socket.AF_INET6 if ":" in receive.bind else socket.AF_INET) as taker:
         taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             taker.bind((receive.bind, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return _taken(config, name)
+                return _taken(config, name) if receive.plain and port == receive.port else _taken_for_tls(config, name)
             words = error.strerror or str(error)
-            advice = "set a receive.port above 1023" if error.errno == errno.EACCES else "correct receive.bind"
+            advice = "set a port above 1023" if error.errno == errno.EACCES else "correct receive.bind"
             return Finding(Level.FAULT, PORT, name, words, advice)
     if _runs_here(config):
         return Finding(Level.FAULT, PORT, name, "the node runs, but does not listen on it", "restart the node")
     return Finding(Level.OK, PORT, name, "is free; the node does not run")
 
 
+def _taken_for_tls(config: Config, name: str) -> Finding:
+    """Tell who has the TLS port; it is not called, since the node might not trust its own certificate."""
+    if _runs_here(config):
+        return Finding(Level.OK, PORT, name, "the node runs and has it, for TLS; it was not called from here")
+    return Finding(Level.FAULT, PORT, name, "another program has it", "stop it, or set another receive.tls_port")
+
+
 def _taken(config: Config, name: str) -> Finding:
-    """Call whoever listens: our own node answers to our own AE title; one that speaks TLS alone is not called."""
+    """Call whoever listens: our own node answers to our own AE title."""
     receive = config.receive
-    if not receive.plain:
-        if _runs_here(config):
-            return Finding(Level.OK, PORT, name, "the node runs and has it, for TLS alone; it was not called from here")
-        return Finding(Level.FAULT, PORT, name, "another program has it", "stop it, or set another receive.tls_port")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(receive.bind, receive.bind)  # noqa: S104 - compared, not bound
     caller = config.peer[0].ae_title if receive.accept == "peers" and config.peer else config.calling_ae_title
     answer = scu.echo(Remote(receive.ae_titles[0], host, receive.port, caller, *(3 * (_SECONDS,))))
@@ -98,9 +104,23 @@ def _examine_services(peer: Peer, remote: Remote) -> Iterator[Finding]:
             yield Finding(Level.WARNING, PEER, peer.name, f"does not offer {what}, which is asked of it", advice)
 
 
+def unresolved(host: str) -> str:
+    """Return why a host name or address leads nowhere; "" where it does lead somewhere."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        return error.strerror or "unknown name"
+    return ""
+
+
 def examine_peer(config: Config, peer: Peer) -> Iterator[Finding]:
     """Call a peer, and ask what it would take; nothing is sent."""
     remote = addresses.remote(config, peer)
+    if config.receive.accept == "peers" and (words := unresolved(peer.host)):
+        words = f"host {peer.host} cannot be resolved ({words}): its calls are refused"
+        advice = f"correct peer {peer.name}'s host, put its address there, or mend this machine's name service"
+        yield Finding(Level.FAULT, PEER, peer.name, words, advice)
+        return
     gets_results = any(peer.name in route.deliver_to for route in config.route)
     answer = scu.echo(remote)
     if answer.ms is None:

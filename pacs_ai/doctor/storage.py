@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pacs_ai.audit.auditor import repository
 from pacs_ai.doctor.findings import Finding, Level
 from pacs_ai.errors import PacsAiError
-from pacs_ai.store import probe, version
+from pacs_ai.store import aside, probe, version
 from pacs_ai.store.database import Database
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ def examine_folder(config: Config) -> Iterator[Finding]:
     folder = config.store.folder.resolve()
     name = str(folder)
     standing = _standing(folder)
+    if (blocking := _blocking(folder)) is not None:
+        yield _fault(FOLDER, name, f"{blocking} is a file, not a folder", "correct store.folder")
+        return
     if not os.access(standing, os.W_OK | os.X_OK):
         yield _fault(FOLDER, name, f"{standing} cannot be written by this user", "chown it to the user of the node")
         return
@@ -42,9 +45,18 @@ def examine_folder(config: Config) -> Iterator[Finding]:
         yield Finding(Level.OK, FOLDER, name, "is there, this user's alone")
     yield _mount(standing)
     yield from _room(config, standing)
-    yield _speed(standing)
+    yield from _room_ahead(config, standing)
+    try:
+        yield _speed(standing)
+    except OSError as error:
+        words = f"nothing can be written in {standing}: {error.strerror}"
+        yield _fault(FOLDER, "speed", words, "make room, look at the kernel's log, or name another store.folder")
+        return
     if standing == folder:
         yield from _one_file_system(folder)
+        concern = aside.concern(config)
+        if concern is not None:
+            yield _fault(FOLDER, "set aside", *concern)
 
 
 def examine_audit(config: Config) -> Iterator[Finding]:
@@ -79,7 +91,9 @@ def examine_database(config: Config) -> Iterator[Finding]:
         sound, words = probe.durability(database)
         version.check(database)
     except PacsAiError as error:
-        yield _fault(DATABASE, name, str(error), "correct store.database, or start the database server")
+        of_sqlite = "mend what the data folder says above; if that is well, restore a backup (docs/operations.md)"
+        of_server = "correct store.database, or start the database server"
+        yield _fault(DATABASE, name, str(error), of_sqlite if database.is_sqlite else of_server)
         return
     finally:
         database.close()
@@ -94,6 +108,11 @@ def _standing(folder: Path) -> Path:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+def _blocking(folder: Path) -> Path | None:
+    """Return what is no folder, and stands where one is to be; None where nothing does."""
+    return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
 
 
 def _mount(folder: Path) -> Finding:
@@ -120,6 +139,27 @@ def _room(config: Config, folder: Path) -> Iterator[Finding]:
         yield _warning(FOLDER, "room", words, "make room soon, or lower [retention]")
     else:
         yield Finding(Level.OK, FOLDER, "room", words)
+
+
+def _room_ahead(config: Config, folder: Path) -> Iterator[Finding]:
+    """Say where segments do not fit above the watermark: the node itself would have it refuse data."""
+    receive, state = config.receive, os.statvfs(folder)
+    wanted = receive.processes * (receive.ahead_mb << 20)
+    there = sum(path.stat().st_size for path in (config.store.folder / aside.FOLDER).glob("*") if not path.suffix)
+    watermark = max(
+        config.store.min_free_gb * 1e9, config.store.min_free_percent / 100 * state.f_blocks * state.f_frsize
+    )
+    above = max(0.0, state.f_bavail * state.f_frsize - watermark)
+    if wanted - there > above:
+        words = f"receive.ahead_mb = {receive.ahead_mb} takes up to {_size(wanted - there)} more"
+        if receive.processes > 1:
+            words += f" ({receive.processes} processes)"
+        words += f", but only {_size(above)} is free above the level where nothing is received"
+        yield _warning(FOLDER, "ahead_mb", words, "lower receive.ahead_mb (256 does for most), or make room")
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _speed(folder: Path) -> Finding:

@@ -18,6 +18,7 @@ from pacs_ai.errors import PacsAiError, PipelineFault, Refused
 from pacs_ai.infer import contract
 from pacs_ai.infer.admission import admit_modality
 from pacs_ai.infer.alignment import align, on_own_grid
+from pacs_ai.infer.device import is_out_of_memory
 from pacs_ai.infer.frames import load_frames
 from pacs_ai.infer.plausible import remarks_on
 from pacs_ai.infer.time_series import load_time_series
@@ -172,16 +173,13 @@ def _read_as(wanted: Input | None, files: Sequence[tuple[Path, str]]) -> tuple[G
 @contextmanager
 def foreign_code(name: str, doing: str) -> Iterator[None]:
     """Turn what a pipeline raises into this node's errors: memory into a crash, the unexpected into its fault."""
-    import torch
-
     try:
         yield
     except (PacsAiError, MemoryError):
         raise
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise MemoryError(str(error)) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         _log.error("pipeline %s: %s", name, traceback.format_exc())
         raise PipelineFault(
             f"pipeline {name} broke while {doing}: {type(error).__name__}; the log has the traceback"

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pacs_ai import lean
 from pacs_ai.errors import WorkerLost
 from pacs_ai.infer.order import Step
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 def _be_child(pipe: Connection[Any, Any], config: Config, device: str, parent: int) -> None:
     """Run in the child only: what it imports (torch, highdicom) the parent never does."""
     os.setpgid(0, 0)  # what a pipeline starts ends with it
+    lean.collect_rarely()
     from pacs_ai.infer import child
 
     child.main(pipe, config, device, parent)

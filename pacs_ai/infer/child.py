@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from pacs_ai import __version__
+from pacs_ai import __version__, lean
 from pacs_ai.encode.provenance import Predecessor, Work
 from pacs_ai.errors import Conflict, PacsAiError, Refused, Transient
 from pacs_ai.infer.analysis import Steps, analyse, foreign_code
@@ -55,7 +55,9 @@ def main(connection: Connection[Any, Any], config: Config, device: str, parent: 
     except PacsAiError as error:  # no such device here: the job waits, and says why
         connection.send(Trouble("transient", str(error)))
         return
-    connection.send(Ready(bench.device, bench.warm()))
+    broken = bench.warm()
+    lean.collect_as_usual()
+    connection.send(Ready(bench.device, broken))
     while True:
         try:
             order = connection.recv()

@@ -1,12 +1,21 @@
-"""The device that models run on: an NVIDIA GPU where there is one, else the CPU."""
+"""The device that models run on: an NVIDIA GPU where there is one, else the CPU.
+
+Loading torch takes two seconds of one core; for a model that does without it, nothing here loads it on the CPU.
+"""
 
 from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Any
 
 from pacs_ai.errors import Permanent
 
 
 def resolve_device(wanted: str) -> str:
     """Return "cuda:0" for "auto" where there is an NVIDIA GPU, else "cpu"; Permanent where a named one is missing."""
+    if wanted == "cpu":
+        return wanted
     import torch
 
     if wanted == "auto":
@@ -28,16 +37,29 @@ BROKEN = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
 
 def is_broken(error: BaseException) -> bool:
     """Tell whether an error comes from a GPU that failed: every further call of this process would fail as well."""
-    import torch
-
+    torch = _loaded()
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, torch.AcceleratorError):
+        if torch is not None and isinstance(cause, torch.AcceleratorError):
             return True
         if isinstance(cause, RuntimeError) and any(words in str(cause) for words in BROKEN):
             return True
         cause = cause.__cause__
     return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch found no memory on the GPU; what it keeps for later is given back then."""
+    torch = _loaded()
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return False
+    torch.cuda.empty_cache()
+    return True
+
+
+def _loaded() -> Any:
+    """Return torch where this process has loaded it: else no error can be one of its own."""
+    return sys.modules.get("torch")
 
 
 def describe(device: str) -> str:
@@ -52,6 +74,4 @@ def describe(device: str) -> str:
 
 def parameters(device: str) -> str:
     """Return what a result states of how it was computed."""
-    import torch
-
-    return f"device={device.partition(':')[0]}; torch={torch.__version__}"
+    return f"device={device.partition(':')[0]}; torch={version('torch')}"

@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from pacs_ai.models.package import Package, folders, input_of, read
 from pacs_ai.pipeline import Card, Clearance, Code, Label, Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pacs_ai import config, model_sections
 
@@ -168,6 +167,7 @@ class Registry:
     ) -> None:
         installed = _by_name(entry_points(group=GROUP) if plugins is None else plugins)
         unlisted = _by_name(entry_points(group=UNLISTED) if plugins is None else ())
+        self._cards: dict[str, Card | str] = {}
         self._unlisted = {name: Source(offers) for name, offers in unlisted.items() if name not in installed}
         packages: dict[str, Path] = {}
         for folder in folders(models):
@@ -190,25 +190,26 @@ class Registry:
             made._sources[name] = made._uninstalled.pop(name)
         return made
 
-    @cached_property
-    def _cards(self) -> dict[str, Card | str]:
-        """Every name with its card, or with the reason why there is none."""
-        return {name: self._card_or_reason(name) for name in sorted(self._sources)}
-
     def _card_or_reason(self, name: str) -> Card | str:
-        try:
-            return self.create(name).card
-        except PacsAiError as error:
-            return str(error)
+        """Return the card, or the reason why there is none; built when it is first asked for, which imports a lot."""
+        if name not in self._cards:
+            try:
+                self._cards[name] = self.create(name).card
+            except PacsAiError as error:
+                self._cards[name] = str(error)
+        return self._cards[name]
+
+    def _all_cards(self) -> Iterator[tuple[str, Card | str]]:
+        return ((name, self._card_or_reason(name)) for name in sorted(self._sources))
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the pipelines that can be used, sorted."""
-        return tuple(name for name, card in self._cards.items() if isinstance(card, Card))
+        return tuple(name for name, card in self._all_cards() if isinstance(card, Card))
 
     @property
     def broken(self) -> Mapping[str, str]:
         """Name -> why that plugin or bundle cannot be used."""
-        return {name: reason for name, reason in self._cards.items() if isinstance(reason, str)}
+        return {name: reason for name, reason in self._all_cards() if isinstance(reason, str)}
 
     def _source(self, name: str) -> Source:
         if name not in self._sources and name in self._unlisted:
@@ -239,7 +240,7 @@ class Registry:
             It is broken; the message says why.
         """
         self._source(name)
-        card = self._cards[name] if name in self._sources else self._card_or_reason(name)
+        card = self._card_or_reason(name)
         if isinstance(card, str):
             raise PipelineFault(card)
         return card

@@ -156,6 +156,10 @@ class Acceptor:
         self._connections.pop(connection, None)
         self._one_less.set()
 
+    def soon(self, go_on: Callable[[], None]) -> None:
+        """See `connection.Door`."""
+        self.loop.call_soon(go_on)
+
     # -- the loop
 
     def _run(self) -> None:

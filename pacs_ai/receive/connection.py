@@ -86,6 +86,9 @@ class Door(Protocol):
     def forget(self, connection: Connection) -> None:
         """Take note that a connection is no more."""
 
+    def soon(self, go_on: Callable[[], None]) -> None:
+        """Have a function called after the others' turn."""
+
 
 class Connection(asyncio.BufferedProtocol):
     """A connection; all methods are called in the event loop's thread.
@@ -109,6 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._maximum_length = 0
         self._carry = bytearray()  # read, and not taken apart while a request is being answered
         self._paused = False
+        self._goes_on = False  # another turn is due
         self._due = door.now() + door.limits.request_seconds  # end of waiting for a request, or for the peer to close
         self._last_active = door.now()
         self._window_start, self._window_bytes = self._last_active, 0
@@ -185,20 +189,23 @@ class Connection(asyncio.BufferedProtocol):
     # -- what an exchange asks for
 
     def send(self, command: bytes, context_id: int) -> None:
-        """Send a command set."""
+        """Send a command set; what follows the request that it answers has another turn."""
+        self._framer.enough()
         if self._state is State.ESTABLISHED:
             self._do(Event.SEND_DATA, fragments(command, context_id, self._maximum_length))
 
     def resume(self) -> None:
         """Go on reading, what was put aside first."""
+        self._restart_pace()
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._carry and not self.is_full:
             aside, self._carry = self._carry, bytearray()
-            self._restart_pace()
             with memoryview(aside) as view:
                 self._feed(view)
         if self._paused and not self._carry and not self.is_full:
             self._paused = False
-            self._restart_pace()
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -243,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
         assert exchange is not None
         if self._stalled_since is not None and now - self._stalled_since > bounds.write_seconds:
             return "it does not read its answers"
-        if exchange.is_full:  # the node's turn
+        if exchange.is_full or self._carry:  # the node's turn
             self._last_active = now
             self._restart_pace()
             exchange.tick(now)
@@ -290,6 +297,14 @@ class Connection(asyncio.BufferedProtocol):
         else:
             if taken < len(received) and self._state in _EXPECTED:
                 self._carry += received[taken:]
+                if not self.is_full and not self._goes_on:
+                    self._goes_on = True
+                    self._pause()
+                    self._door.soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._goes_on = False
+        self._go_on()
 
     def _fault(self, words: str, reason: int | None) -> None:
         LOGGER.warning("ended a connection with %s: %s", self.address, words)

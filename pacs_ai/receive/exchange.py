@@ -38,7 +38,8 @@ HELD_BYTES = 1 << 20
 #: Once all instances under way together hold so much, each may hold only the smaller part.
 HELD_IN_ALL_BYTES = 256 << 20
 _SMALL_HELD_BYTES = 1 << 16
-#: Longest information of an N-EVENT-REPORT or N-ACTION; a commitment of 100,000 instances has 15 MB.
+#: Longest information of an N-EVENT-REPORT or N-ACTION; a commitment of 100,000 instances has 15 MB. Once all hold
+#: `HELD_IN_ALL_BYTES`, only the smaller part may come of a further one.
 MAX_SERVICE_BYTES = 32 << 20
 
 #: Type of error -> status and Error Comment (0000,0902): LO, so at most 64 characters, and never a peer's text.
@@ -241,10 +242,10 @@ class Exchange:
         message = self._message
         assert message is not None
         message.length += len(piece)
-        is_store = message.command.field == dimse.C_STORE_RQ
-        if message.length > (self._desk.instance_bytes if is_store else MAX_SERVICE_BYTES):
-            if not is_store:
-                raise dimse.ProtocolFault("an endless data set")
+        if message.command.field != dimse.C_STORE_RQ:
+            if message.length > self._most_of_a_service():
+                raise dimse.ProtocolFault("a data set that is longer than can be held in memory")
+        elif message.length > self._desk.instance_bytes:
             self._refuse(message, _TOO_LONG)
         if message.verdict is not None:
             return
@@ -278,6 +279,10 @@ class Exchange:
 
     def _most(self) -> int:
         return HELD_BYTES if self._desk.held < HELD_IN_ALL_BYTES else _SMALL_HELD_BYTES
+
+    def _most_of_a_service(self) -> int:
+        """Return how long what is no instance may be: it is held until it is whole."""
+        return MAX_SERVICE_BYTES if self._desk.held < HELD_IN_ALL_BYTES else _SMALL_HELD_BYTES
 
     def _hand_over(self, message: _Message) -> None:
         """Have what is held written; what comes meanwhile is the next part."""

@@ -22,6 +22,8 @@ ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT 
 MIN_REQUEST_BYTES = 68
 #: Body of A-ASSOCIATE-RJ, A-RELEASE-RQ, A-RELEASE-RP and A-ABORT (PS3.8 9.3.4, 9.3.6 to 9.3.8).
 _SHORT_BYTES = 4
+#: Headers and pieces that are taken apart at one go: fragments of no bytes at all cost time too, everybody's.
+STEPS = 128
 
 
 class Malformed(Exception):  # noqa: N818 - named after what came
@@ -70,6 +72,7 @@ class Framer:
         self._value_left = 0  # and of the presentation data value within
         self._context_id = 0
         self._control = 0
+        self._steps = 0
 
     @property
     def is_amid_pdu(self) -> bool:
@@ -77,7 +80,9 @@ class Framer:
         return bool(self._left or self._header)
 
     def feed(self, received: memoryview) -> int:
-        """Hand on what came; return how many bytes were taken, fewer than all where the sink became full.
+        """Hand on what came; return how many bytes were taken, fewer than all where the sink is full or it is enough.
+
+        After `STEPS` it is enough, so that no connection keeps the others waiting.
 
         Raises
         ------
@@ -85,7 +90,9 @@ class Framer:
             A length beyond the limits, or parts of a P-DATA-TF that do not add up.
         """
         at, end = 0, len(received)
-        while at < end and not self._sink.is_full:
+        self._steps = STEPS
+        while at < end and self._steps and not self._sink.is_full:
+            self._steps -= 1
             if self._left == 0:
                 at = self._pdu_header(received, at)
             elif self._body is not None:
@@ -95,6 +102,10 @@ class Framer:
             else:
                 at = self._fragment(received, at)
         return at
+
+    def enough(self) -> None:
+        """Let `feed` return once it has taken what it is about."""
+        self._steps = 0
 
     def _take_header(self, received: memoryview, at: int, size: int) -> int:
         piece = received[at : at + size - len(self._header)]

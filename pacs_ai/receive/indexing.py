@@ -17,8 +17,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from pacs_ai.errors import Transient
+from pacs_ai.receive import second_try
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pacs_ai.dicom.arrival import Arrival
     from pacs_ai.store.ahead import Ahead
     from pacs_ai.store.files import Files, StoredFile
@@ -85,23 +88,36 @@ class Indexing:
     note_ended
         Told of each association's end, when all that it brought is recorded; None where nobody wants to know.
     ahead
-        Where instances were written ahead to; None where they are not.
+        Where instances were written ahead to; None where they are not. What other processes left there is indexed too.
+    is_recorded
+        Tells of what was left whether its row was committed: name, lap, number (`pacs_ai.store.index`).
     """
 
     def __init__(
-        self, files: Files, record: Record, note_ended: Callable[[str, bool], object] | None, ahead: Ahead | None
+        self,
+        files: Files,
+        record: Record,
+        note_ended: Callable[[str, bool], object] | None,
+        ahead: Ahead | None,
+        is_recorded: Callable[[str, str, int], bool],
     ) -> None:
+        self._is_recorded = is_recorded
         self._files, self._record, self._note_ended, self._ahead = files, record, note_ended, ahead
         self._queue: deque[Stored | Kept | _End] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
         self._urgent = 0  # so many of the queue are awaited by somebody
+        self._in_doubt = False  # whether the last try may have gone through though it failed
         self._singly = 0  # so many are indexed each alone
         self._thread = threading.Thread(target=self._run, name="indexing", daemon=True)
         self._is_started = False
+        self._adopted: list[tuple[Arrival, Place]] = []
+        self._may_have_rows = True  # those that were set aside: after a start, and after each burst
+        self._known_aside: set[Path] = set()
         #: Why nothing goes through at this moment; None where it does.
         self.trouble: Transient | None = None
         if ahead is not None:
+            self._recover(ahead, ahead.left)
             self._start()
 
     @property
@@ -152,8 +168,7 @@ class Indexing:
             if self._is_closing:
                 return False
             if self._ahead is not None:
-                self._ahead.rest()
-                self._ahead.prepare()
+                self._tidy(self._ahead)
         with self._changed:
             while (seconds := self._spare_seconds(self._queue[0])) > 0:
                 self._changed.wait(seconds)
@@ -163,6 +178,57 @@ class Indexing:
         """Wait a moment for something to be done."""
         with self._changed:
             return self._changed.wait_for(lambda: self._queue or self._is_closing, _QUIET_SECONDS) and bool(self._queue)
+
+    def _tidy(self, ahead: Ahead) -> None:
+        """Use a quiet moment: leave nothing to recover, have room for what comes, keep no bytes that nobody needs."""
+        ahead.rest()
+        ahead.prepare()
+        self._adopt(ahead)
+        if self._may_have_rows:
+            self._may_have_rows = not self._try_again(ahead)
+        while not self._queue and not self._is_closing and ahead.wipe():
+            pass
+
+    def _adopt(self, ahead: Ahead) -> None:
+        """Take over what processes have left that are not started again."""
+        self._adopted += ahead.adopt()
+        if not self._adopted:
+            return
+        try:
+            self._recover(ahead, self._adopted)
+        except Transient as error:
+            LOGGER.warning("what another process left is indexed later: %s", error)
+        else:
+            self._adopted = []
+
+    def _recover(self, ahead: Ahead, left: Sequence[tuple[Arrival, Place]]) -> None:
+        """Have indexed what another process was stopped from indexing; its associations ended with it."""
+        done = [place for _, place in left if self._is_recorded(place.name, place.lap, place.number)]
+        numbers = {(place.name, place.number) for place in done}
+        rest = [(arrival, place) for arrival, place in left if (place.name, place.number) not in numbers]
+        ahead.done(done)
+        if rest:
+            LOGGER.warning("%d instances that an earlier process had received are indexed now", len(rest))
+        for arrival, place in rest:
+            self.add(Kept(arrival, place, time.monotonic()))
+        for assoc_id in dict.fromkeys(arrival.assoc_id for arrival, _ in rest):
+            self.ended(assoc_id, released=False)
+
+    def _try_again(self, ahead: Ahead) -> bool:
+        """Index what was set aside, where that is possible by now; False where the store does not answer."""
+        for path in ahead.was_set_aside():
+            try:
+                arrival = second_try.index(path, self._files, self._record)
+            except Transient:
+                return False
+            except Exception as error:  # noqa: BLE001 - outermost loop: it stays where it is
+                if path not in self._known_aside:
+                    LOGGER.error("%s still cannot be indexed (%s)", path, type(error).__name__)  # noqa: TRY400
+                self._known_aside.add(path)
+            else:
+                LOGGER.warning("%s is indexed now, and its file deleted there", path)
+                self.ended(arrival.assoc_id, released=False)
+        return True
 
     def _spare_seconds(self, first: Stored | Kept | _End) -> float:
         """Return how long nobody minds that what is there waits for more to come."""
@@ -206,8 +272,13 @@ class Indexing:
     def _index(self, batch: Sequence[Stored | Kept]) -> bool:
         """Index a batch; where one instance breaks it, each is indexed alone, so that only that one fails."""
         try:
+            if self._in_doubt and (done := self._recorded(batch)):
+                self._drop(done)
+                return True
+            self._in_doubt = False
             self._commit(batch)
         except Transient as error:
+            self._in_doubt = True
             waiting = self._let_go(error)
             if waiting and self._is_news(error):
                 LOGGER.warning("instances that were received cannot be indexed yet: %s", error)
@@ -223,6 +294,11 @@ class Indexing:
             if isinstance(entry, Stored):
                 entry.settle(None)
         return True
+
+    def _recorded(self, batch: Sequence[Stored | Kept]) -> list[Kept]:
+        """Return what is recorded though its commit seemed to fail, as where a server died in it; it stands first."""
+        kept = [entry for entry in batch if isinstance(entry, Kept)]
+        return [entry for entry in kept if self._is_recorded(entry.place.name, entry.place.lap, entry.place.number)]
 
     def _commit(self, batch: Sequence[Stored | Kept]) -> None:
         """Make files, the entries of their directories, and rows durable, in this order."""
@@ -261,16 +337,17 @@ class Indexing:
                 LOGGER.warning("an instance that cannot be indexed cannot be set aside yet: %s", shortage)
             return False
         LOGGER.error(
-            "an instance that was received cannot be indexed (%s): it was set aside as %s, send it again from there",
+            "an instance that was received cannot be indexed (%s): it was set aside as %s; see pacs-ai doctor",
             type(error).__name__,
             path,
         )
+        self._known_aside.add(path)
         self._drop([entry])
         return True
 
     def _drop(self, entries: Sequence[Stored | Kept | _End]) -> None:
         """Take what is done from the head of the queue."""
-        self.trouble = None
+        self.trouble, self._may_have_rows = None, True
         with self._changed:
             for _ in entries:
                 self._urgent -= not isinstance(self._queue.popleft(), Kept)

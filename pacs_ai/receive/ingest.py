@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from pacs_ai.dicom.arrival import Arrival, AssociationInfo
-from pacs_ai.dicom.attributes import read_header
+from pacs_ai.dicom.attributes import Scan, read_header
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_ai.errors import Mismatch, OutOfResources
 from pacs_ai.receive.indexing import MAX_WAITING, Indexing, Kept, Settle, Stored
@@ -125,9 +125,17 @@ class DurableIngest:
         self.files = files
         self._ahead = ahead
         self._note_opened = note_opened
-        self._indexing = Indexing(files, record, note_ended, ahead)
-        if ahead is not None:
-            self._recover(ahead, is_recorded)
+        self._indexing = Indexing(files, record, note_ended, ahead, is_recorded)
+
+    @property
+    def waiting(self) -> int:
+        """How many instances, and ends of associations, wait for their rows."""
+        return self._indexing.waiting
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether at this moment no instance can be given its file and its row: the disk or the database fails."""
+        return self._indexing.trouble is not None
 
     def opened(self, association: AssociationInfo) -> None:
         """See `Ingest.opened`."""
@@ -170,29 +178,16 @@ class DurableIngest:
         if self._ahead is not None:
             self._ahead.close()
 
-    def _recover(self, ahead: Ahead, is_recorded: Callable[[str, str, int], bool]) -> None:
-        """Have indexed what an earlier process was stopped from indexing; its associations ended with it."""
-        done = [place for _, place in ahead.left if is_recorded(place.name, place.lap, place.number)]
-        numbers = {(place.name, place.number) for place in done}
-        left = [(arrival, place) for arrival, place in ahead.left if (place.name, place.number) not in numbers]
-        ahead.done(done)
-        if left:
-            LOGGER.warning("%d instances that an earlier process had received are indexed now", len(left))
-        for arrival, place in left:
-            self._indexing.add(Kept(arrival, place, time.monotonic()))
-        for assoc_id in dict.fromkeys(arrival.assoc_id for arrival, _ in left):
-            self._indexing.ended(assoc_id, released=False)
-
 
 class _Instance:
-    """One instance on its way in; it is written to disk when it is whole, or sooner where it is long."""
+    """One instance on its way in; it is written and looked at when it is whole, or piece by piece where it is long."""
 
     def __init__(self, ingest: DurableIngest, announced: Announced) -> None:
         self._ingest = ingest
         self._announced = announced
         self._meta = file_meta(announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid)
         self._digest = hashlib.sha256(self._meta)
-        self._incoming: Incoming | None = None
+        self._long: tuple[Incoming, Scan] | None = None
 
     def passing(self, piece: memoryview) -> None:
         """See `Intake.passing`; the file is hashed while it comes."""
@@ -200,42 +195,41 @@ class _Instance:
 
     def append(self, piece: bytearray) -> None:
         """See `Intake.append`."""
-        if self._incoming is None:
-            self._incoming = self._ingest.files.incoming()
-            self._incoming.append(self._meta)
-        self._incoming.append(piece)
+        if self._long is None:
+            self._long = self._ingest.files.incoming(), Scan(self._announced.transfer_syntax_uid)
+            self._long[0].append(self._meta)
+        incoming, scan = self._long
+        scan.feed(piece)
+        incoming.append(piece)
 
     def finish(self, rest: bytearray, settle: Settle) -> None:
         """See `Intake.finish`."""
         try:
-            if self._incoming is None:
-                parts = (self._meta, rest)
-                header = self._header(rest)
-                arrival = self._arrival(header, self._digest.hexdigest(), sum(map(len, parts)))
-                self._ingest.take(arrival, parts, settle)
+            if self._long is None:
+                header = self._proved(read_header(rest, self._announced.transfer_syntax_uid))
+                arrival = self._arrival(header, self._digest.hexdigest(), len(self._meta) + len(rest))
+                self._ingest.take(arrival, (self._meta, rest), settle)
             else:
-                self._finish_file(self._incoming, rest, settle)
+                self._finish_file(*self._long, rest, settle)
         except Exception as error:  # noqa: BLE001 - outermost in its thread: whatever it was, the sender hears of it
             self.discard()
             settle(error)
 
     def discard(self) -> None:
         """See `Intake.discard`."""
-        if self._incoming is not None:
-            self._incoming.discard()
+        if self._long is not None:
+            self._long[0].discard()
 
-    def _finish_file(self, incoming: Incoming, rest: bytearray, settle: Settle) -> None:
+    def _finish_file(self, incoming: Incoming, scan: Scan, rest: bytearray, settle: Settle) -> None:
         if rest:
+            scan.feed(rest)
             incoming.append(rest)
-        with incoming.view(len(self._meta)) as data_set:
-            header = self._header(data_set)
+        header = self._proved(scan.header())
         stored = incoming.finish(self._digest.hexdigest())
         self._ingest.index(self._arrival(header, stored.sha256, stored.size), stored, settle)
 
-    def _header(self, data_set: bytearray | memoryview) -> Header:
+    def _proved(self, header: Header) -> Header:
         announced = self._announced
-        with memoryview(data_set) as view:
-            header = read_header(view, announced.transfer_syntax_uid)
         if (header.sop_class_uid, header.sop_instance_uid) != (announced.sop_class_uid, announced.sop_instance_uid):
             raise Mismatch("command and data set name different SOP classes or SOP instances")
         return header

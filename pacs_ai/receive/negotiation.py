@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 #: A peer that cannot take PDUs of this many bytes is not spoken to: answers would come in crumbs.
 MIN_PEER_LENGTH = 1024
 #: The items and user information items that PS3.8 9.3.2 and PS3.7 Annex D know; any other is skipped (PS3.8 9.3.1).
-_ITEMS = frozenset({0x10, 0x20, 0x50})
-_USER_INFORMATION = 0x50
-_USER_ITEMS = frozenset(range(0x51, 0x59))
+_APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
+#: The extended negotiations (0x56, 0x57) are nothing to this node: it answers none, so it reads none.
+_USER_ITEMS = frozenset({0x51, 0x52, 0x53, 0x54, 0x55, 0x58})
+_TRANSFER_SYNTAX = 0x40
+#: A role for each of 128 contexts, and the rest of PS3.7 Annex D, are fewer by far.
+_MOST_USER_ITEMS = 256
 #: Of the body of an A-ASSOCIATE-RQ, the bytes before its items (PS3.8 Table 9-11).
 _FIXED_BYTES = 68
 #: What pynetdicom's decoders raise for items that break PS3.8 9.3.2 or PS3.7 Annex D.
@@ -82,6 +85,8 @@ class Negotiator:
 
     def __init__(self, contexts: Iterable[PresentationContext], pdu_bytes: int) -> None:
         self._contexts = {str(context.abstract_syntax): context for context in contexts}
+        syntaxes = [syntax for context in self._contexts.values() for syntax in context.transfer_syntax or ()]
+        self._syntaxes = frozenset(str(syntax).encode() for syntax in syntaxes)
         self._pdu_bytes = pdu_bytes
 
     def agree(self, request: bytes) -> Agreement | Rejection:
@@ -92,7 +97,7 @@ class Negotiator:
         MalformedRequest
             An item breaks PS3.8 9.3.2 or PS3.7 Annex D.
         """
-        asked = _decoded(request)
+        asked = _decoded(_recognised(request, self._syntaxes))
         items = list(asked.user_information)
         _check_once(items)
         maximum = next(
@@ -165,23 +170,50 @@ def service_contexts(services: Services) -> list[PresentationContext]:
 def _decoded(request: bytes) -> Any:
     try:
         pdu = A_ASSOCIATE_RQ()
-        pdu.decode(_recognised(request))
+        pdu.decode(request)
         return pdu.to_primitive()
     except _CODEC_FAULTS as error:
         raise MalformedRequest(f"an item that cannot be read ({type(error).__name__})") from None
 
 
-def _recognised(request: bytes) -> bytes:
-    """Return the request without the items that are not known here."""
+def _recognised(request: bytes, syntaxes: frozenset[bytes]) -> bytes:
+    """Return the request without what is not known here.
+
+    It may hold thousands of items in 64 KiB, and to read them all would take half a second that is everybody's.
+    """
     start = HEADER.size + _FIXED_BYTES
     body = bytearray(request[HEADER.size : start])
+    once: set[int] = set()
     for kind, value in items_of(memoryview(request)[start:]):
-        if kind == _USER_INFORMATION:
-            known = [_item(inner, content) for inner, content in items_of(value) if inner in _USER_ITEMS]
-            body += _item(kind, b"".join(known))
-        elif kind in _ITEMS:
-            body += _item(kind, value)
+        if kind == _PRESENTATION_CONTEXT:
+            body += _item(kind, bytes(value[:4]) + _known_syntaxes(value[4:], syntaxes))
+        elif kind in {_APPLICATION_CONTEXT, _USER_INFORMATION}:
+            if kind in once:
+                raise MalformedRequest("an item stands twice")
+            once.add(kind)
+            body += _item(kind, value if kind == _APPLICATION_CONTEXT else _known_user_items(value))
     return HEADER.pack(request[0], len(body)) + bytes(body)
+
+
+def _known_syntaxes(context: memoryview, syntaxes: frozenset[bytes]) -> bytes:
+    """Return the sub-items of a presentation context; of its transfer syntaxes the known ones, each once, and one."""
+    found: dict[bytes, bytes] = {}
+    others = b""
+    for kind, value in items_of(context):
+        if kind != _TRANSFER_SYNTAX:
+            others += _item(kind, value)
+            continue
+        uid = bytes(value).rstrip(b"\0 ")
+        if not found or uid in syntaxes:
+            found.setdefault(uid, _item(kind, value))
+    return others + b"".join(found.values())
+
+
+def _known_user_items(user_information: memoryview) -> bytes:
+    known = [(kind, value) for kind, value in items_of(user_information) if kind in _USER_ITEMS]
+    if len(known) > _MOST_USER_ITEMS:
+        raise MalformedRequest(f"more than {_MOST_USER_ITEMS} user information items")
+    return b"".join(_item(kind, value) for kind, value in known)
 
 
 def _item(kind: int, value: bytes | memoryview) -> bytes:
@@ -191,7 +223,5 @@ def _item(kind: int, value: bytes | memoryview) -> bytes:
 def _check_once(items: Iterable[Any]) -> None:
     """Refuse user information items that may stand once and stand twice (PS3.7 D.3.3)."""
     kinds = [type(item).__name__ for item in items if not isinstance(item, SCP_SCU_RoleSelectionNegotiation)]
-    several = {"SOPClassExtendedNegotiation", "SOPClassCommonExtendedNegotiation"}
-    twice = {kind for kind in kinds if kinds.count(kind) > 1} - several
-    if twice:
+    if len(set(kinds)) < len(kinds):
         raise MalformedRequest("a user information item stands twice")

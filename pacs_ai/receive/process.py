@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
+import logging
+import resource
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -14,18 +13,17 @@ from typing import TYPE_CHECKING
 from pacs_ai.audit.tally import FIRST_SECONDS, Tally
 from pacs_ai.credentials import Credentials
 from pacs_ai.dicom import contexts
-from pacs_ai.errors import Transient, UserError
 from pacs_ai.receive import commitment
+from pacs_ai.receive.arrears import Arrears
+from pacs_ai.receive.callers import Callers
 from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.guard import Limits
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver
-from pacs_ai.store import processes
 from pacs_ai.store.ahead import SEGMENTS, Ahead
 from pacs_ai.store.files import Files
 from pacs_ai.store.index import Index
-from pacs_ai.store.life import entered
-from pacs_ai.store.owners import BEAT_SECONDS
+from pacs_ai.store.life import receiving
 from pacs_ai.tls import server_context
 
 if TYPE_CHECKING:
@@ -33,49 +31,70 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pacs_ai.config import Config
+    from pacs_ai.network_sections import Receive
     from pacs_ai.receive.service import Services
+
+LOGGER = logging.getLogger(__name__)
 
 #: After so long a thread that computes lets the one that reads the network go on, in seconds; Python has 0.005.
 SWITCH_SECONDS = 0.0005
+#: Files open beside connections and what they write: database, segments, log, libraries.
+_OTHER_FILES = 256
 
 
 def run(config: Config, stop: threading.Event) -> None:
     """Listen until `stop` is set."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    allow_files(config.receive)
     credentials = None if config.receive.tls_port is None else Credentials(config.tls, server_context)
-    with entered(config, "receive", config.receive.where) as (database, owner):
-        files = Files(config.store.folder / "files")
-        index = Index(database, files.path, owner)
+    files = Files(config.store.folder / "files")
+    with receiving(config, files.disk) as (database, receives):
+        index = Index(database, files.path, receives.owner)
         tally = Tally(database)
 
         def ended(assoc_id: str, released: bool) -> None:
             tally.ended(assoc_id, brought=index.association_ended(assoc_id, released))
 
+        ahead = _ahead(config, files)
+        left = tuple(ahead.left)
         ingest = DurableIngest(
             files,
             index.record,
-            ahead=_ahead(config, files),
+            ahead=ahead,
             is_recorded=index.is_recorded,
             note_opened=tally.opened,
             note_ended=ended,
         )
-        settings = listen(config, files, commitment.services(config, database, owner), credentials)
+        arrears = Arrears(left, ingest)
+        receives.owes_nothing = lambda: arrears.are_none
+        receives.say(settled=arrears.are_settled)
+        settings = listen(config, files, commitment.services(config, database, receives.owner), credentials)
         receiver = Receiver(replace(settings, on_refusal=tally.refused), ingest)
         receiver.start()
-        beat_at = time.monotonic()
         try:
             while not stop.wait(FIRST_SECONDS):
                 tally.write()
                 if credentials is not None:
                     credentials.renew()
-                if time.monotonic() - beat_at >= BEAT_SECONDS:
-                    beat_at = time.monotonic()
-                    with suppress(Transient):
-                        processes.seen(database, owner)
+                receives.say(settled=arrears.are_settled)
         finally:
             receiver.stop(config.receive.grace_seconds)
             ingest.close()
             tally.write(whole=True)
+
+
+def allow_files(receive: Receive) -> None:
+    """Let this process open as many files as its connections may need; a shell's limit is often 1024.
+
+    Each association may be writing a file beside its connection.
+    """
+    needed = receive.max_connections + 2 * receive.max_associations + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < needed:
+        LOGGER.warning("%d files may be open, and the connections that [receive] allows may need %d", most, needed)
 
 
 def _ahead(config: Config, files: Files) -> Ahead:
@@ -146,17 +165,6 @@ class FreeSpace:
 
 
 def _callers(config: Config) -> Mapping[str, frozenset[str]]:
-    """Return calling AE title -> addresses, host names resolved; several peers may share a title."""
-    allowed: dict[str, frozenset[str]] = {}
-    for peer in config.peer:
-        found = set(peer.addresses)
-        try:
-            ipaddress.ip_address(peer.host)
-            found.add(peer.host)
-        except ValueError:
-            try:
-                found |= {str(entry[4][0]) for entry in socket.getaddrinfo(peer.host, None)}
-            except OSError as error:
-                raise UserError(f"peer {peer.name}: host {peer.host} cannot be resolved: {error.strerror}") from error
-        allowed[peer.ae_title] = allowed.get(peer.ae_title, frozenset()) | found
-    return allowed
+    callers = Callers(config.peer)
+    callers.start()
+    return callers.allowed

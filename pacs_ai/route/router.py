@@ -17,6 +17,8 @@ from pacs_ai.route.works import Works
 from pacs_ai.states import SeriesEvent
 from pacs_ai.store import completion, holds, outbox, queue, retention, unidentified, views
 from pacs_ai.store.clock import now
+from pacs_ai.store.coming import Coming
+from pacs_ai.store.database import Contended
 from pacs_ai.store.enqueue import Work, enqueue, is_covered, lock_study
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Watch
@@ -34,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 5.0
 _WAITING_SECONDS = 2.0
+#: Between two looks at whether instances are still on their way into rows.
+_HELD_SECONDS = 0.25
 _RETENTION_SECONDS = 3600.0
 #: The first look for what retention may delete comes so long after the start.
 _SETTLE_SECONDS = 60.0
@@ -84,13 +88,30 @@ class Router:
         self._waits: dict[_Wait, float] = {}
         self._broken: dict[int, int] = {}  # series that the router breaks on, at so many arrivals
         self._watch = Watch(clock)
+        self._coming = Coming(database, clock)
+        self._held: dict[int, int] = {}  # series that are complete but for what may be coming, at so many arrivals
+        self._on_the_way = ""
         self._last = dict.fromkeys(("sweep", "waiting"), -math.inf)
         self._last["retention"] = clock() - _RETENTION_SECONDS + _SETTLE_SECONDS
         self._peer_quiet = {p.ae_title: p.quiet_seconds for p in config.peer if p.quiet_seconds is not None}
         self.rest_seconds = 1.0
 
     def step(self) -> bool:
-        """Complete every series that is due; False where none was."""
+        """Complete every series that is due; False where none was.
+
+        Where the database was away, every series has to be quiet anew: what was received meanwhile has no rows yet.
+        """
+        try:
+            return self._step()
+        except Contended:
+            raise
+        except Transient:
+            self._seen = {}
+            self._coming.doubt()
+            raise
+
+    def _step(self) -> bool:
+        self._on_the_way = self._coming.look()
         self._keep_house()
         with self._database.read() as connection:
             open_series = completion.open_series(connection)
@@ -98,6 +119,9 @@ class Router:
         verdicts = [(series, self._judge(series)) for series in open_series]
         due = [(series, verdict) for series, verdict in verdicts if verdict.complete and not self._is_broken(series)]
         self.rest_seconds = max(0.02, min([1.0, *(v.again_seconds for _, v in verdicts if not v.complete)]))
+        if self._on_the_way:
+            self._hold(due)
+            return False
         for series, verdict in due:
             try:
                 self._complete(series, verdict)
@@ -106,6 +130,17 @@ class Router:
             except Exception as error:  # noqa: BLE001 - whatever is odd about one series must not stop the line
                 self._set_aside(series, error)
         return bool(due)
+
+    def _hold(self, due: Sequence[tuple[OpenSeries, Verdict]]) -> None:
+        """Leave series open that would be complete, and say why where people look."""
+        self.rest_seconds = min(self.rest_seconds, _HELD_SECONDS)
+        held = {series.id: series.arrivals for series, _ in due}
+        news = [one for one in due if self._held.get(one[0].id) != one[0].arrivals]
+        self._held = held
+        if news:
+            with self._database.write() as connection:
+                for series, verdict in news:
+                    completion.set_reason(connection, series.id, f"{verdict.reason}, but {self._on_the_way}")
 
     def _keep_house(self) -> None:
         if self._is_time("sweep", _SWEEP_SECONDS):
@@ -254,6 +289,7 @@ class Router:
         since = self._waits.get(_wait(view, plan))
         return (
             since is not None
+            and not self._on_the_way
             and self._clock() - since >= plan.route.wait_seconds
             and not any(other.state in OPEN for other in study)
         )

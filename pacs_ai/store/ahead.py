@@ -1,30 +1,34 @@
 """Make many instances durable with one sync: written one behind the other into files that are written over and over.
 
-    <store>/ahead/<name>    a segment (`segments`), 0600
+    <store>/ahead/<name>    a segment (`segments`), 0600; beside them what was set aside (`aside`)
 
 A file, its directory and its row cost three syncs, and a file that grows costs the file system's journal besides. A
 segment was filled with zeros once, so that to write it over and sync it is the cheapest that a disk knows. Files and
-rows are made from its records afterwards, and by the next process where this one dies; only then it begins a new lap.
+rows are made from its records afterwards, and by another process where this one dies; only then it begins a new lap.
+What a lap held is written over with zeros in a quiet moment, so that no patient's bytes outlive their file.
 
 Records are written by one thread at a time and in order: one that was believed is never behind one that is torn.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import OutOfResources
-from pacs_ai.store import segments
-from pacs_ai.store.disk import READ, Disk, write, write_at
+from pacs_ai.store import aside, segments
+from pacs_ai.store.disk import Disk, write_at
 from pacs_ai.store.segments import Place, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pacs_ai.dicom.arrival import Arrival
@@ -35,6 +39,8 @@ LOGGER = logging.getLogger(__name__)
 SEGMENTS = 8
 #: So much of the disk, in segments, must be free before another one is made.
 _SPARE = 4
+#: So often it is looked for segments that no process holds; held by none at two looks, they are taken over.
+LOOK_SECONDS = 30.0
 
 #: Told where an instance is durable, or why it is not.
 Tell = Callable[[Place | OutOfResources], None]
@@ -74,12 +80,13 @@ class Ahead:
         self._free: list[Segment] = []
         self._full: list[Segment] = []
         self._turns = 0
-        self._is_short = False
-        #: What an earlier process left: to be indexed, and then `done`, in this order.
-        self.left: list[tuple[Arrival, Place]] = []
+        self._is_short = self._wiping_failed = False
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._unheld: set[str] = set()
         folder.mkdir(mode=0o700, exist_ok=True)
         disk.sync_path(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
-        self._take_over()
+        #: What an earlier process left: to be indexed, and then `done`, in this order.
+        self.left = self._read(self._take(lambda _: True))
         if not self._free:
             self.prepare()
 
@@ -192,8 +199,7 @@ class Ahead:
         with self._turn:
             if len(self._free) + len(self._full) + (self._active is not None) >= self._most:
                 return
-        state = os.statvfs(self._folder)
-        if state.f_bavail * state.f_frsize < _SPARE * self._segment_bytes:
+        if not self._has_space():
             return
         try:
             segment = segments.make(self._folder, self._segment_bytes, self._disk)
@@ -206,6 +212,33 @@ class Ahead:
         with self._turn:
             self._free.append(segment)
 
+    def _has_space(self) -> bool:
+        state = os.statvfs(self._folder)
+        return state.f_bavail * state.f_frsize >= _SPARE * self._segment_bytes
+
+    def wipe(self) -> bool:
+        """Write zeros over one piece of what earlier laps left; False where there is none, or this is not the moment.
+
+        A segment is out of use only while a piece of it is written. Where the disk is short, or no other segment is
+        free, or instances come, the rest waits.
+        """
+        with self._turn:
+            if self._active is not None or self._wiping_failed or len(self._free) < 2:
+                return False
+            segment = next((one for one in self._free if one.used), None)
+            if segment is None or not self._has_space():
+                return False
+            self._free.remove(segment)
+        try:
+            segments.wipe(segment, self._disk)
+        except (OSError, OutOfResources) as error:
+            words = self._disk.shortage(error) if isinstance(error, OSError) else error
+            LOGGER.warning("what was written ahead cannot be written over with zeros: %s", words)
+            self._wiping_failed = True
+        with self._turn:
+            self._free.insert(0, segment)
+        return not self._wiping_failed
+
     @property
     def is_low(self) -> bool:
         """Whether there is no free segment behind the one that is written to."""
@@ -213,17 +246,12 @@ class Ahead:
 
     def set_aside(self, arrival: Arrival, place: Place) -> Path:
         """Keep the file of a record whose row can never be made where a person finds it; return its path."""
-        path = self._folder / f"{arrival.sha256}.dcm"
-        with self._disk.storing(path):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                for piece in segments.pieces(place.segment.descriptor, place.start, place.size):
-                    write(descriptor, piece)
-                self._disk.sync(descriptor)
-            finally:
-                os.close(descriptor)
-            self._disk.sync_path(self._folder, READ | os.O_DIRECTORY)
-        return path
+        pieces = segments.pieces(place.segment.descriptor, place.start, place.size)
+        return aside.put(self._folder, self._disk, arrival, pieces)
+
+    def was_set_aside(self) -> list[Path]:
+        """Return the files that were set aside, by whatever process (`aside`)."""
+        return aside.found(self._folder)
 
     def close(self) -> None:
         """Let go of the segments; what is not done is recovered by the next process."""
@@ -236,6 +264,8 @@ class Ahead:
 
     def _retire(self, segment: Segment) -> None:
         """Forget a lap durably, and have the segment ready for another."""
+        segment.used = max(segment.used, segment.end)
+        self._wiping_failed = False
         try:
             write_at(segment.descriptor, [bytes(segments.PAGE)], 0)
             self._disk.sync_content(segment.descriptor)
@@ -252,24 +282,78 @@ class Ahead:
 
     # -- segments
 
-    def _take_over(self) -> None:
-        """Take the segments that no process holds, and read what they hold."""
+    def adopt(self) -> list[tuple[Arrival, Place]]:
+        """Take over what no process holds any more, and return what it holds, as `left`; for a quiet moment.
+
+        A process that is started anew is given the time to take its own again: nothing is done before the second look.
+        """
+        if time.monotonic() < self._look_at:
+            return []
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        before, self._unheld = self._unheld, set()
+        try:
+            taken = self._take(before.__contains__)
+        except OSError as error:
+            LOGGER.warning("segments of other processes cannot be looked for: %s", self._disk.shortage(error))
+            return []
+        found = self._read(taken)
+        if taken:
+            LOGGER.warning("took over %d segments that no process holds any more", len(taken))
+        return found
+
+    def _take(self, may_take: Callable[[str], bool]) -> list[Segment]:
+        """Hold those segments, by name, that no process holds; all of them at once, so that their order is kept."""
+        taken: list[Segment] = []
+        with self._alone():
+            for path in sorted(self._folder.iterdir()):
+                segment = None if path.suffix else self._open(path)
+                if segment is None:
+                    continue
+                if may_take(path.name):
+                    taken.append(segment)
+                else:
+                    self._unheld.add(path.name)
+                    os.close(segment.descriptor)
+        return taken
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder: of two processes that look for segments, one takes all that there are."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open(self, path: Path) -> Segment | None:
+        try:
+            return segments.take(path)
+        except OSError as error:
+            LOGGER.error("%s may hold instances, but cannot be opened: %s", path, self._disk.shortage(error))  # noqa: TRY400
+            return None
+
+    def _read(self, taken: Iterable[Segment]) -> list[tuple[Arrival, Place]]:
+        """Return what segments hold, in the order in which it came; an empty one is used, or cleared away."""
         found: list[tuple[int, list[tuple[Arrival, Place]]]] = []
-        for path in sorted(self._folder.iterdir()):
-            if path.suffix:
+        for segment in taken:
+            try:
+                records = list(segments.records(segment))
+            except OSError as error:
+                LOGGER.error("%s may hold instances, but cannot be read: %s", segment.path, self._disk.shortage(error))  # noqa: TRY400
+                os.close(segment.descriptor)
                 continue
-            segment = segments.take(path)
-            if segment is None:
-                continue
-            records = list(segments.records(segment))
             if records:
                 segment.left, segment.is_closed = len(records), True
-                self._full.append(segment)
                 found.append((segment.turn, records))
-            elif segment.size == self._segment_bytes and len(self._free) < self._most:
-                self._free.append(segment)
-            else:  # of another size, or its maker died before it was whole
-                path.unlink(missing_ok=True)
-                os.close(segment.descriptor)
-        self.left = [record for _, records in sorted(found, key=lambda one: one[0]) for record in records]
-        self._turns = max((turn for turn, _ in found), default=0)
+            with self._turn:
+                if records:
+                    self._full.append(segment)
+                    continue
+                if segment.size == self._segment_bytes and len(self._free) < self._most:
+                    self._free.append(segment)
+                    continue
+            segment.path.unlink(missing_ok=True)  # of another size, one too many, or its maker died over it
+            os.close(segment.descriptor)
+        self._turns = max((self._turns, *(turn for turn, _ in found)))
+        return [record for _, records in sorted(found, key=lambda one: one[0]) for record in records]

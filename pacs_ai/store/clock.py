@@ -16,13 +16,32 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def is_due(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
-    """Return the condition that a due time has come, also where the wall clock was set back since it was written."""
-    at = now()
-    return sa.or_(column <= at, column > at + timedelta(seconds=2 * LONGEST_WAIT))
+def present(column: sa.Column[Any]) -> sa.BindParameter[datetime]:
+    """Return the time, to be compared with a column: asked for when a statement is put to the database, and once."""
+    return sa.bindparam(None, callable_=_present, type_=column.type)
 
 
-def is_not_due(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+def is_due(column: sa.Column[Any], at: sa.BindParameter[datetime] | None = None) -> sa.ColumnElement[bool]:
+    """Return the condition that a due time has come, also where the wall clock was set back since it was written.
+
+    A statement with it may be made once and kept. Where several conditions must mean the same instant, give them one
+    `present`.
+    """
+    return sa.or_(column <= (present(column) if at is None else at), column > _beyond(column))
+
+
+def is_not_due(column: sa.Column[Any], at: sa.BindParameter[datetime]) -> sa.ColumnElement[bool]:
     """Return the opposite of `is_due`, as one range that an index can give."""
-    at = now()
-    return sa.and_(column > at, column <= at + timedelta(seconds=2 * LONGEST_WAIT))
+    return sa.and_(column > at, column <= _beyond(column))
+
+
+def _beyond(column: sa.Column[Any]) -> sa.BindParameter[datetime]:
+    return sa.bindparam(None, callable_=_latest, type_=column.type)
+
+
+def _present() -> datetime:
+    return now()
+
+
+def _latest() -> datetime:
+    return now() + timedelta(seconds=2 * LONGEST_WAIT)

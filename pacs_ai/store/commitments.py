@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -83,9 +84,13 @@ class Verdict(StrEnum):
 
 def due_peers(connection: Connection) -> list[str]:
     """Return the peers that are to be asked, or looked at, and to which nothing is being sent."""
+    return sorted(connection.execute(_due_peers()).scalars())
+
+
+@cache
+def _due_peers() -> sa.Select[Any]:
     at_work = sa.exists().where(_destination.c.peer == _delivery.c.peer, _destination.c.owner != "")
-    query = sa.select(_delivery.c.peer).where(_is_due(), ~at_work).distinct()
-    return sorted(connection.execute(query).scalars())
+    return sa.select(_delivery.c.peer).where(_is_due(), ~at_work).distinct()
 
 
 def _is_due() -> sa.ColumnElement[bool]:

@@ -46,6 +46,30 @@ class Contended(Unavailable):
     """Two transactions stood in each other's way and this one was undone; it may go through at once."""
 
 
+#: What SQLite says -> what may be the matter.
+_HINTS = {
+    "disk I/O error": " (is the disk full, read-only or broken?)",
+    "unable to open database file": " (may this user read and write store.folder?)",
+    "readonly database": " (may this user write store.folder, and is it mounted for writing?)",
+    "malformed": " (its file is damaged: stop the node and restore a backup)",
+    "not a database": " (its file is damaged, or of another program: stop the node and restore a backup)",
+}
+
+
+def understood(url: str) -> sa.URL:
+    """Return a database's URL in its parts; UserError where it is none, or of another kind of database."""
+    try:
+        parsed = sa.make_url(url)
+    except SQLAlchemyError as error:
+        raise UserError(f"store.database is no database URL: {error}") from error
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"} or parsed.get_driver_name() not in {
+        "pysqlite",
+        "psycopg",
+    }:
+        raise UserError("store.database must be sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+    return parsed
+
+
 class Database:
     """Connections, transactions and the bell that wakes the others.
 
@@ -57,12 +81,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        try:
-            parsed = sa.make_url(url)
-        except SQLAlchemyError as error:
-            raise UserError(f"store.database is no database URL: {error}") from error
-        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
-            raise UserError("store.database must be sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+        parsed = understood(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -103,7 +122,8 @@ class Database:
             if getattr(error.orig, "sqlstate", None) in _CONTENDED:
                 raise Contended("another transaction was in the way") from error
             words = str(error.orig).partition("\n")[0]
-            raise Unavailable(f"the database does not answer: {words}") from error
+            hint = next((hint for told, hint in _HINTS.items() if told in words), "")
+            raise Unavailable(f"the database does not answer: {words}{hint}") from error
         except sa.exc.TimeoutError as error:
             raise Unavailable("the database has no free connection") from error
 

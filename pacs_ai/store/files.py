@@ -13,7 +13,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import mmap
 import os
 import re
 import secrets
@@ -123,10 +122,12 @@ class Files:
             for descriptor, new, path in begun:
                 self.disk.sync(descriptor)
                 new.replace(path)
-        except OSError as error:
+        except (OSError, OutOfResources) as error:
             for _, new, _ in begun:
                 with contextlib.suppress(OSError):
                     new.unlink(missing_ok=True)
+            if isinstance(error, OutOfResources):
+                raise
             raise self.disk.shortage(error) from error
         finally:
             for descriptor, _, _ in begun:
@@ -293,16 +294,6 @@ class Incoming:
             if self._unsynced >= _SYNC_EVERY_BYTES:
                 self._disk.sync(self._descriptor)
                 self._unsynced = 0
-
-    @contextlib.contextmanager
-    def view(self, start: int) -> Iterator[memoryview]:
-        """Give what was written from byte `start` on, as a view of the file: only what is looked at takes memory."""
-        with (
-            mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as whole,
-            whole[start:] as view,
-        ):
-            yield view
 
     def finish(self, sha256: str) -> StoredFile:
         """Sync the file and name it after its digest (hex); its directory entry waits for `Files.sync`."""

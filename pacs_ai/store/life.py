@@ -10,12 +10,15 @@ from pacs_ai.errors import Transient
 from pacs_ai.store import processes, version
 from pacs_ai.store.database import Bell, Database
 from pacs_ai.store.owners import BEAT_SECONDS, this_process
+from pacs_ai.store.presence import Presence
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pacs_ai.config import Config
+    from pacs_ai.store.disk import Disk
 
 #: Longest rest between two steps where nothing rings the bell.
 REST_SECONDS = 1.0
@@ -33,6 +36,61 @@ def entered(config: Config, kind: str, detail: str = "") -> Iterator[tuple[Datab
     finally:
         with suppress(Transient):
             processes.leave(database, owner)
+        database.close()
+
+
+class Receives:
+    """A receive process in the list of processes: it takes the place of those that died, and may leave owing nothing.
+
+    Parameters
+    ----------
+    folder
+        The data folder.
+    disk
+        The file system that it lies on.
+
+    Raises
+    ------
+    OutOfResources, Unavailable
+        Disk or database are not to be had.
+    """
+
+    def __init__(self, database: Database, folder: Path, disk: Disk, detail: str = "") -> None:
+        self._database, self.owner = database, this_process(processes.RECEIVE)
+        self._presence = Presence(folder / "receiving", self.owner, disk)
+        processes.register(database, self.owner, processes.RECEIVE, detail, self._presence.gone)
+        self._presence.succeed()
+        self._said, self._said_at = False, time.monotonic()
+        #: Tells, when this process has stopped, whether all that was answered Success has its rows.
+        self.owes_nothing: Callable[[], bool] = lambda: False
+
+    def say(self, *, settled: bool) -> None:
+        """Say that it lives and whether all that was answered Success has its rows, when that is news or time."""
+        if settled == self._said and time.monotonic() - self._said_at < BEAT_SECONDS:
+            return
+        with suppress(Transient):
+            processes.settle(self._database, self.owner, settled=settled)
+            self._said, self._said_at = settled, time.monotonic()
+
+    def end(self) -> None:
+        """Leave, where nothing is owed; else it counts as dead, and another process takes its place."""
+        if self.owes_nothing():
+            with suppress(Transient):
+                processes.leave(self._database, self.owner)
+                self._presence.leave()
+        self._presence.close()
+
+
+@contextmanager
+def receiving(config: Config, disk: Disk) -> Iterator[tuple[Database, Receives]]:
+    """As `entered`, for a receive process."""
+    database = Database(config.database_url)
+    version.check(database)
+    receives = Receives(database, config.store.folder, disk, config.receive.where)
+    try:
+        yield database, receives
+    finally:
+        receives.end()
         database.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -207,20 +208,24 @@ def withdraw_unsent(connection: Connection, job_id: int, *, actor: str) -> None:
 # -- made
 
 
-def next_order(database: Database) -> Order | None:
-    """Return the oldest notice that is wanted and due; None where there is none."""
+@cache
+def _next_order() -> sa.Select[Any]:
     true = sa.or_(
         *(sa.and_(_notice.c.kind == kind.value, _job.c.state.in_(states)) for kind, states in _TRUE_IN.items())
     )
-    query = (
+    return (
         sa.select(_notice, *(column.label(f"job_{column.name}") for column in _job.c if column.name != "id"))
         .join(_job, _job.c.id == _notice.c.job_id)
         .where(_notice.c.ended_at.is_(None), is_due(_notice.c.due_at), true)
         .order_by(_notice.c.id)
         .limit(1)
     )
+
+
+def next_order(database: Database) -> Order | None:
+    """Return the oldest notice that is wanted and due; None where there is none."""
     with database.read() as connection:
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(_next_order()).one_or_none()
         if row is None:
             return None
         kind = NoticeKind(row.kind)

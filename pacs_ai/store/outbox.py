@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, Row
 from pacs_ai.profiles import Kind
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
 from pacs_ai.store import filling, retraction, schema, waiting
-from pacs_ai.store.clock import is_due, is_not_due, now
+from pacs_ai.store.clock import is_due, is_not_due, now, present
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Held
 
@@ -62,7 +63,13 @@ class Round:
 
 def due_peers(connection: Connection) -> list[str]:
     """Return the destinations that have something due and no courier at work."""
-    query = (
+    return list(connection.execute(_due_peers()).scalars())
+
+
+@cache
+def _due_peers() -> sa.Select[Any]:
+    """Select them; made once, since an idle courier asks every second."""
+    return (
         sa.select(_destination.c.peer)
         .where(
             _destination.c.owner == "",
@@ -73,7 +80,6 @@ def due_peers(connection: Connection) -> list[str]:
         )
         .order_by(_destination.c.peer)
     )
-    return list(connection.execute(query).scalars())
 
 
 def claim(database: Database, peer: str, owner: str) -> Round | None:
@@ -121,7 +127,7 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
 
 def _may_be_sent() -> sa.ColumnElement[bool]:
     """Return the condition on a delivery and its result: due, and none of its job that goes before it waits longer."""
-    earlier, made = _delivery.alias(), _result.alias()
+    earlier, made, at = _delivery.alias(), _result.alias(), present(_delivery.c.due_at)
     held_up = sa.exists().where(
         earlier.c.job_id == _delivery.c.job_id,
         earlier.c.peer == _delivery.c.peer,
@@ -131,9 +137,9 @@ def _may_be_sent() -> sa.ColumnElement[bool]:
             earlier.c.place < _delivery.c.place,
             sa.and_(earlier.c.place == _delivery.c.place, made.c.ordinal < _result.c.ordinal),
         ),
-        is_not_due(earlier.c.due_at),
+        is_not_due(earlier.c.due_at, at),
     )
-    return sa.and_(_delivery.c.state == DeliveryState.WAITING.value, is_due(_delivery.c.due_at), ~held_up)
+    return sa.and_(_delivery.c.state == DeliveryState.WAITING.value, is_due(_delivery.c.due_at, at), ~held_up)
 
 
 def _due(peer: str, limit: int) -> sa.Select[Any]:

@@ -41,6 +41,11 @@ def this_process(kind: str) -> str:
     return f"{kind}:{_boot()}:{pid}:{_started(pid)}"
 
 
+def is_here(owner: str) -> bool:
+    """Tell whether the owner runs, or ran, on this boot, so that `is_dead` knows."""
+    return owner.split(":")[1:2] == [_boot()]
+
+
 def is_dead(owner: str) -> bool:
     """Tell whether the owner ran on this boot and is no more; False where that cannot be known from here."""
     parts = owner.split(":")

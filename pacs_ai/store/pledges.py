@@ -127,13 +127,17 @@ def take(database: Database) -> Pledge | None:
         return Pledge(row.id, row.peer, row.transaction_uid, references, failures, decided, row.asked_at)
 
 
-def decide(database: Database, pledge: Pledge, is_whole: Callable[[str], bool], *, actor: str) -> Pledge | None:
+def decide(
+    database: Database, pledge: Pledge, is_whole: Callable[[str], bool], *, actor: str, is_more_coming: bool = False
+) -> Pledge | None:
     """Commit to what is there, and note why the rest is not kept; None where the rest may be coming: it is asked again.
 
     Parameters
     ----------
     is_whole
         Tells of a SHA-256 whether its file is there with those very bytes.
+    is_more_coming
+        Whether instances may be on their way to their rows, however long ago they were asked for.
     """
     failures: dict[str, int] = {}
     kept: list[int] = []
@@ -146,7 +150,8 @@ def decide(database: Database, pledge: Pledge, is_whole: Callable[[str], bool], 
             else:
                 failures[uid] = status.PROCESSING_FAILURE
     age = (now() - pledge.asked_at).total_seconds()
-    if status.NO_SUCH_OBJECT_INSTANCE in failures.values() and 0 <= age < COMING_SECONDS:
+    may_come = is_more_coming or 0 <= age < COMING_SECONDS
+    if status.NO_SUCH_OBJECT_INSTANCE in failures.values() and may_come:
         with database.write() as connection:
             again = now() + timedelta(seconds=_LOOK_AGAIN_SECONDS)
             connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(due_at=again))

@@ -45,6 +45,8 @@ MOST_CRASHES = 3
 #: So many tries that all ended for want of memory or another resource take about an hour.
 MOST_TRIES = 16
 _BACKOFF_SECONDS = 5.0
+#: So long a job whose process died lets others go first, and twice as long the next time.
+_AFTER_CRASH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -285,19 +287,22 @@ def put_back(database: Database, held: Claim, reason: str) -> None:
 
 
 def crashed(database: Database, held: Claim, reason: str) -> None:
-    """Queue the job again after its process died; the third time, fail it."""
+    """Queue the job again, behind others that wait, after its process died; the third time, fail it."""
+    due_at = now() + timedelta(seconds=_AFTER_CRASH_SECONDS * 2**held.crashes)
     with database.write() as connection:
         _require_held(connection, held)
-        _crash(connection, held.job_id, held.fence, held.crashes, reason, held.owner)
+        _crash(connection, held.job_id, held.fence, held.crashes, reason, held.owner, due_at)
 
 
-def _crash(connection: Connection, job_id: int, fence: int, crashes: int, reason: str, actor: str) -> None:
+def _crash(
+    connection: Connection, job_id: int, fence: int, crashes: int, reason: str, actor: str, due_at: datetime
+) -> None:
     count = crashes + 1
     if count >= MOST_CRASHES:
         words = f"given up after {count} crashes; the last: {reason}"
         end_unanalysed(connection, job_id, JobEvent.FAILED, actor=actor, reason=words, held=fence, crashes=count)
     else:
-        move(connection, job_id, JobEvent.LOST, actor=actor, reason=reason, held=fence, crashes=count, due_at=now())
+        move(connection, job_id, JobEvent.LOST, actor=actor, reason=reason, held=fence, crashes=count, due_at=due_at)
 
 
 def found_conflict(database: Database, held: Claim, words: str) -> None:
@@ -349,7 +354,7 @@ def sweep(database: Database, watch: Watch, actor: str) -> int:
             ).scalar_one_or_none()
             if still is not None:
                 words = "its worker process died or stopped answering"
-                _crash(connection, job_id, held.fence, still, words, actor)
+                _crash(connection, job_id, held.fence, still, words, actor, now())
                 taken += 1
     if misplaced:
         _bring_forward(database)

@@ -209,7 +209,7 @@ job = Table(
     Column("card", JSON, nullable=False),  # what its pipeline says of itself, for notices; {} of a disabled one
     Column("encoded", JSON, nullable=False),  # keys of the encodings that its findings were written in
     Column("refused_for", String(32), nullable=False),  # pacs_ai.errors.Reason of the last refusal, "" before it
-    Index("ix_job_state_rank", "state", "rank"),
+    Index("ix_job_state_rank", "state", "rank", "id"),  # the order of claims, to the end: nothing is left to sort
 )
 
 job_source = Table(
@@ -381,6 +381,8 @@ process = Table(
     Column("pid", Integer, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
+    Column("settled", Boolean, nullable=False),  # all that it, or who was before it, answered Success has its rows
+    Column("given_up", Boolean, nullable=False),  # what it may owe the index is not waited for any more
 )
 
 journal = Table(

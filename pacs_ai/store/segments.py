@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.attributes import Header
-from pacs_ai.store.disk import CREATE, READ, Disk, write
+from pacs_ai.store.disk import CREATE, READ, Disk, write, write_at
 from pacs_ai.store.files import Source
 
 if TYPE_CHECKING:
@@ -51,10 +51,12 @@ class Segment:
     ----------
     path, descriptor, size
         Of the file.
+    used
+        Up to here there may be bytes of instances; behind it there are zeros.
     """
 
-    def __init__(self, path: Path, descriptor: int, size: int) -> None:
-        self.path, self.descriptor, self.size = path, descriptor, size
+    def __init__(self, path: Path, descriptor: int, size: int, used: int) -> None:
+        self.path, self.descriptor, self.size, self.used = path, descriptor, size, used
         self.begin(0)
 
     def begin(self, turn: int) -> None:
@@ -104,7 +106,7 @@ def make(folder: Path, size: int, disk: Disk) -> Segment:
         except OSError:
             os.close(descriptor)
             raise
-    return Segment(path, descriptor, size)
+    return Segment(path, descriptor, size, used=0)
 
 
 def take(path: Path) -> Segment | None:
@@ -117,9 +119,30 @@ def take(path: Path) -> Segment | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         state = os.fstat(descriptor)
         if state.st_nlink:
-            return Segment(path, descriptor, state.st_size)
+            return Segment(path, descriptor, state.st_size, used=state.st_size)
     os.close(descriptor)
     return None
+
+
+def wipe(segment: Segment, disk: Disk) -> None:
+    """Write zeros over the last piece of what earlier laps left in a segment that is in none, durably.
+
+    What is zero already is not written again: of a segment that another process used it is not known how far.
+
+    Raises
+    ------
+    OutOfResources
+        The disk failed before.
+    OSError
+        It does now.
+    """
+    disk.refuse_if_broken()
+    start = max(0, segment.used - _PIECE_BYTES)
+    zeros = bytes(segment.used - start)
+    if os.pread(segment.descriptor, len(zeros), start) != zeros:
+        write_at(segment.descriptor, [zeros], start)
+        disk.sync_content(segment.descriptor)
+    segment.used = start
 
 
 def records(segment: Segment) -> Iterator[tuple[Arrival, Place]]:
@@ -134,7 +157,7 @@ def records(segment: Segment) -> Iterator[tuple[Arrival, Place]]:
             return
         segment.lap, segment.turn = lap, turn
         segment.count, segment.end = number, offset + whole_pages(head_bytes + size)
-        yield _arrival(words, digest.hex(), size), place
+        yield arrival_of(words, digest.hex(), size), place
         offset, number = segment.end, number + 1
 
 
@@ -186,7 +209,8 @@ def words_of(arrival: Arrival) -> bytes:
     return json.dumps(words).encode()
 
 
-def _arrival(words: bytes, sha256: str, size: int) -> Arrival:
+def arrival_of(words: bytes, sha256: str, size: int) -> Arrival:
+    """Return the arrival that `words_of` gave the words of."""
     found = json.loads(words)
     header = Header(MappingProxyType(found.pop("header")))
     received_at = datetime.fromisoformat(found.pop("received_at"))

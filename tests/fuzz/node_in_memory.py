@@ -195,3 +195,6 @@ class NodeInMemory:
 
     def forget(self, connection: Connection) -> None:
         pass
+
+    def soon(self, go_on: Callable[[], None]) -> None:
+        self._later.append((go_on, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ from pynetdicom.sop_class import (
 from pacs_ai import config as configuration
 from pacs_ai.cli import main
 from pacs_ai.doctor import Finding, Level, machine, network, storage
+from pacs_ai.doctor import configuration as whole
 from pacs_ai.doctor.samples import SAMPLES
 from pacs_ai.errors import Refused
 from pacs_ai.store import migrate, probe, processes
@@ -135,11 +137,50 @@ def test_folder_that_cannot_be_written_is_a_fault(make_config, monkeypatch, tmp_
     assert str(tmp_path) in finding.words
 
 
+def test_a_file_where_the_folder_is_to_be_is_a_fault(make_config, tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        finding = only(storage.examine_folder(make_config(store={"folder": tmp_path / place})), Level.FAULT)
+        assert finding.words == f"{tmp_path / 'file'} is a file, not a folder"
+
+
+def test_a_folder_that_takes_nothing_is_a_fault_and_no_traceback(make_config, monkeypatch):
+    def full(_folder: Path) -> float:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(probe, "sync_milliseconds", full)
+    assert "No space left on device" in only(storage.examine_folder(make_config()), Level.FAULT).words
+
+
 def test_low_room_is_a_fault_before_the_node_refuses_data(make_config):
     found = levels(storage.examine_folder(make_config(store={"min_free_gb": 1e9})))
     assert found["room"] is Level.FAULT
     free = os.statvfs("/tmp").f_bavail * os.statvfs("/tmp").f_frsize / 1e9
     assert levels(storage.examine_folder(make_config(store={"min_free_gb": free / 1.5})))["room"] is Level.WARNING
+
+
+def test_room_that_is_written_ahead_to_must_fit_above_the_watermark(make_config, monkeypatch, tmp_path):
+    state = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: state)
+    free = state.f_bavail * state.f_frsize / 1e9
+    small = make_config(store={"min_free_gb": free - 1}, receive={"ahead_mb": 900, "processes": 2})
+    (finding,) = [one for one in storage.examine_folder(small) if one.subject == "ahead_mb"]
+    assert finding.level is Level.WARNING
+    assert "takes up to 1.9 GB more (2 processes), but only 1.0 GB is free" in finding.words
+    enough = make_config(store={"min_free_gb": free - 1}, receive={"ahead_mb": 900})
+    assert "ahead_mb" not in levels(storage.examine_folder(enough))
+
+
+def test_what_was_set_aside_is_a_fault_with_its_place(make_config, tmp_path):
+    config = make_config()
+    assert "set aside" not in levels(storage.examine_folder(config))
+    (tmp_path / "data" / "ahead").mkdir(parents=True)
+    for name in ("a" * 64, "b" * 64):
+        (tmp_path / "data" / "ahead" / f"{name}.dcm").touch()
+    finding = only(storage.examine_folder(config), Level.FAULT)
+    assert finding.words.startswith("2 received instances could not be indexed")
+    assert str(tmp_path / "data" / "ahead") in finding.words
+    assert "restart" in finding.advice
 
 
 @pytest.mark.parametrize(("kind", "words"), [("tmpfs", "lies in memory"), ("nfs4", "lies on another machine")])
@@ -187,6 +228,15 @@ def test_database_is_sound_once_the_node_has_made_it(make_config):
     (after,) = storage.examine_database(config)
     assert after.level is Level.OK
     assert "journal_mode=wal, synchronous=2" in after.words
+
+
+def test_a_damaged_database_file_is_a_fault_with_what_to_do(make_config, tmp_path):
+    config = make_config()
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "pacs_ai.sqlite").write_bytes(b"no database" * 1000)
+    finding = only(storage.examine_database(config), Level.FAULT)
+    assert "restore a backup" in finding.words
+    assert "backup" in finding.advice
 
 
 def test_database_of_another_release_is_a_fault(make_config):
@@ -297,12 +347,31 @@ def test_a_processor_is_told_what_compiles_for_it(make_config, monkeypatch, ther
 # -- the network
 
 
+def port_of(config) -> Finding:
+    (finding,) = network.examine_ports(config)
+    return finding
+
+
+def test_both_ports_are_looked_at(make_config, free_port):
+    receive = {"tls_port": free_port, "port": free_port + 1}
+    files = dict.fromkeys(("certificate_file", "key_file", "trusted_file"), "none.pem")
+    config = make_config(receive=receive, tls=files)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", free_port))
+        other.listen()
+        found = {one.subject: one for one in network.examine_ports(config)}
+    taken = found[f"127.0.0.1 TLS port {free_port}"]
+    assert (taken.level, taken.words) == (Level.FAULT, "another program has it")
+    assert "receive.tls_port" in taken.advice
+    assert len(found) == 2
+
+
 def test_port_of_another_program_is_a_fault(make_config, free_port):
     with socket.socket() as other:
         other.bind(("127.0.0.1", free_port))
         other.listen()
         config = make_config(deliver={"calling_ae_title": "X"})
-        finding = network.examine_port(config)
+        finding = port_of(config)
     assert finding.level is Level.FAULT
     assert "another program has it" in finding.words
 
@@ -312,15 +381,15 @@ def test_port_of_the_running_node_is_called(make_config, make_peer):
     config = make_config(receive={"port": peer.port})
     database = made(config)
     processes.register(database, this_process("receive"), "receive")
-    assert "the node runs and answers C-ECHO" in network.examine_port(config).words
+    assert "the node runs and answers C-ECHO" in port_of(config).words
     peer.stop()
-    assert "does not listen" in network.examine_port(config).words
+    assert "does not listen" in port_of(config).words
     database.close()
 
 
 def test_port_that_this_user_may_not_take_is_a_fault(make_config):
     config = make_config(receive={"bind": "192.0.2.1"})
-    assert network.examine_port(config).advice == "correct receive.bind"
+    assert port_of(config).advice == "correct receive.bind"
 
 
 def one_peer(peer, **route: object) -> dict[str, object]:
@@ -372,6 +441,23 @@ def test_peer_that_is_not_there_is_a_fault_only_where_it_gets_results(make_confi
         finding = only(network.examine_peer(config, config.peer[0]), level)
         assert "cannot be reached" in finding.words
         assert "firewall" in finding.advice
+
+
+def test_a_peer_that_cannot_be_resolved_is_a_fault_where_its_calls_would_be_refused(make_config, monkeypatch):
+    def nowhere(*_arguments: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    peer = {"name": "ct", "ae_title": "CT", "host": "ct.example"}
+    config = make_config(peer=[peer], receive={"accept": "peers"})
+    finding = only(network.examine_peer(config, config.peer[0]), Level.FAULT)
+    assert "its calls are refused" in finding.words
+
+
+def test_a_database_of_another_kind_is_a_fault_of_the_configuration(make_config):
+    config = make_config(store={"database": "oracle://scott"})
+    finding = only(whole.examine(config), Level.FAULT)
+    assert finding.words.startswith("store.database must be sqlite")
 
 
 def test_peer_that_knows_us_not_is_a_fault(make_config, make_peer):

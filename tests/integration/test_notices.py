@@ -55,6 +55,7 @@ def refuse(stations, words="3 of 120 slices are missing"):
 def crash(stations):
     for _ in range(3):
         queue.crashed(stations.database, stations.claim(), "out of memory")
+        stations.make_due()
 
 
 def make_all(notary):

@@ -17,6 +17,7 @@ from stored_results import keep_sources
 from pacs_ai.cli import main
 from pacs_ai.config import Config
 from pacs_ai.deliver.pledger import Pledger
+from pacs_ai.receive import exchange
 from pacs_ai.receive.commitment import services
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.process import listen
@@ -228,6 +229,23 @@ def test_requests_are_forgotten_a_month_after_they_were_answered(make_bed, asker
     assert retention.forget(bed.stations.database) == 1
     assert bed.stations.rows(schema.pledge) == []
     assert bed.purge() == 0  # what was committed to is kept all the same
+
+
+@sqlite
+@pytest.mark.parametrize(("bound", "least"), [("MAX_SERVICE_BYTES", 1 << 17), ("HELD_IN_ALL_BYTES", 1 << 14)])
+def test_ASC_09_a_request_beyond_what_may_be_held_is_aborted_and_the_next_is_served(
+    make_bed, asker, monkeypatch, bound, least
+):
+    """3,000 instances are more than may be held, of one association or of all of them."""
+    bed = make_bed()
+    monkeypatch.setattr(exchange, bound, least)
+    wanted = [(CTImageStorage, f"1.2.3.4.5.{number}") for number in range(3000)]
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted) is None
+    assert bed.stations.rows(schema.pledge) == []
+    assert asker.ask(bed.receiver.port, "2.25.8", CT) == 0x0000
+    assert bed.row.transaction_uid == "2.25.8"
+    monkeypatch.undo()
+    assert asker.ask(bed.receiver.port, "2.25.9", wanted) == 0x0000
 
 
 @sqlite

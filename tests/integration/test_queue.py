@@ -180,8 +180,7 @@ def test_waits_grow_and_are_capped(stations, source):
     job_id, _ = stations.enqueue(stations.work(source))
     waits = []
     for _ in range(9):
-        with stations.database.write() as connection:
-            connection.execute(sa.update(schema.job).values(due_at=now()))
+        stations.make_due()
         before = now()
         queue.postpone(stations.database, stations.claim(), "again")
         waits.append((stations.job(job_id).due_at - before).total_seconds())
@@ -378,10 +377,28 @@ def test_QUE_01_the_third_crash_fails_the_job_and_keeps_why(stations, source, ho
             queue.sweep(stations.database, Watch(), ME)
         else:
             queue.crashed(stations.database, held, "out of memory")
+            stations.make_due()
     row = stations.job(job_id)
     assert row.state == JobState.FAILED
     assert row.reason.startswith("given up after 3 crashes; the last: ")
     assert row.finished_at is not None
+
+
+def test_a_job_whose_process_died_lets_others_go_first(stations, sender, source):
+    crashing, _ = stations.enqueue(stations.work(source))
+    other, _ = stations.enqueue(stations.work(source, pipeline="other"))
+    waits = []
+    for _ in range(2):
+        stations.make_due()
+        before = now()
+        held = queue.claim(stations.database, ME, ["ct-lung"])
+        queue.crashed(stations.database, held, "out of memory")
+        waits.append(round((stations.job(crashing).due_at - before).total_seconds()))
+        assert stations.job(crashing).state == JobState.QUEUED
+        claimed = stations.claim()
+        assert claimed.job_id == other
+        queue.put_back(stations.database, claimed, "the node was stopped")
+    assert waits == [2, 4]
 
 
 # -- the clock on the wall

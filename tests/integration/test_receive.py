@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import threading
 import time
@@ -319,6 +320,24 @@ def test_DAT_05_a_truncated_instance_is_not_understood(node: Node):
     assert node.arrivals == []
 
 
+@pytest.mark.parametrize("where", ["at its beginning", "amid its pixel data", "at its end", "nowhere"])
+def test_DAT_05_a_long_instance_is_proved_while_it_comes(node: Node, where: str):
+    ds = small_ct(PixelData=bytes(5 << 20))
+    sound = encode(ds, False, True)
+    begin = sound.index(struct.pack("<HH2s", 0x0008, 0x0060, b"CS"))
+    again = struct.pack("<HH2sHL", 0x0010, 0x0020, b"LO", 2, 0x20204951)
+    data_set = {
+        "at its beginning": sound[:begin] + again + sound[begin:],
+        "amid its pixel data": sound[: -2 << 20],
+        "at its end": sound + again,
+        "nowhere": sound,
+    }[where]
+    answer = send_bytes(node, data_set, uid=ds.SOPInstanceUID)
+    assert answer.Status == (status.SUCCESS if where == "nowhere" else status.CANNOT_UNDERSTAND)
+    until(lambda: len(node.stored_paths()) == len(node.arrivals) == (where == "nowhere"))
+    assert send(node, small_ct(2)).Status == status.SUCCESS
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize("uid", ["../../tmp/pwn", "/etc/cron.d/x", "1.2\n3", "1..2"])
 def test_DAT_01_a_sop_instance_uid_that_is_none_is_refused(node: Node, uid: str):
@@ -505,7 +524,8 @@ def test_NET_20_stop_waits_for_what_is_under_way_and_aborts_the_rest(make_node: 
     stopper.join(60)
     assert not stopper.is_alive()
     until(lambda: not busy.is_established)
-    assert sorted(released for _, released in node.ended) == [False, False]
+    node.ingest.close()
+    assert [released for _, released in node.ended] == [False, False]
 
 
 def test_a_disk_that_hangs_amid_an_instance_does_not_hold_its_association_for_ever(make_node: Callable[..., Node]):

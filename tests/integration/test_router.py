@@ -12,12 +12,14 @@ from stations import DEAD, ME, Clock, Sender, Stations, WallClock
 
 from pacs_ai.config import Config
 from pacs_ai.dicom.attributes import Header
+from pacs_ai.errors import Unavailable
 from pacs_ai.models.registry import GROUP, Registry
 from pacs_ai.pipeline import Card, Code, Input, Label
 from pacs_ai.route import router
 from pacs_ai.route.router import Router
 from pacs_ai.states import JobState
-from pacs_ai.store import holds, journal, orders, queue, schema
+from pacs_ai.store import completion, holds, journal, orders, processes, queue, schema
+from pacs_ai.store.coming import LONGEST_SECONDS
 from pacs_ai.store.enqueue import ROUTINE, STAT
 from pacs_ai.store.files import Files
 
@@ -222,6 +224,64 @@ def test_an_association_of_a_dead_process_holds_nothing_up(make_node, stations, 
     node = make_node()
     Sender(stations.database, tmp_path / "files", owner=DEAD).send(numbers=range(3))
     assert 9.5 <= node.seconds_until_jobs(1) <= 10.5
+
+
+def test_a_receive_process_that_died_is_awaited_and_what_it_had_received_makes_no_revision(make_node, stations):
+    """Killed with instances answered Success and without rows, started again long after the series was quiet."""
+    processes.register(stations.database, DEAD, processes.RECEIVE)
+    node = make_node()
+    node.sender.send(numbers=range(3))
+    node.sender.end()
+    node.pass_time(60)
+    assert stations.jobs() == []
+    assert "ended without saying so" in stations.series().reason
+    processes.register(stations.database, ME, processes.RECEIVE, succeeds=[DEAD])
+    node.pass_time(10)
+    node.sender.send(numbers=range(3, 6), assoc="a2")
+    node.sender.end("a2")
+    node.pass_time(30)
+    assert stations.jobs() == []
+    processes.settle(stations.database, ME, settled=True)
+    assert node.seconds_until_jobs(1) <= 0.5
+    assert (stations.series().revision, stations.series().instances) == (1, 6)
+
+
+def test_a_receive_process_that_died_for_good_is_awaited_for_two_minutes(make_node, stations):
+    processes.register(stations.database, DEAD, processes.RECEIVE)
+    node = make_node()
+    node.sender.send(numbers=range(3))
+    node.sender.end()
+    assert LONGEST_SECONDS <= node.seconds_until_jobs(1, 200) <= LONGEST_SECONDS + 2
+
+
+def test_an_input_is_not_called_missing_while_it_may_be_coming(make_node, stations):
+    processes.register(stations.database, DEAD, processes.RECEIVE)
+    node = make_node({**PAIR, "wait_seconds": 20})
+    node.sender.send(series="1", numbers=range(3), SeriesDescription="t1")
+    node.sender.end()
+    node.pass_time(100)
+    assert stations.jobs() == []
+    node.pass_time(60)
+    assert stations.jobs() == [JobState.REFUSED]
+
+
+def test_after_the_database_was_away_a_series_has_to_be_quiet_anew(make_node, stations, monkeypatch):
+    """Meanwhile instances were received, and answered Success, that get their rows when it is back."""
+    node = make_node()
+    node.sender.send(numbers=[1])
+    node.sender.end()
+    node.pass_time(9)
+    with monkeypatch.context() as patch:
+        patch.setattr(completion, "open_series", _away)
+        with pytest.raises(Unavailable):
+            node.pass_time(1)
+    node.pass_time(9)
+    assert stations.jobs() == []
+    assert node.seconds_until_jobs(1) <= 1.5
+
+
+def _away(_connection):
+    raise Unavailable("the database does not answer")
 
 
 def test_the_same_study_sent_twice_is_one_job(make_node, stations):

@@ -115,6 +115,35 @@ def test_STO_09_while_the_database_is_away_instances_are_taken_until_there_is_no
     until(lambda: side.send("1.2.100", pixels=200_000) == [None])
 
 
+def test_STO_09_what_was_committed_though_the_connection_was_lost_is_not_recorded_again(
+    make: Callable[..., Side],
+):
+    """PostgreSQL died between its commit and its answer; meanwhile further instances came."""
+    recorded: list[str] = []
+    marked: dict[str, tuple[str, int]] = {}
+    gate = threading.Event()
+
+    def record(arrivals: Sequence[Arrival], marks: Mapping[str, tuple[str, int]]) -> None:
+        gate.wait(60)
+        recorded.extend(arrival.header.sop_instance_uid for arrival in arrivals)
+        is_first = not marked
+        marked.update(marks)
+        if is_first:
+            raise Unavailable("the server closed the connection")
+
+    def is_recorded(name: str, lap: str, number: int) -> bool:
+        found = marked.get(name, ("", 0))
+        return found[0] == lap and found[1] >= number
+
+    side = make(record=record, is_recorded=is_recorded)
+    sent = [f"1.2.{number}" for number in range(7)]
+    assert [side.send(uid) for uid in sent] == [[None]] * 7
+    side.ingest.ended(ASSOCIATION.assoc_id, released=True)
+    gate.set()
+    until(lambda: side.rows == ["released"])
+    assert recorded == sent
+
+
 def test_STO_01_while_the_disk_is_full_nothing_is_taken(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
         raise OutOfResources("the disk is full")
@@ -194,6 +223,59 @@ def test_an_instance_that_can_have_no_row_is_set_aside_and_holds_nobody_up(
     assert data_set("1.2.1", pixels=5000) in aside.read_bytes()
     assert str(aside) in caplog.text
     assert "Secret" not in caplog.text
+    until(lambda: "still cannot be indexed" in caplog.text or not side.ingest._indexing._may_have_rows)
+    assert aside.exists()
+    side.ingest.close()
+    again = make()  # a release that can
+    until(lambda: again.rows == ["1.2.1", "lost"])
+    until(lambda: not list((side.folder / "ahead").glob("*.*")))
+    assert f"{aside} is indexed now" in caplog.text
+
+
+def test_what_was_set_aside_is_let_go_when_it_was_sent_again(make: Callable[..., Side], monkeypatch):
+    side = make()
+    enter = side.enter
+
+    def failing(*_: object) -> None:
+        raise ValueError
+
+    side.ingest._indexing._record = failing
+    assert side.send("1.2.1") == [None]
+    until(lambda: list((side.folder / "ahead").glob("*.dcm")))
+    side.ingest._indexing._record = enter
+    assert side.send("1.2.1") == [None]
+    until(lambda: not list((side.folder / "ahead").glob("*.*")))
+    assert set(side.rows) == {"1.2.1", "lost"}
+
+
+def test_what_a_process_left_that_is_not_started_again_another_indexes_while_it_runs(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 0.05)
+    recorded = []
+
+    def is_recorded(*place: object) -> bool:
+        recorded.append(place)
+        if len(recorded) == 1:
+            raise Unavailable("the database is away")
+        return place[-1] == 1  # of each lap the first has its row
+
+    running, other = make(is_recorded=is_recorded), make(fault=away)
+    assert [other.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
+    other.ingest.close()
+    until(lambda: running.rows == ["1.2.1", "1.2.2", "lost"])
+    assert running.send("1.2.3") == [None]
+    until(lambda: running.rows[3:] == ["1.2.3"])
+
+
+def test_PRI_01_after_a_burst_no_segment_holds_what_came(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 0.05)
+    side = make()
+    for number in range(8):
+        assert side.send(f"1.2.{number}", pixels=200_000) in ([None], [])
+    until(lambda: len(side.rows) == 8)
+    until(lambda: not any(path.read_bytes().strip(b"\0") for path in (side.folder / "ahead").iterdir()))
 
 
 def test_what_does_not_fit_into_a_segment_has_a_file_of_its_own_and_waits_for_its_row(make: Callable[..., Side]):

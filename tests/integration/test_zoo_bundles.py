@@ -164,7 +164,7 @@ def test_spleen_on_a_real_ct(shared_bundles, tmp_path, elsewhere, real_ct):
     assert agreement(label_map(found, real_ct.voxels.shape), theirs) == 1.0
 
 
-@pytest.mark.parametrize("highres", [True, pytest.param(False, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("highres", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_whole_body_on_a_real_ct(shared_bundles, tmp_path, elsewhere, real_ct, highres):
     folder = installed(shared_bundles / "wholeBody_ct_segmentation", tmp_path, seed=3)
     if not highres:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from certificates import Authority
 
+from prove import checker
 from prove.peers import PAUSE_SECONDS, Peers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from prove import postgres
 
@@ -34,10 +37,23 @@ TESTS = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 90.0
 #: The same for a node that is known to be wrong.
 BUG_PATIENCE_SECONDS = 10.0
+_BUG_RECOVERY_SECONDS = 1.0
 
 
 class Stuck(RuntimeError):  # noqa: N818 - said of the node
     """The node did not come to rest: its work is never done, or it does not start."""
+
+
+class Certificates:
+    """An authority in a folder, what the node and the sender show, and how the sender speaks TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = Authority(folder)
+        authority.issue("node", "IP:127.0.0.1")
+        sender = authority.issue("sender")
+        self.folder = folder
+        self.context = ssl.create_default_context(cafile=authority.trusted)
+        self.context.load_cert_chain(sender.certificate, sender.key)
 
 
 class Server:
@@ -61,6 +77,7 @@ class Server:
         self._answer()
         self.template = Path(self._folder.name) / "template"
         self.ask(do="make", folder=str(self.template))
+        self.certificates = Certificates(Path(self._folder.name) / "tls")
         atexit.register(self._close)
 
     @classmethod
@@ -178,7 +195,9 @@ class Bench:
         self.server = Server.of_this_thread()
         if self.database is not None:
             self.server.ask(do="tables", url=self.database.url)
+        self.certificates = self.server.certificates
         self._count = 0
+        self.late: list[str] = []
 
     def new_store(self, at: Path | None = None) -> Path:
         """Return an empty store."""
@@ -236,6 +255,7 @@ class Bench:
             port = port_of(victim)
             if port is None:
                 raise Stuck(f"the node does not start: {self.tail()}")
+            self._await_recovery(store, dict(peers.acked))
             limit = time.monotonic() + seconds
             while peers.unacked:
                 for series in list(peers.unacked):
@@ -254,6 +274,37 @@ class Bench:
         finally:
             victim.end()
 
+    def _await_recovery(self, store: Path, acked: Collection[str]) -> None:
+        """Note how long it takes until all that had been answered Success has rows."""
+        if self.database is not None:
+            return
+        begin, at_first = time.monotonic(), 0
+        patience = _BUG_RECOVERY_SECONDS if self.bug else checker.RECOVERY_SECONDS + 1.0
+        while (left := count_unrecorded(store, acked)) and time.monotonic() - begin < patience:
+            at_first = at_first or left
+            time.sleep(PAUSE_SECONDS)
+        self.late = checker.in_time(time.monotonic() - begin, at_first)
+
+    def violations(self, store: Path, peers: Peers, twin: Mapping[str, list[str]] | None = None) -> list[str]:
+        """Hold a store that has settled against the journals, and start the node once more: that changes nothing."""
+        found = [*self.late, *checker.violations(store, peers.journals, twin)]
+        if found or self.database is not None:
+            return found
+        before = checker.picture(store)
+        victim = self.fork(store, peers)
+        try:
+            if port_of(victim) is None:
+                raise Stuck(f"the node does not start again: {self.tail()}")
+            victim.say(do="look around")
+            victim.hear()
+            victim.say(do="stop")
+            victim.hear()
+            if status := victim.reap():
+                raise Stuck(f"the node ended with {status} when it was stopped: {self.tail()}")
+        finally:
+            victim.end()
+        return checker.recovered(before, checker.picture(store))
+
     def tail(self) -> str:
         """Return the end of the nodes' log."""
         path = self.folder / "node.log"
@@ -268,9 +319,14 @@ def port_of(victim: Victim) -> int | None:
 
 def unrecorded(store: Path, acked: Collection[str]) -> str:
     """Say how many of these instances have no row yet; "" where each has one."""
-    with closing(sqlite3.connect(f"file:{store / 'pacs_ai.sqlite'}?mode=ro", uri=True, timeout=20)) as connection:
-        left = _unrecorded(connection, acked)
+    left = count_unrecorded(store, acked)
     return f"{left} instances have no row" if left else ""
+
+
+def count_unrecorded(store: Path, acked: Collection[str]) -> int:
+    """Count those of these instances that have no row yet."""
+    with closing(sqlite3.connect(f"file:{store / 'pacs_ai.sqlite'}?mode=ro", uri=True, timeout=20)) as connection:
+        return _unrecorded(connection, acked)
 
 
 def _unrecorded(connection: Any, acked: Collection[str]) -> int:

@@ -47,9 +47,13 @@ class Bug:
 
 
 def _acknowledge_first() -> None:
+    from pacs_ai.receive.ingest import DurableIngest
     from pacs_ai.store.index import Index
 
-    record = Index.record
+    init, record = DurableIngest.__init__, Index.record
+
+    def without_segments(ingest: Any, files: Any, *rest: Any, **words: Any) -> None:
+        init(ingest, files, *rest, **words | {"ahead": None})  # where they are, Success may come before the commit
 
     def later(index: Any, arrivals: Any) -> list[Any]:
         def run() -> None:
@@ -59,7 +63,7 @@ def _acknowledge_first() -> None:
         threading.Thread(target=run, daemon=True).start()
         return []
 
-    Index.record = later
+    DurableIngest.__init__, Index.record = without_segments, later
 
 
 def _skip_fsync(is_skipped: Callable[[int], bool]) -> None:
@@ -330,6 +334,31 @@ def _recorded_twice() -> None:
     Index.is_recorded = lambda index, name, lap, number: False
 
 
+def _impatient() -> None:
+    from pacs_ai.store.coming import Coming
+
+    Coming.look = lambda coming: ""
+
+
+def _restless() -> None:
+    from pacs_ai.store.index import Index
+
+    opened = Index.__init__
+
+    def init(index: Any, database: Any, path_of: Any, owner: str) -> None:
+        opened(index, database, path_of, owner)
+        with database.write() as connection:
+            connection.execute(sa.text("UPDATE instance SET received_at = received_at + 1"))
+
+    Index.__init__ = init
+
+
+def _believed_early() -> None:
+    from pacs_ai.receive.arrears import Arrears
+
+    Arrears.are_settled = True
+
+
 _LOST = r"I1 acknowledged|done after \d+ s: \d+ instances"
 _LOST_OR_DAMAGED = rf"{_LOST}|I2 "
 
@@ -370,5 +399,8 @@ BUGS = {
     "aheadtorn": Bug(
         _torn_record_accepted, "recovery takes a torn record for a whole one", "torn", "I2 a file whose bytes"
     ),
+    "restless": Bug(_restless, "each start changes what was there", "calm", "I10 recovered once more"),
+    "impatient": Bug(_impatient, "a series does not wait for what a dead receive process had", "late", "I4 .* without"),
+    "toosoon": Bug(_believed_early, "a receive process is believed before it has recovered", "late", "I4 .* without"),
     "aheadtwice": Bug(_recorded_twice, "what has its rows is recorded again", "points", "I14 "),
 }

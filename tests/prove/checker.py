@@ -11,6 +11,7 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter, defaultdict
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 _TRANSFERRED = ("sent", "confirmed")
 _PAGE = 4096
 _FINAL = {"done", "superseded"}
+#: Tables that a start may change though there is nothing to recover.
+_OF_PROCESSES = {"process", "audit_notice", "audit_event", "audit_cursor", "ahead"}
+#: Longest recovery, and so much more for each instance: several times what it takes, because machines are busy.
+RECOVERY_SECONDS, RECOVERY_SECONDS_EACH = 10.0, 0.005
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,36 @@ def violations(folder: Path, journals: Journals, twin: Mapping[str, list[str]] |
     if twin is not None:
         found += _as_without_faults(store, twin)
     return found
+
+
+def picture(folder: Path) -> dict[str, str]:
+    """Return a digest of each table, of the names of all files, and of what is written ahead, for `recovered`.
+
+    What says only which processes there are, or were, is left out.
+    """
+    with closing(sqlite3.connect(folder / "pacs_ai.sqlite")) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = {}
+        for name in sorted(set(names) - _OF_PROCESSES):
+            where = " WHERE subject <> 'node'" if name == "journal" else ""
+            rows = sorted(map(repr, connection.execute(f"SELECT * FROM {name}{where}")))
+            found[f"table {name}"] = hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    for place in ("files", "scratch"):
+        paths = sorted(str(p.relative_to(folder)) for p in (folder / place).rglob("*") if p.is_file())
+        found[f"folder {place}"] = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+    return found
+
+
+def recovered(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """I10: to recover what was recovered changes nothing."""
+    names = sorted(before.keys() | after.keys())
+    return [f"I10 recovered once more, another {n}" for n in names if before.get(n) != after.get(n)]
+
+
+def in_time(seconds: float, instances: int) -> list[str]:
+    """I10: recovery ends in time, by the number of instances that were answered Success and had no rows."""
+    limit = RECOVERY_SECONDS + RECOVERY_SECONDS_EACH * instances
+    return [f"I10 {instances} instances had rows after {seconds:.1f} s only"] if seconds > limit else []
 
 
 def _acknowledged(store: Store, journals: Journals) -> Iterator[str]:

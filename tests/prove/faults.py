@@ -42,12 +42,14 @@ class Shim:
     ----------
     points
         ``{"kill": k, "after": bool}`` kills this process (SIGKILL) at the k-th call, ``{"first": name}`` before the
-        first call of that name; None only counts.
+        first call of that name; with ``"hang"`` the thread that calls it stands still for ever instead. None only
+        counts.
     """
 
     def __init__(self, points: dict[str, Any] | None) -> None:
         points = points or {}
         self._kill, self._after, self._first = points.get("kill", 0), points.get("after", False), points.get("first")
+        self._hang = points.get("hang", False)
         self._lock = threading.Lock()
         self._armed: dict[str, Any] = {}
         self._changes: dict[int, int] = {}  # connection -> rows that it had changed at its last commit
@@ -79,7 +81,7 @@ class Shim:
                 return call(*arguments, **options)
             number, failing = self._count(name)
             if (number == self._kill and not self._after) or name == self._first:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._strike()
             if failing is not None:
                 return _fail(name, call, arguments, failing)
             returned = call(*arguments, **options)
@@ -88,6 +90,11 @@ class Shim:
             return returned
 
         return counted
+
+    def _strike(self) -> None:
+        if self._hang:
+            threading.Event().wait()
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _changes_anything(self, name: str, arguments: tuple[Any, ...]) -> bool:
         """Whether the call is to be counted: an open that may make a file, a commit of what wrote."""

@@ -45,15 +45,15 @@ class Outcome:
 
 
 def cycle(made: bench.Bench, store: Path, peers: bench.Peers, choice: random.Random) -> None:
-    """Start the node, send to it from two sides, and kill it."""
-    victim = made.fork(store, peers)
+    """Start the node, send to it from two sides, one of them by TLS, and kill it."""
+    victim = made.fork(store, peers, tls=str(made.certificates.folder))
     senders: list[threading.Thread] = []
     try:
         if choice.randrange(EARLY) == 0:
             time.sleep(choice.expovariate(1 / MEAN_SECONDS[0]) / 2)
-        elif (port := bench.port_of(victim)) is not None:
-            for _ in range(2):
-                arguments = (port, choice.getrandbits(32), MOST_OPEN)
+        elif (ports := victim.hear()) is not None:
+            for port, tls in ((ports["port"], None), (ports["tls_port"], made.certificates.context)):
+                arguments = (port, choice.getrandbits(32), MOST_OPEN, tls)
                 senders.append(threading.Thread(target=peers.send_while_it_lives, args=arguments))
                 senders[-1].start()
             time.sleep(choice.expovariate(1 / choice.choice(MEAN_SECONDS)))
@@ -110,12 +110,12 @@ def _one_store(made, store, peers, choice, outcome, cycles, until, per_check) ->
             over = time.monotonic() > until
             if number % per_check == 0 or number == cycles or over:
                 made.settle(store, peers)
-                outcome.violations += checker.violations(store, peers.journals)
+                outcome.violations += made.violations(store, peers)
             if over or outcome.violations:
                 break
     except bench.Stuck as stuck:
         outcome.violations.append(f"I4 {stuck}")
-    outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects)
+    outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects, by_tls=peers.by_tls)
 
 
 def compare_with_twin(made: bench.Bench, store: Path, peers: bench.Peers) -> list[str]:

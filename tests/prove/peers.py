@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prove import checker, material, wire
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
 
 #: Between two looks at whether there is more to do.
@@ -44,6 +45,7 @@ class Peers:
         self._acks, self._tries = self.journals.acks.open("a"), self.journals.tries.open("a")
         self._kept = self.journals.kept.open("a")
         self.kept_objects = 0
+        self.by_tls = 0  # associations that went through
         self.keeper = wire.Keeper(self._keep, lambda uid: self.on_answered and self.on_answered(uid))
 
     def close(self) -> None:
@@ -106,13 +108,21 @@ class Peers:
                 self.refused[status] += 1
         return status
 
-    def send_series(self, port: int, series: str, *, repeat: bool = False, release: bool = True) -> bool:
+    def send_series(
+        self,
+        port: int,
+        series: str,
+        *,
+        repeat: bool = False,
+        release: bool = True,
+        tls: ssl.SSLContext | None = None,
+    ) -> bool:
         """Send what of a series was not acknowledged on one association; False where the node went away."""
         with self._lock:
             wanted = list(self.unacked.get(series, ()))
             again = [one for one in self.acked.values() if one.series == series] if repeat else []
         try:
-            association = wire.Sender(port)
+            association = wire.Sender(port, tls=tls)
             for instance in (*again, *wanted):
                 self.store(association, instance)
             if release:
@@ -125,7 +135,7 @@ class Peers:
             return False
         return True
 
-    def send_while_it_lives(self, port: int, seed: int, most_open: int) -> None:
+    def send_while_it_lives(self, port: int, seed: int, most_open: int, tls: ssl.SSLContext | None = None) -> None:
         """Send series after series, until the node goes away; never more than it works off."""
         choice = random.Random(seed)
         while True:
@@ -139,8 +149,11 @@ class Peers:
                     continue
                 mine = [self.begin_series()]
             series = choice.choice(mine)
-            if not self.send_series(port, series, repeat=choice.random() < 0.1, release=choice.random() < 0.9):
+            repeat, release = choice.random() < 0.1, choice.random() < 0.9
+            if not self.send_series(port, series, repeat=repeat, release=release, tls=tls):
                 return
+            with self._lock:
+                self.by_tls += tls is not None
 
     @staticmethod
     def _is_there(port: int) -> bool:

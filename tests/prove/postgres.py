@@ -70,20 +70,26 @@ class Server:
         command += ["-c", f"unix_socket_directories={self.folder}", "-c", "max_connections=60"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, user=self._user, cwd=self.folder, stdout=log, stderr=log)
+        self.wait()
+
+    def wait(self) -> None:
+        """Return when it answers."""
+        self._connect().close()
+
+    def _connect(self) -> psycopg.Connection:
+        """Connect as soon as it answers: after a death it recovers first."""
         limit = time.monotonic() + bench.PATIENCE_SECONDS
         while True:
             try:
-                psycopg.connect(self.dsn).close()
+                return psycopg.connect(self.dsn)
             except psycopg.OperationalError:
                 assert time.monotonic() < limit, (self.folder / "log").read_text()[-2000:]
                 time.sleep(0.02)
-            else:
-                return
 
     def backends(self) -> list[int]:
         """Return the process IDs of those that serve the node."""
         query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        with psycopg.connect(self.dsn) as connection:
+        with self._connect() as connection:
             return [pid for (pid,) in connection.execute(query)]
 
     def kill(self, choice: random.Random) -> str:
@@ -172,6 +178,7 @@ def _one_life(made, store, peers, server, choice, outcome, until) -> None:
             if not server.is_up():
                 server.start()
             if last:
+                server.wait()
                 return
     finally:
         victim.kill()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prove import bench, checker, kill
+from prove import bench, kill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +125,7 @@ def _one_store(made, mount, peers, choice, outcome, count, until, per_check) -> 
             over = time.monotonic() > until
             if number % per_check == 0 or number == count or over:
                 made.settle(mount.tree / "store", peers)
-                outcome.violations += checker.violations(mount.tree / "store", peers.journals)
+                outcome.violations += made.violations(mount.tree / "store", peers)
             if over or outcome.violations:
                 break
     except bench.Stuck as stuck:

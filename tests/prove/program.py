@@ -18,11 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prove import bugs, errors, kill, points, postgres, power, suite
+from prove import bugs, errors, kill, late, points, postgres, power, suite
 
 TESTS = Path(__file__).resolve().parents[1]
 
-#: What each harness gets, however late it is.
+#: What each harness gets that is begun, however late it is: the whole ends so much after its limit, and what the last
+#: ones need to settle.
 _LEAST_SECONDS = 30.0
 
 
@@ -56,11 +57,16 @@ def tasks(sizes: Sizes) -> list[Task]:
     """Return everything there is: the fixed amounts first, then the two that fill what time is left."""
     found = [Task("fuzz", sizes.seconds, lambda _folder, _seed, limit: fuzz(sizes.fuzz, limit))]
     found += [
-        Task(f"bug {name}", suite.FIND_SECONDS, lambda folder, seed, _, name=name: suite.find(folder, name, seed))
+        Task(
+            f"bug {name}",
+            suite.FIND_SECONDS,
+            lambda folder, seed, limit, name=name: suite.find(folder, name, seed, limit),
+        )
         for name in bugs.BUGS
     ]
     found += [
         Task("frozen", 60.0, lambda folder, seed, _: points.frozen(folder, seed)),
+        Task("late", 120.0, late.run),
         Task("errors", 150.0, errors.run),
         Task("errors-ahead", 150.0, errors.run_ahead),
         Task("full", 120.0, errors.full),
@@ -129,7 +135,10 @@ def fuzz(factor: int, seconds: float) -> kill.Outcome:
 
 def prove(task: Task, seed: int, until: float, console: Console) -> kill.Outcome:
     """Run one task, no longer than until then; an exception of the harness itself is a failure too."""
-    limit = max(_LEAST_SECONDS, min(task.seconds, until - time.monotonic()))
+    left = until - time.monotonic()
+    if left <= 0:
+        return kill.Outcome(task.name, 1, told=["not begun: the time was over"])
+    limit = max(_LEAST_SECONDS, min(task.seconds, left))
     console.print(f"{task.name}: begins, seed {seed}", highlight=False)
     with tempfile.TemporaryDirectory(prefix="prove-", ignore_cleanup_errors=True) as folder:
         try:

@@ -49,7 +49,7 @@ def recovered(node: Node, control: Control, shim: Shim) -> None:
     """Give files and rows to what an earlier process had written ahead, and stop in order."""
     control.say(port=node.receiver.port)
     wanted = control.hear()
-    _until(lambda: None, lambda: wanted is None or node.count("instance") >= wanted["instances"])
+    _until(node.say_whether_settled, lambda: wanted is None or node.count("instance") >= wanted["instances"])
     node.receiver.stop(1.0)
     node.close()
     control.say(calls=shim.calls)
@@ -107,4 +107,22 @@ def receiving(node: Node, control: Control, shim: Shim) -> None:
         control.say(**shim.obey(word))
 
 
-STORIES = {"whole": whole, "recovered": recovered, "frozen": frozen, "takeover": takeover, "receiving": receiving}
+def routing(node: Node, control: Control, shim: Shim) -> None:
+    """Be the router alone, beside a receive process that dies; step as often as the harness says."""
+    router = node.router()
+    control.say(port=0)
+    while (word := control.hear()) is not None:
+        for _ in range(word["looks"]):
+            router.step()
+            time.sleep(0.005)
+        control.say(looked=word["looks"])
+
+
+STORIES = {
+    "whole": whole,
+    "recovered": recovered,
+    "frozen": frozen,
+    "takeover": takeover,
+    "receiving": receiving,
+    "routing": routing,
+}

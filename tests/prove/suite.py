@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prove import bugs, errors, kill, points, power
+from prove import bugs, errors, kill, late, points, power
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,45 +17,53 @@ if TYPE_CHECKING:
 FIND_SECONDS = 180.0
 
 
-def _calm(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return kill.run(folder, 12, seed, FIND_SECONDS, bug=bug, twin=False, per_check=4)
+def _calm(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return kill.run(folder, 12, seed, seconds, bug=bug, twin=False, per_check=4)
 
 
-def _points(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return points.run(folder, seed, FIND_SECONDS, bug=bug)
+def _points(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return points.run(folder, seed, seconds, bug=bug)
 
 
-def _power_points(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return points.run(folder, seed, FIND_SECONDS, bug=bug, cut="random", only=("replace", "rename"))
+def _power_points(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return points.run(folder, seed, seconds, bug=bug, cut="random", only=("replace", "rename"), rounds=10)
 
 
-def _recovery(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return points.run(folder, seed, FIND_SECONDS, bug=bug, story=points.tell_recovery)
+def _recovery(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return points.run(folder, seed, seconds, bug=bug, story=points.tell_recovery)
 
 
-def _written(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return points.run(folder, seed, FIND_SECONDS, bug=bug, only=("pwritev",))
+def _written(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return points.run(folder, seed, seconds, bug=bug, only=("pwritev",))
 
 
-def _let_go(folder: Path, seed: int, bug: str) -> kill.Outcome:
+def _let_go(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
     only = ("commit", "pwritev", "fdatasync")
-    return points.run(folder, seed, FIND_SECONDS, bug=bug, story=points.tell_recovery, only=only)
+    return points.run(folder, seed, seconds, bug=bug, story=points.tell_recovery, only=only)
 
 
-def _torn(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return points.run(folder, seed, FIND_SECONDS, bug=bug, cut="tear", only=("pwritev", "fdatasync"), rounds=6)
+def _torn(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return points.run(folder, seed, seconds, bug=bug, cut="tear", only=("pwritev", "fdatasync"), rounds=6)
 
 
-def _power(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return power.run(folder, 60, seed, FIND_SECONDS, bug=bug, per_check=4)
+def _power(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return power.run(folder, 60, seed, seconds, bug=bug, per_check=4)
 
 
-def _errors(folder: Path, seed: int, bug: str) -> kill.Outcome:
-    return errors.run(folder, seed, FIND_SECONDS, bug=bug, at_random=0)
+def _late(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return late.run(folder, seed, seconds, bug=bug)
+
+
+def _frozen(folder: Path, seed: int, bug: str, _seconds: float) -> kill.Outcome:
+    return points.frozen(folder, seed, bug)
+
+
+def _errors(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return errors.run(folder, seed, seconds, bug=bug, at_random=0)
 
 
 #: What finds a seeded bug: the same harnesses that the node itself has to pass, smaller.
-FINDERS: dict[str, Callable[[Path, int, str], kill.Outcome]] = {
+FINDERS: dict[str, Callable[[Path, int, str, float], kill.Outcome]] = {
     "calm": _calm,
     "points": _points,
     "power": _power,
@@ -64,17 +72,21 @@ FINDERS: dict[str, Callable[[Path, int, str], kill.Outcome]] = {
     "let-go": _let_go,
     "torn": _torn,
     "written": _written,
-    "frozen": points.frozen,
+    "frozen": _frozen,
+    "late": _late,
     "errors": _errors,
 }
 
 
-def find(folder: Path, name: str, seed: int) -> kill.Outcome:
+def find(folder: Path, name: str, seed: int, seconds: float = FIND_SECONDS) -> kill.Outcome:
     """Have the harness that must find a seeded bug look for it; the outcome's violations say that it did not."""
     bug = bugs.BUGS[name]
     begin = time.monotonic()
-    found = FINDERS[bug.harness](folder, seed, name)
+    found = FINDERS[bug.harness](folder, seed, name, seconds)
     words = []
+    if not found.violations and found.done < found.wanted and seconds < FIND_SECONDS:
+        # the whole ran out of time, so nothing is proved, and nothing broken
+        return replace(found, name=f"bug {name}", figures={}, told=["not looked for long enough"])
     if not found.violations:
         words = [f"not found by {found.name} in {found.done} of {found.wanted}: {bug.words}"]
     elif not any(re.search(bug.shows, violation) for violation in found.violations):

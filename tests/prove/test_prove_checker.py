@@ -152,3 +152,46 @@ def test_a_result_that_names_an_image_that_was_not_read_is_found(copy):
     store, journals = copy
     _sql(store, "UPDATE instance SET series_id = 99 WHERE id = 1")
     assert "I7" in _numbers(checker.violations(store, journals))
+
+
+def test_a_node_that_starts_once_more_changes_nothing(whole, tmp_path):
+    """As a person who compares the two would see it, and as the harness does."""
+    made = bench.Bench(tmp_path)
+    store, peers = made.new_store(), made.new_peers(4)
+    peers.begin_series(3)
+    made.settle(store, peers)
+    assert made.violations(store, peers) == []
+    peers.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE instance SET received_at = received_at + 1",
+        "UPDATE series SET arrivals = arrivals + 1",
+        "UPDATE job SET fence = fence + 1",
+        "DELETE FROM delivery",
+        "UPDATE journal SET reason = reason || '.' WHERE subject = 'job'",
+    ],
+)
+def test_a_second_recovery_that_changes_anything_is_found(copy, statement):
+    store, _ = copy
+    before = checker.picture(store)
+    _sql(store, "INSERT INTO process VALUES ('o', 'receive', '', 'h', 1, 1, 1, 1, 0)")
+    assert checker.recovered(before, checker.picture(store)) == []
+    _sql(store, statement)
+    assert _numbers(checker.recovered(before, checker.picture(store))) == {"I10"}
+
+
+@pytest.mark.parametrize("place", ["files/00", "scratch/1"])
+def test_a_second_recovery_that_leaves_a_file_is_found(copy, place):
+    store, _ = copy
+    before = checker.picture(store)
+    (store / place).mkdir(parents=True, exist_ok=True)
+    (store / place / "left").write_bytes(b"x")
+    assert _numbers(checker.recovered(before, checker.picture(store))) == {"I10"}
+
+
+def test_a_recovery_that_takes_too_long_is_found():
+    assert checker.in_time(9.9, 0) == checker.in_time(59.9, 10_000) == []
+    assert [_numbers(checker.in_time(*late)) for late in ((10.1, 0), (60.1, 10_000))] == [{"I10"}] * 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prove import kill, points
+from prove import kill, late, points
 
 
 def test_killed_at_random_instants_it_keeps_what_it_acknowledged(tmp_path):
@@ -26,3 +26,9 @@ def test_killed_while_it_recovers_what_was_written_ahead_the_story_ends_as_witho
 def test_QUE_02_a_worker_frozen_past_its_lease_wakes_and_writes_nothing(tmp_path):
     outcome = points.frozen(tmp_path, 1)
     assert outcome.violations == []
+
+
+def test_QUE_05_a_series_is_not_complete_without_what_a_killed_receive_process_had_answered(tmp_path):
+    outcome = late.run(tmp_path, 1, 100.0, stories=1)
+    assert outcome.violations == []
+    assert outcome.done == 1

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import types
-from collections import deque
+from collections import Counter, deque
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -38,7 +38,8 @@ def _stand_in_for_torch() -> None:
 _stand_in_for_torch()
 
 from pacs_ai import loop  # noqa: E402
-from pacs_ai.config import Config  # noqa: E402
+from pacs_ai.config import Config, Tls  # noqa: E402
+from pacs_ai.credentials import Credentials  # noqa: E402
 from pacs_ai.deliver.courier import Courier  # noqa: E402
 from pacs_ai.infer import child, worker  # noqa: E402
 from pacs_ai.infer.order import Order, Ready  # noqa: E402
@@ -56,6 +57,7 @@ from pacs_ai.pipeline import (  # noqa: E402
     Segment,
 )
 from pacs_ai.receive import indexing, scp  # noqa: E402
+from pacs_ai.receive.arrears import Arrears  # noqa: E402
 from pacs_ai.receive.ingest import DurableIngest  # noqa: E402
 from pacs_ai.receive.scp import Listen, Receiver  # noqa: E402
 from pacs_ai.route.router import Router  # noqa: E402
@@ -64,13 +66,16 @@ from pacs_ai.store.ahead import Ahead  # noqa: E402
 from pacs_ai.store.database import Database  # noqa: E402
 from pacs_ai.store.files import Files  # noqa: E402
 from pacs_ai.store.index import Index  # noqa: E402
+from pacs_ai.store.life import Receives  # noqa: E402
 from pacs_ai.store.owners import this_process  # noqa: E402
+from pacs_ai.tls import server_context  # noqa: E402
 
 LEAST_SLICES = 3
 #: Of a segment that is written ahead to: few records fill it, so that it is used again and again.
 _SEGMENT_BYTES, _SEGMENTS = 64 << 10, 3
 _BODY = Label("Body", ANATOMICAL_STRUCTURE, Code("38266002", "SCT", "Entire body"))
 _ENCODING = threading.Lock()
+_LOOK_SECONDS = 60.0
 
 
 class Bright:
@@ -191,6 +196,16 @@ def _ahead(folder: Path, files: Files) -> Ahead:
     return Ahead(folder / "ahead", files.disk, segment_bytes=_SEGMENT_BYTES, most=_SEGMENTS)
 
 
+def _listen(tls: str) -> Listen:
+    if not tls:
+        return Listen(port=0)
+    files = {
+        f"{name}_file": Path(tls) / f"{stem}.pem" for name, stem in (("certificate", "node"), ("trusted", "authority"))
+    }
+    own = Tls(key_file=Path(tls) / "node.key", **files)
+    return Listen(port=0, tls=Credentials(own, server_context).context, tls_port=0)
+
+
 class Node:
     """All actors of a node over one folder.
 
@@ -204,16 +219,38 @@ class Node:
         Whether instances are written ahead before they have files and rows.
     database
         URL of another database than the folder's own.
+    receives
+        Whether it has a receiver; else it is a process of a node whose receive process is another.
+    tls
+        Folder with its certificate, where it listens on a TLS port too.
     """
 
-    def __init__(self, folder: Path, keeper_port: int, *, is_ahead: bool = True, database: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keeper_port: int,
+        *,
+        is_ahead: bool = True,
+        database: str = "",
+        receives: bool = True,
+        tls: str = "",
+    ) -> None:
         self.config = configuration(folder, keeper_port, database)
         self.stop = threading.Event()
         self.files = Files(folder / "files")
         self._databases: list[Database] = []
-        rows = self.database_for_looking = self.database()
-        index = Index(rows, self.files.path, this_process("receive"))
+        self._steps: Counter[str] = Counter()
+        self.database_for_looking = self.database()
+        if receives:
+            self._receive(folder, is_ahead, _listen(tls))
+
+    def _receive(self, folder: Path, is_ahead: bool, listen: Listen) -> None:
+        """Be entered, take over what was left, and listen: as `pacs_ai.receive.process` does."""
+        rows = self.database_for_looking
+        self._receives = Receives(rows, folder, self.files.disk)
+        index = Index(rows, self.files.path, self._receives.owner)
         ahead = _ahead(folder, self.files) if is_ahead else None
+        left = tuple(ahead.left) if ahead else ()
         self.ingest = DurableIngest(
             self.files,
             index.record,
@@ -221,7 +258,14 @@ class Node:
             is_recorded=index.is_recorded,
             note_ended=index.association_ended,
         )
-        self.receiver = Receiver(Listen(port=0), self.ingest)
+        self._arrears = Arrears(left, self.ingest)
+        self._receives.owes_nothing = lambda: self._arrears.are_none
+        self.say_whether_settled()
+        self.receiver = Receiver(listen, self.ingest)
+
+    def say_whether_settled(self) -> None:
+        """Say that it lives, and whether all that was answered Success has its rows."""
+        self._receives.say(settled=self._arrears.are_settled)
 
     def database(self) -> Database:
         """Open the database once more: each actor has its own."""
@@ -251,7 +295,7 @@ class Node:
     def run(self, until: threading.Event) -> None:
         """Have every actor step in a thread of its own until the event is set, then end in order."""
         courier = self.courier()
-        steps = [self.router().step, self.worker(1).step, self.worker(2).step, courier.step]
+        steps = [self.router().step, self.worker(1).step, self.worker(2).step, courier.step, self.say_whether_settled]
         threads = [threading.Thread(target=self._loop, args=(step,), daemon=True) for step in steps]
         for thread in threads:
             thread.start()
@@ -263,7 +307,22 @@ class Node:
         courier.join(10.0)
         self.close()
 
-    def _loop(self, step: Any) -> None:
+    def look_around(self) -> None:
+        """Return when each actor has looked twice for something to do, and found nothing the second time."""
+        limit = time.monotonic() + _LOOK_SECONDS
+        wanted = {step: count + 2 for step, count in self._steps.items()}
+        while any(self._steps[step] < count for step, count in wanted.items()):
+            if time.monotonic() > limit:
+                os._exit(73)
+            time.sleep(0.005)
+
+    def _loop(self, counted: Any) -> None:
+        def step() -> bool:
+            found = counted()
+            self._steps[counted.__qualname__] += 1
+            return found
+
+        self._steps[counted.__qualname__] += 0
         try:
             loop.run(step, lambda: self.stop.wait(0.015), self.stop)
         except BaseException:
@@ -273,6 +332,7 @@ class Node:
     def close(self) -> None:
         """Close what is open."""
         self.ingest.close()
+        self._receives.end()
         for database in self._databases:
             database.close()
 
@@ -327,17 +387,30 @@ def live(order: dict[str, Any]) -> None:
     _journal_claims(Path(order["claims"]))
     # in a story an association's end begins it, so that the k-th call is the same each time
     indexing._GATHER_SECONDS = 5.0 if order.get("story") else 0.05
+    if not order.get("story"):  # what was used is written over again and again, between instances that come
+        indexing._QUIET_SECONDS = 0.02
     database, is_ahead = order.get("database", ""), order.get("is_ahead", True)
-    node = Node(Path(order["folder"]), order["keeper"], is_ahead=is_ahead, database=database)
-    node.receiver.start()
+    receives = order.get("story") != "routing"
+    node = Node(
+        Path(order["folder"]),
+        order["keeper"],
+        is_ahead=is_ahead,
+        database=database,
+        receives=receives,
+        tls=order.get("tls", ""),
+    )
+    if receives:
+        node.receiver.start()
     if order.get("story"):
         stories.STORIES[order["story"]](node, control, shim)
         os._exit(0)
     stopped = threading.Event()
     thread = threading.Thread(target=node.run, args=(stopped,))
     thread.start()
-    control.say(port=node.receiver.port)
+    control.say(port=node.receiver.port, tls_port=node.receiver.tls_port if order.get("tls") else 0)
     while (word := control.hear()) is not None and word.get("do") != "stop":
+        if word["do"] == "look around":
+            node.look_around()
         control.say(**shim.obey(word))
     stopped.set()
     thread.join()

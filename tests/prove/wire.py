@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 from contextlib import suppress
@@ -93,14 +94,22 @@ class Sender:
         Of the receiver, on loopback.
     called, calling
         AE titles.
+    tls
+        How TLS is spoken; None for the port without.
     """
 
-    def __init__(self, port: int, called: str = "PACS_AI", calling: str = "SENDER") -> None:
+    def __init__(
+        self, port: int, called: str = "PACS_AI", calling: str = "SENDER", tls: ssl.SSLContext | None = None
+    ) -> None:
         try:
             self._connection = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                self._connection = tls.wrap_socket(self._connection, server_hostname="127.0.0.1")
+        except ssl.SSLCertVerificationError:
+            raise
         except OSError:
             raise Gone from None
-        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._messages = 0
         context = bytes((1, 0, 0, 0)) + item(0x30, CT.encode()) + item(0x40, EXPLICIT.encode())
         user = item(0x51, struct.pack(">L", PDU_BYTES)) + item(0x52, b"2.25.1")

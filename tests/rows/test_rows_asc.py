@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 from listening_bed import until
@@ -105,6 +106,27 @@ def test_ASC_05_a_peer_that_takes_next_to_nothing_is_rejected(bed, maximum):
     peer = bed.peer()
     peer.send(associate_rq(users=user_information(maximum)))
     assert rejection(peer.next_pdu()) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "users", "is_accepted"),
+    [
+        (((1, CTImageStorage, (*(f"1.{number}" for number in range(5000)), ExplicitVRLittleEndian)),), b"", True),
+        (CT_CONTEXTS, item(0x56, b"\0\x011") * 8000, True),
+        (CT_CONTEXTS, item(0x57, b"\0\x011\0\x011" + struct.pack(">H", 54000) + b"\0\x011" * 18000), True),
+        (CT_CONTEXTS, item(0x54, b"\0\x011\1\1") * 6000, False),
+    ],
+    ids=["syntaxes", "extended", "related", "roles"],
+)
+def test_ASC_04_what_64_kib_can_hold_does_not_keep_the_others_waiting(bed, contexts, users, is_accepted):
+    """All is judged in the thread that serves everybody; known syntaxes are found behind any number of others."""
+    request = associate_rq(contexts=contexts, users=user_information(further=users))
+    before = time.process_time()
+    peer = bed.peer()
+    peer.send(request)
+    answer = peer.next_pdu()
+    assert time.process_time() - before < 0.25
+    assert results(answer)[1] == 0 if is_accepted else answer[:1] == bytes((ABORT,))
 
 
 @pytest.mark.parametrize("maximum", [0, None, 1024, 0xFFFFFFFF], ids=["0", "none", "1024", "4 GB"])

@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 from raw_peer import CT_CONTEXTS, RawPeer, associate_rq, data_set, store
 
 from pacs_ai.dicom import folder
+from pacs_ai.dicom.structure import Walk
 
 NOT_UNDERSTOOD = 0xC000
 NO_UIDS = ["../../../../tmp/pwn", "/etc/cron.d/x", "a\0b", "1.2\n3", "1" * 200, "", "1..2", ".1", "1.2."]
@@ -96,6 +97,31 @@ def test_DAT_04_a_million_of_anything_is_refused_without_reading_it_into_objects
     assert answered(peer, data_set(more=BOMBS[kind])) == NOT_UNDERSTOOD
     assert time.process_time() - begun < 2.0
     assert bed.is_served()
+
+
+def test_DAT_04_data_sets_that_take_long_to_look_at_have_one_thread_among_them(bed, monkeypatch):
+    """Sixteen that compute would each hold up the one that serves all peers, again and again."""
+    inside, most, walk_on = [], [], Walk.feed
+
+    def feed(self, piece):
+        inside.append(piece)
+        most.append(len(inside))
+        try:
+            walk_on(self, piece)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(Walk, "feed", feed)
+    many = data_set(more=b"".join(short(0x0041 + (n >> 15) * 2, n & 0x7FFF, b"LO", b"") for n in range(0x10, 95_000)))
+    peers = [bed.peer().associate() for _ in range(8)]
+    whole = store(many, "1.2.3")
+    for peer in peers:
+        peer.send(whole[:-1])
+    for peer in peers:
+        peer.send(whole[-1:])
+    assert bed.is_served()
+    assert all(peer.status() == 0x0000 for peer in peers)
+    assert max(most) == 1
 
 
 ENDLESS = {

@@ -229,6 +229,19 @@ def test_NET_14_an_instance_of_one_byte_fragments_is_taken(bed):
     assert bed.files.read(bed.arrivals[0].sha256).endswith(encoded)
 
 
+def test_NET_14_who_sends_fragments_of_nothing_waits_for_his_turn(bed):
+    """Each of many peers sends at one go what takes the node longer than to serve somebody else altogether."""
+    nothing = pdu(4, struct.pack(">LBB", 2, 3, 1) * 21_000)
+    peers = [bed.peer().associate() for _ in range(12)]
+    for peer in peers:
+        peer.send(nothing * 2 + echo())
+    assert bed.is_served()
+    assert any(peer.is_quiet() for peer in peers)
+    for peer in peers:
+        peer.reset()
+    until(lambda: bed.receiver.associations == 0)
+
+
 def test_NET_15_what_is_sent_without_awaiting_answers_stays_in_the_peers_buffers(bed):
     release = threading.Event()
     bed.before_record = lambda: release.wait(PATIENCE)

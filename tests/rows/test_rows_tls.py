@@ -215,6 +215,35 @@ def test_NET_12_where_the_list_of_what_is_revoked_ran_out_nobody_is_believed(sec
     assert bed.is_served()
 
 
+def test_NET_12_an_authority_that_was_revoked_takes_its_peers_with_it(secured, authority, node, tmp_path):
+    """With lists of several authorities in one file, and the whole chain held against them."""
+    issuing, broken = authority.subordinate("issuing"), authority.subordinate("broken")
+    stolen, good, other = (
+        below.issue(name, "DNS:ct.example")
+        for below, name in ((issuing, "stolen"), (issuing, "good"), (broken, "other"))
+    )
+    for below, made in ((issuing, stolen), (issuing, good), (broken, other)):
+        made.certificate.write_bytes(made.certificate.read_bytes() + below.own.certificate.read_bytes())
+    lists = {
+        "root": authority.revoke(broken.own).read_bytes(),
+        "issuing": issuing.revoke(stolen).read_bytes(),
+        "broken": broken.revoke().read_bytes(),
+    }
+
+    def let_in(check: str, *names: str) -> list[bool]:
+        path = tmp_path / "lists.pem"
+        path.write_bytes(b"".join(lists[name] for name in names))
+        listed = node.model_copy(update={"revocation_list": path, "revocation_check": check})
+        bed = secured(tls=Credentials(listed, server_context).context)
+        shown = (stolen, good, other)
+        return [gets_an_answer(bed.receiver.tls_port, context_of(authority, one)) for one in shown]
+
+    assert let_in("chain", *lists) == [False, True, False]
+    assert let_in("peer", *lists) == [False, True, True]
+    assert let_in("chain", "root", "broken") == [False, False, False], "an authority without a list is not believed"
+    assert let_in("chain", "issuing", "broken") == [False, False, False], "nor where the root has none"
+
+
 def test_NET_12_a_renewed_certificate_is_shown_without_a_restart(secured, authority, node, caller, tmp_path):
     place = Tls(
         certificate_file=shutil.copy(node.certificate_file, tmp_path / "node.pem"),

@@ -16,6 +16,8 @@ import pytest
 from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.attributes import Header
 from pacs_ai.errors import OutOfResources
+from pacs_ai.store import ahead as rooms
+from pacs_ai.store import aside
 from pacs_ai.store.ahead import Ahead
 from pacs_ai.store.disk import Disk
 from pacs_ai.store.files import Files
@@ -292,7 +294,9 @@ def test_what_can_have_no_row_is_set_aside_for_a_person(tmp_path: Path):
     place = keep(ahead, content(1))
     path = ahead.set_aside(one, place)
     assert path.read_bytes() == content(1)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (path, path.with_suffix(".json"))} == {0o600}
+    assert ahead.was_set_aside() == [path]
+    assert aside.arrival_of(path) == one
     ahead.done([place])
     ahead.close()
     again = make(tmp_path)
@@ -314,3 +318,181 @@ def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     assert files.verify(one.sha256)
     assert list((files.folder / ".new").iterdir()) == []
     ahead.close()
+
+
+def wiped(ahead: Ahead) -> int:
+    """Have all be written over that may be now; return in how many pieces that was looked at."""
+    count = 0
+    while ahead.wipe():
+        count += 1
+    return count
+
+
+def bytes_left(folder: Path) -> set[int]:
+    return set().union(*(set(path.read_bytes()) for path in (folder / "ahead").iterdir()))
+
+
+def test_PRI_01_what_was_used_is_written_over_in_a_quiet_moment_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ahead = make(tmp_path)
+    ahead.prepare()
+    places = [keep(ahead, content(number, SIZE // 3), number) for number in range(1, 5)]
+    assert wiped(ahead) == 0, "a lap is not over yet"
+    ahead.done(places)
+    assert wiped(ahead) == 0, "instances may be coming"
+    ahead.rest()
+    assert bytes_left(tmp_path) > {0}
+    assert wiped(ahead) == 2
+    assert bytes_left(tmp_path) == {0}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", lambda *_: pytest.fail("written again"))
+        assert wiped(ahead) == 0
+    ahead.done([keep(ahead, content(5), 5)])
+    ahead.rest()
+    assert wiped(ahead) == 1
+    assert bytes_left(tmp_path) == {0}
+    ahead.close()
+
+
+def test_PRI_01_what_an_earlier_process_used_is_looked_at_once_and_written_over_where_it_is_not_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ahead = make(tmp_path)
+    ahead.prepare()
+    ahead.done([keep(ahead, content(1), 1)])
+    ahead.rest()
+    forget(ahead)
+    assert bytes_left(tmp_path) > {0}
+    written, real = [], os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: written.append(at) or real(fd, parts, at))
+    again = make(tmp_path)
+    assert wiped(again) == 2
+    assert len(written) == 1
+    assert bytes_left(tmp_path) == {0}
+    again.close()
+
+
+def test_a_lap_that_begins_while_the_last_is_written_over_is_recovered_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pacs_ai.store.segments._PIECE_BYTES", SIZE // 8)
+    for number in range(9):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ahead = make(folder)
+        ahead.prepare()
+        ahead.done([keep(ahead, content(each, SIZE // 4), each) for each in range(1, 7)])
+        ahead.rest()
+        for _ in range(number):
+            ahead.wipe()
+        kept = [keep(ahead, content(each, SIZE // 10), each) for each in (7, 8)]
+        assert not ahead.wipe()
+        assert kept[0].segment is kept[1].segment
+        forget(ahead)
+        assert left(folder) == ["1.2.7", "1.2.8"]
+
+
+@pytest.mark.parametrize("why", ["the only one", "short disk"])
+def test_nothing_is_written_over_where_there_is_no_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+):
+    ahead = make(tmp_path, segments=1 if why == "the only one" else 2)
+    ahead.prepare()
+    ahead.done([keep(ahead, content(1), 1)])
+    ahead.rest()
+    if why == "short disk":
+        monkeypatch.setattr(ahead, "_has_space", lambda: False)
+    assert wiped(ahead) == 0
+    keep(ahead, content(2), 2)
+    forget(ahead)
+
+
+def test_STO_04_what_cannot_be_written_over_is_told_once_and_tried_after_the_next_lap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def failing(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    ahead = make(tmp_path)
+    ahead.prepare()
+    ahead.done([keep(ahead, content(1), 1)])
+    ahead.rest()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", failing)
+        assert wiped(ahead) == wiped(ahead) == 0
+    assert caplog.text.count("cannot be written over") == 1
+    ahead.done([keep(ahead, content(2), 2)])
+    ahead.rest()
+    assert wiped(ahead) > 0
+    assert bytes_left(tmp_path) == {0}
+    ahead.close()
+
+
+def test_segments_that_nobody_holds_are_taken_over_at_the_second_look_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(rooms, "LOOK_SECONDS", 0.0)
+    mine, other = make(tmp_path), make(tmp_path)
+    other.prepare()
+    keep(mine, content(1), 1)
+    for number in (2, 3, 4, 5):
+        keep(other, content(number, SIZE // 3), number)
+    assert mine.adopt() == mine.adopt() == []
+    forget(other)
+    assert mine.adopt() == []
+    found = mine.adopt()
+    assert [one.header.sop_instance_uid for one, _ in found] == ["1.2.2", "1.2.3", "1.2.4", "1.2.5"]
+    assert "took over 2 segments" in caplog.text
+    assert mine.adopt() == mine.adopt() == []
+    mine.done([place for _, place in found])
+    mine.rest()
+    keep(mine, content(6), 6)
+    forget(mine)
+    assert left(tmp_path) == ["1.2.1", "1.2.6"]
+
+
+def test_of_those_that_are_too_many_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rooms, "LOOK_SECONDS", 0.0)
+    mine, other = make(tmp_path), make(tmp_path)
+    mine.prepare()
+    other.prepare()
+    other.close()
+    assert len(list((tmp_path / "ahead").iterdir())) == 4
+    assert mine.adopt() == mine.adopt() == []
+    assert len(list((tmp_path / "ahead").iterdir())) == 2
+    mine.close()
+
+
+def test_a_process_that_starts_anew_takes_its_own_before_the_second_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rooms, "LOOK_SECONDS", 0.0)
+    mine, other = make(tmp_path), make(tmp_path)
+    keep(other, content(1), 1)
+    forget(other)
+    assert mine.adopt() == []
+    anew = make(tmp_path)
+    assert len(anew.left) == 1
+    assert mine.adopt() == mine.adopt() == []
+    mine.close()
+    forget(anew)
+
+
+def test_what_cannot_be_opened_or_read_is_told_and_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    ahead = make(tmp_path)
+    keep(ahead, content(1), 1)
+    forget(ahead)
+    (tmp_path / "ahead" / "0link").symlink_to(tmp_path)
+    real = os.pread
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        again = make(tmp_path)
+    assert os.pread is real
+    assert again.left == []
+    assert "cannot be opened" in caplog.text
+    assert "cannot be read" in caplog.text
+    keep(again, content(2), 2)
+    again.close()

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import statistics
 import struct
 import time
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
 import pytest
+from fuzz.data_sets import grow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
@@ -18,7 +21,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
 from pacs_ai.dicom import attributes, structure
-from pacs_ai.dicom.attributes import INDEXED, Header, inflate, is_uid, numbers, read_header
+from pacs_ai.dicom.attributes import INDEXED, Header, Scan, inflate, is_uid, numbers, read_header
 from pacs_ai.errors import NotUnderstood
 
 if TYPE_CHECKING:
@@ -470,16 +473,97 @@ def test_deflated_is_inflated_first():
 def test_DAT_07_deflated_bomb_and_broken_streams_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attributes, "MAX_INFLATION", 100)
     with pytest.raises(NotUnderstood, match="grows beyond"):
-        read_header(deflate(bytes(20_000_000)), DEFLATED)
+        read_header(deflate(identity() + long(0x7FE0, 0x10, b"OW", 20_000_000, bytes(20_000_000))), DEFLATED)
     monkeypatch.setattr(attributes, "MAX_INFLATED_BYTES", 1000)
     with pytest.raises(NotUnderstood, match="grows beyond 1000 bytes"):
-        read_header(deflate(bytes(random.Random(1).randbytes(2000))), DEFLATED)
+        read_header(deflate(identity() + long(0x7FE0, 0x10, b"OW", 2000, random.Random(1).randbytes(2000))), DEFLATED)
     with pytest.raises(NotUnderstood, match="truncated"):
         read_header(deflate(identity())[:-10], DEFLATED)
     with pytest.raises(NotUnderstood, match="not deflated"):
         read_header(b"\xff" * 100, DEFLATED)
     with pytest.raises(NotUnderstood, match="truncated"):
         read_header(b"", DEFLATED)
+
+
+# -- while it comes
+
+
+def read_in_pieces(raw: bytes, transfer_syntax_uid: str, ends: list[int]) -> Header | str:
+    """Read a data set that comes in pieces, each of which is gone when the next comes; a refusal is its kind."""
+    scan = Scan(transfer_syntax_uid)
+    try:
+        for start, end in itertools.pairwise([0, *ends, len(raw)]):
+            piece = bytearray(raw[start:end])
+            scan.feed(piece)
+            piece[:] = b"\xff" * len(piece)
+        return scan.header()
+    except NotUnderstood:
+        return "refused"
+
+
+def read_at_once(raw: bytes, transfer_syntax_uid: str) -> Header | str:
+    try:
+        return read_header(raw, transfer_syntax_uid)
+    except NotUnderstood:
+        return "refused"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_DAT_17_what_comes_in_pieces_is_read_as_what_is_at_hand(seed: int):
+    """Sound data sets and nearly sound ones (`tests/fuzz`), in pieces of any size from one byte on."""
+    generator = random.Random(seed)
+    read = 0
+    for _ in range(700):
+        case = grow(generator)
+        at_once = read_at_once(case.data_set, case.transfer_syntax_uid)
+        longest = generator.choice([1, 2, 7, 12, 40, 300, 5000])
+        ends, end = [], 0
+        while (end := end + generator.randint(1, longest)) < len(case.data_set):
+            ends.append(end)
+        assert read_in_pieces(case.data_set, case.transfer_syntax_uid, ends) == at_once, case
+        read += at_once != "refused"
+    assert 100 < read < 600
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("size", [1, 5, 11, 64, 4096])
+def test_a_data_set_may_be_cut_into_pieces_anywhere(implicit: bool, size: int):
+    ds = an_instance()
+    ds.AdditionalPatientHistory = "x" * 2000
+    ds.SeriesDescription = "y" * 64
+    ds.ReferencedStudySequence = Sequence([Dataset(), Dataset()])
+    ds.ReferencedStudySequence.is_undefined_length = True
+    raw = encode(ds, implicit=implicit)
+    transfer_syntax_uid = IMPLICIT if implicit else EXPLICIT
+    assert read_in_pieces(raw, transfer_syntax_uid, list(range(size, len(raw), size))) == read_header(
+        raw, transfer_syntax_uid
+    )
+    if not implicit:
+        fragments = ITEM + struct.pack("<HHL", 0xFFFE, 0xE000, 300) + bytes(300) + END
+        raw = identity() + long(0x7FE0, 0x10, b"OB", 0xFFFFFFFF) + fragments + long(0xFFFC, 0xFFFC, b"OB", 2, b"\0\0")
+        assert read_in_pieces(raw, JPEG_LS, list(range(size, len(raw), size))) == read_header(raw, JPEG_LS)
+        packed = deflate(raw)
+        assert read_in_pieces(packed, DEFLATED, list(range(size, len(packed), size))) == read_header(raw, EXPLICIT)
+
+
+def test_what_is_malformed_is_refused_before_the_rest_comes():
+    scan = Scan(EXPLICIT)
+    scan.feed(identity())
+    with pytest.raises(NotUnderstood, match="out of order"):
+        scan.feed(short(0x0010, 0x0020, b"LO", b"P2") + bytes(20))
+
+
+def test_values_that_nobody_wants_are_not_kept_while_they_pass():
+    """A picture of 200 MB comes and goes; what is kept is less than one of its pieces."""
+    scan = Scan(EXPLICIT)
+    scan.feed(identity() + long(0x7FE0, 0x10, b"OW", 200 << 20))
+    piece = bytes(1 << 20)
+    tracemalloc.start()
+    for _ in range(200):
+        scan.feed(piece)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    tracemalloc.stop()
+    assert scan.header().sop_instance_uid == "1.2.3.1"
 
 
 # -- anything at all (RELIABILITY DAT-17, DAT-18)

@@ -178,6 +178,9 @@ def test_a_list_that_ran_out_is_a_worry_and_one_that_is_none_a_fault(authority, 
     (worry,) = worries(old)
     assert "ran out" in worry.words
     assert not worry.is_fault
+    assert worry.stops_tls
+    (finding,) = [one for one in examine(Config(tls=old)) if one.subject == "[tls]"]
+    assert finding.level is Level.FAULT
     for content, words in (("nothing", "in PEM form"), (authority.trusted.read_text(), "only certificates")):
         path = tmp_path / "list.pem"
         path.write_text(content)

@@ -3,17 +3,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import stat
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from pacs_ai.errors import OutOfResources, UserError
-from pacs_ai.store.files import Files
+from pacs_ai.store.files import Files, Source
 
 
 @pytest.fixture
@@ -112,11 +114,45 @@ def test_rename_without_space_leaves_nothing(files: Files, monkeypatch: pytest.M
     assert everything(files) == []
 
 
+@contextmanager
+def few_descriptors(spare: int):
+    """Leave this process so many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[0]), before[1]))
+    taken = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(spare):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_STO_04_a_shortage_amid_a_batch_leaves_nothing(files: Files, tmp_path: Path):
+    """Descriptors run out between looking for one file and the next, as where peers hold all of them."""
+    contents = [bytes([number]) * 5000 for number in range(40)]
+    (tmp_path / "ahead").write_bytes(b"".join(contents))
+    with (tmp_path / "ahead").open("rb") as ahead:
+        sources = [
+            Source(hashlib.sha256(content).hexdigest(), 5000, ahead.fileno(), 5000 * number)
+            for number, content in enumerate(contents)
+        ]
+        with few_descriptors(20), pytest.raises(OutOfResources, match="too many open files"):
+            files.copy(sources)
+        assert everything(files) == []
+        assert all(files.verify(stored.sha256) for stored in files.copy(sources))
+
+
 FULL_DISK = """
 import sys
 from pathlib import Path
 from pacs_ai.errors import OutOfResources
-from pacs_ai.store.files import Files
+from pacs_ai.store.files import Files, Source
 files = Files(Path(sys.argv[1]))
 stored = []
 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import highdicom
@@ -430,13 +431,14 @@ def test_derived_images_of_other_values_or_another_kind_are_refused(encoding):
     refuse((results[1], results[0], *results[2:]), "derive")
 
 
+@cache
+def table_of_the_standard(name):
+    return json.loads((Path(highdicom.__file__).parent / "_standard" / f"{name}.json").read_text())
+
+
 def of_the_standard(sop_class_uid):
     """Root attributes of type 1 and of type 2 in the mandatory modules, as highdicom has them from the Standard."""
-    folder = Path(highdicom.__file__).parent / "_standard"
-    classes, iods, modules = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
-    )
+    classes, iods, modules = map(table_of_the_standard, ("sop_class_iod_map", "iod_module_map", "module_attribute_map"))
     found = {"1": set(), "2": set()}
     for module in iods[classes[sop_class_uid]]:
         for attribute in modules[module["key"]] if module["usage"] == "M" else ():

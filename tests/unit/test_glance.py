@@ -105,6 +105,12 @@ def test_a_full_or_missing_disk_needs_a_person(disk, said):
     assert said in words
 
 
+def test_what_was_set_aside_needs_a_person():
+    assert troubles(aside=("1 received instance could not be indexed", "restart")) == [
+        ("data folder", "1 received instance could not be indexed")
+    ]
+
+
 def test_a_short_interruption_needs_nobody():
     def peer(failures):
         return glance.Destination("pacs", failures, NOW, "cannot be reached")

@@ -121,15 +121,13 @@ def test_no_condition_matches_anything():
     assert matches(When(), series())
 
 
-def test_every_key_is_documented_and_checked():
-    assert all(field.description for field in When.model_fields.values())
-    for key, field in When.model_fields.items():
+def test_every_key_is_checked():
+    for key in When.model_fields:
         value = {"attributes": {"KVP": "1"}, "orientation": "axial", "sop_class": "1.2", "contrast": True}.get(
             key, 5 if "min" in key or "max" in key else "X"
         )
         (check,) = explain(When.model_validate({key: value}), series())
         assert check.name == (key if key != "attributes" else "KVP")
-        assert field.description
 
 
 def test_laterality_of_the_image_counts_before_that_of_the_series():

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pacs_ai.errors import PipelineFault
-from pacs_ai.models.readings.beats import Beats, measure, toolkit
 from pacs_ai.pipeline import Classification, Code, Findings, Measurement, Waveform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pacs_ai.models.package import Package
+    from pacs_ai.models.readings.beats import Beats
     from pacs_ai.pipeline import Card
 
 #: PS3.16 CID 3227, 3228 and 3229 (ISO/IEEE 11073), the heart rate and the rhythm as in LOINC.
@@ -66,15 +66,19 @@ class Ecg:
         PipelineFault
             It is not installed.
         """
+        from pacs_ai.models.readings import beats  # SciPy's filters: a second, which the card alone does not need
+
         del device
-        toolkit()
+        beats.toolkit()
 
     def run(self, inputs: Mapping[str, Any]) -> Findings:
         """Measure ``image``, an ECG; `Refused` where its leads are flat, noisy or too short."""
+        from pacs_ai.models.readings import beats
+
         given = inputs["image"]
         if not isinstance(given, Waveform):
             raise PipelineFault("the reading of ECGs was given no waveform")
-        found = measure(given)
+        found = beats.measure(given)
         return Findings(measurements=tuple(_measured(found)), classifications=tuple(_answered(found, self._threshold)))
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import contourpy
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from pacs_ai.errors import Reason, Refused
 from pacs_ai.models.readings.ellipse import Ellipse, fit_ellipse, overlap
@@ -156,6 +155,8 @@ def outline_of(chances: Chances) -> tuple[Points, npt.NDArray[np.bool_]] | None:
 
     Points within a pixel of the canvas's edge are no outline of the head and are left out.
     """
+    from scipy import ndimage  # a third of a second, which the card alone does not need
+
     labels, count = ndimage.label(chances > _HALF)
     if not count:
         return None

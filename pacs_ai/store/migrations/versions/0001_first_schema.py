@@ -115,6 +115,8 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("started_at", sa.Float(53), nullable=False),
         sa.Column("seen_at", sa.Float(53), nullable=False),
+        sa.Column("settled", sa.Boolean(), nullable=False),
+        sa.Column("given_up", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("owner", name=op.f("pk_process")),
     )
     op.create_table(
@@ -164,7 +166,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.UniqueConstraint("job_key", name=op.f("uq_job_job_key")),
     )
     op.create_index(op.f("ix_job_pipeline"), "job", ["pipeline"], unique=False)
-    op.create_index("ix_job_state_rank", "job", ["state", "rank"], unique=False)
+    op.create_index("ix_job_state_rank", "job", ["state", "rank", "id"], unique=False)
     op.create_index(op.f("ix_job_study_id"), "job", ["study_id"], unique=False)
     op.create_table(
         "series",

@@ -1,0 +1,29 @@
+"""What libraries warn of in a running node, where the texts are of its peers' making."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+WARNED = """
+import pydicom.valuerep
+from pacs_ai import log
+from pacs_ai.dicom.contexts import acceptor_contexts
+from pacs_ai.receive.negotiation import Negotiator
+from raw_peer import CT_CONTEXTS, associate_rq
+
+log.configure("receive")
+negotiator = Negotiator(acceptor_contexts(("1.2.840.10008.1.2.1",), ()), 131072)
+for number in range(50):
+    negotiator.agree(associate_rq(contexts=[*CT_CONTEXTS, (5, f"1.0{number}", ("1.2.840.10008.1.2.1",))]))
+remembered = getattr(pydicom.valuerep, "__warningregistry__", {})
+assert not [key for key in remembered if key != "version"], remembered
+print("none is remembered")
+"""
+
+
+def test_ASC_04_no_text_of_a_peer_is_remembered_or_shown_as_a_warning():
+    told = subprocess.run([sys.executable, "-c", WARNED], capture_output=True, text=True, check=False, cwd=TESTS)
+    assert (told.stdout, told.stderr) == ("none is remembered\n", "")
