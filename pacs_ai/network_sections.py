@@ -64,6 +64,8 @@ class Receive(Section):
     """Associations at one time, of each receiving process; a further one is rejected (local limit exceeded)."""
     max_associations_per_peer: Annotated[int, Field(ge=1)] = 32
     """Associations of one calling AE title at one time, of each receiving process."""
+    max_associations_per_address: Annotated[int, Field(ge=1)] = 250
+    """Associations from one address at one time, whatever their AE titles, of each receiving process."""
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1_048_576)] = 131_072
     """Longest P-DATA-TF that peers may send, in bytes."""
     ahead_mb: Annotated[int, Field(ge=0, le=65536)] = 256
@@ -157,7 +159,7 @@ class Peer(Section):
     quiet_seconds: Seconds | None = None
     """Its own `quiet_seconds`: longer for a modality that sends one image per association."""
     connect_seconds: Seconds = 10.0
-    """Time limit for the TCP connection."""
+    """Time limit for finding its address, for the TCP connection, and for the TLS handshake, each."""
     answer_seconds: Seconds = 60.0
     """Time limit for the answer to an association request or a C-STORE."""
     commitment: bool = False

@@ -358,6 +358,7 @@ bind = "127.0.0.1"
 port = {port}
 max_associations = 3000
 max_associations_per_peer = 3000
+max_associations_per_address = 3000
 max_connections_per_address = 400
 network_seconds = 300
 answer_seconds = 300

@@ -65,6 +65,7 @@ def _parts() -> dict[str, str]:
         "max_pdu": str(receive.max_pdu_bytes),
         "associations": str(receive.max_associations),
         "associations_per_peer": str(receive.max_associations_per_peer),
+        "associations_per_address": str(receive.max_associations_per_address),
         "storage_classes": str(len(contexts.STORAGE_SOP_CLASSES)),
         "services": _services(),
         "transfer_syntaxes": _transfer_syntaxes(),

@@ -58,9 +58,9 @@ class Bed:
         self.before_record()
         self.arrivals += arrivals
 
-    def peer(self, *, receive_buffer: int | None = None) -> RawPeer:
+    def peer(self, *, receive_buffer: int | None = None, address: str = "127.0.0.1") -> RawPeer:
         """Connect."""
-        self.peers.append(RawPeer(self.receiver.port, receive_buffer=receive_buffer))
+        self.peers.append(RawPeer(self.receiver.port, receive_buffer=receive_buffer, address=address))
         return self.peers[-1]
 
     def is_served(self) -> bool:

@@ -127,10 +127,13 @@ class RawPeer:
         Of the node, on the loopback interface.
     receive_buffer
         Bytes of the kernel's buffer; None lets the kernel choose.
+    address
+        It calls from.
     """
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, *, receive_buffer: int | None = None, address: str = "127.0.0.1") -> None:
         self.socket = socket.socket()
+        self.socket.bind((address, 0))
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(PATIENCE)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from pacs_ai import tls
@@ -13,6 +15,8 @@ from pacs_ai.credentials import calling
 from pacs_ai.errors import Unavailable, UserError
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from pacs_ai.network_sections import Tls
 
 
@@ -27,7 +31,7 @@ class Remote:
     calling_ae_title
         Who calls.
     connect_seconds
-        Limit for the TCP connection, and once more for the TLS handshake.
+        Limit for finding the host's address, for the TCP connection, and for the TLS handshake, each.
     acse_seconds
         Limit for the answer to an association request.
     dimse_seconds
@@ -86,11 +90,8 @@ def connect(remote: Remote) -> socket.socket:
 
 
 def _connected(remote: Remote) -> socket.socket:
+    addresses = _addresses(remote)
     deadline = Deadline.after(remote.connect_seconds)
-    try:
-        addresses = socket.getaddrinfo(remote.host, remote.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise Unavailable(f"the host name of {remote} cannot be resolved; is it right?") from error
     fault = ""
     for family, kind, protocol, _, address in addresses:
         sock = socket.socket(family, kind, protocol)
@@ -107,6 +108,27 @@ def _connected(remote: Remote) -> socket.socket:
             return sock
         sock.close()
     raise Unavailable(f"{remote} cannot be reached ({fault})")
+
+
+def _addresses(remote: Remote) -> list[Any]:
+    """Return what `socket.getaddrinfo` finds; it takes no deadline, so a thread asks that nobody waits for longer."""
+    found: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found.put(list(socket.getaddrinfo(remote.host, remote.port, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError) as error:
+            found.put(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    try:
+        answer = found.get(timeout=remote.connect_seconds)
+    except Empty:
+        words = f"the host name of {remote} was not resolved within {remote.connect_seconds:g} s"
+        raise Unavailable(f"{words}; does the name server answer?") from None
+    if isinstance(answer, Exception):
+        raise Unavailable(f"the host name of {remote} cannot be resolved; is it right?") from answer
+    return answer
 
 
 def _secured(plain: socket.socket, remote: Remote) -> socket.socket:

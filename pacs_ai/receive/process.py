@@ -135,6 +135,7 @@ def listen(
         ),
         maximum_associations=receive.max_associations,
         maximum_associations_per_peer=receive.max_associations_per_peer,
+        maximum_associations_per_address=receive.max_associations_per_address,
         reuse_port=receive.processes > 1,
         has_free_space=FreeSpace(config, files),
         plain=receive.plain,

@@ -7,7 +7,6 @@ import errno
 import ipaddress
 import logging
 import uuid
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from pacs_ai.receive.connection import Connection
     from pacs_ai.receive.ingest import Ingest
@@ -70,8 +69,8 @@ class Listen:
         What one association may cost.
     waiting
         What connections without an association may cost.
-    maximum_associations, maximum_associations_per_peer
-        At one time, in this process; the latter of one calling AE title.
+    maximum_associations, maximum_associations_per_peer, maximum_associations_per_address
+        At one time, in this process; in all, of one calling AE title, and from one address.
     reuse_port
         Share the port with other receive processes.
     has_free_space
@@ -101,6 +100,7 @@ class Listen:
     waiting: guard.Limits = field(default_factory=guard.Limits)
     maximum_associations: int = 500
     maximum_associations_per_peer: int = 32
+    maximum_associations_per_address: int = 250
     reuse_port: bool = False
     has_free_space: Callable[[], bool] = always
     tls: Callable[[], ssl.SSLContext] | None = None
@@ -113,21 +113,27 @@ class Listen:
 
 
 def judge(
-    listen: Listen, request: guard.AssociationRequest, address: str, running: Counter[str]
+    listen: Listen, request: guard.AssociationRequest, address: str, running: Collection[AssociationInfo]
 ) -> guard.Rejection | None:
     """Return why an association is rejected (PS3.8 9.3.4), None where it may go on.
 
     Parameters
     ----------
     running
-        Associations at this time by calling AE title.
+        The associations of this time.
     """
     calling = request.calling_ae_title
     if request.called_ae_title not in listen.ae_titles:
         return guard.CALLED_AE_TITLE_NOT_RECOGNISED
     if calling is None or not _may_call(listen, calling, address):
         return guard.CALLING_AE_TITLE_NOT_RECOGNISED
-    if running.total() >= listen.maximum_associations or running[calling] >= listen.maximum_associations_per_peer:
+    of_peer = sum(one.calling_ae_title == calling for one in running)
+    from_address = sum(one.address == address for one in running)
+    if (
+        len(running) >= listen.maximum_associations
+        or of_peer >= listen.maximum_associations_per_peer
+        or from_address >= listen.maximum_associations_per_address
+    ):
         return guard.LOCAL_LIMIT_EXCEEDED
     return None
 
@@ -240,7 +246,7 @@ class Receiver:
     def _decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | guard.Rejection:
         """Judge a peer and its request; called in the loop's thread, one at a time."""
         asked = guard.examine(request)
-        running = Counter(exchange.info.calling_ae_title for exchange in self._open)
+        running = [exchange.info for exchange in self._open]
         decided = (
             judge(self._listen, asked, connection.address, running)
             or self._judge_certificate(asked, connection)

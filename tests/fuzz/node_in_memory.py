@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -184,7 +184,7 @@ class NodeInMemory:
 
     def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | guard.Rejection:
         asked = guard.examine(request)
-        decided = judge(self._listen, asked, connection.address, Counter()) or self._negotiator.agree(request)
+        decided = judge(self._listen, asked, connection.address, ()) or self._negotiator.agree(request)
         if isinstance(decided, guard.Rejection):
             return decided
         info = AssociationInfo("0", asked.calling_ae_title, asked.called_ae_title, "192.0.2.1", datetime.now(UTC))

@@ -520,6 +520,16 @@ def test_DEL_02_a_connect_black_hole_ends_by_the_deadline(make_instances):
     assert LIMIT * 0.9 < seconds < LIMIT + MARGIN
 
 
+def test_DEL_02_a_name_server_that_does_not_answer_ends_by_the_deadline(make_instances, monkeypatch):
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: answered.wait(60) and [])
+    outcomes, seconds = timed(scu.send(replace(hasty(104), host="pacs.example"), make_instances(2)))
+    answered.set()
+    assert categories(outcomes) == [Category.TRANSIENT] * 2
+    assert "was not resolved within 0.6 s; does the name server answer?" in outcomes[0].words
+    assert LIMIT * 0.9 < seconds < LIMIT + MARGIN
+
+
 def stay(peer: Hostile, conn: socket.socket) -> None:
     peer.over.wait()
 

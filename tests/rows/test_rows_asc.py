@@ -210,7 +210,9 @@ def test_ASC_08_what_this_node_cannot_decode_is_not_accepted(bed):
 
 def test_ASC_09_one_association_more_than_the_limit_is_rejected(make_bed):
     limit = Listen().maximum_associations
-    bed = make_bed(waiting=Limits(connections=2000, connections_per_address=2000))
+    bed = make_bed(
+        waiting=Limits(connections=2000, connections_per_address=2000), maximum_associations_per_address=limit
+    )
     for number in range(limit):
         bed.peer().associate(associate_rq(calling=f"SENDER{number // 20}".encode()))
     assert bed.receiver.associations == limit
@@ -231,6 +233,21 @@ def test_ASC_10_one_that_holds_its_quota_leaves_the_others_theirs(bed):
     assert rejection(late.next_pdu()) == (2, 3, 2)
     for number in range(quota):
         bed.peer().associate(associate_rq(calling=f"OTHER{number}".encode()))
+    assert bed.is_served()
+
+
+def test_ASC_10_one_that_invents_titles_leaves_the_other_addresses_theirs(make_bed):
+    bed = make_bed(waiting=Limits(connections=2000, connections_per_address=2000))
+    quota = Listen().maximum_associations_per_address
+    assert quota < Listen().maximum_associations
+    for number in range(quota):
+        bed.peer().associate(associate_rq(calling=f"INVENTED{number}".encode()))
+    late = bed.peer()
+    late.send(associate_rq(calling=b"ANOTHER"))
+    assert rejection(late.next_pdu()) == (2, 3, 2)
+    bed.peer(address="127.0.0.2").associate(associate_rq(calling=b"ANOTHER"))
+    bed.peers[0].release()
+    until(lambda: bed.receiver.associations == quota)
     assert bed.is_served()
 
 

@@ -29,7 +29,12 @@ from pacs_ai.receive.acceptor import Bounds
 from pacs_ai.receive.guard import Limits
 
 PATIENT_LIMITS = Limits(connections=3000, connections_per_address=3000)
-MANY = {"maximum_associations": 3000, "maximum_associations_per_peer": 3000, "waiting": PATIENT_LIMITS}
+MANY = {
+    "maximum_associations": 3000,
+    "maximum_associations_per_peer": 3000,
+    "maximum_associations_per_address": 3000,
+    "waiting": PATIENT_LIMITS,
+}
 
 
 @pytest.fixture
