@@ -17,22 +17,21 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from pacs_ai.dicom import part10
 from pacs_ai.dicom.attributes import DEFLATED, inflate
-from pacs_ai.dicom.structure import (
+from pacs_ai.dicom.elements import (
     ITEM,
     ITEM_DELIMITATION,
+    PIXEL_DATA,
     SEQUENCE_DELIMITATION,
     SEQUENCE_TAGS,
     SHORT_VR,
     UNDEFINED_LENGTH,
-    Wanted,
-    locate,
 )
+from pacs_ai.dicom.structure import Wanted, locate
 from pacs_ai.errors import NotUnderstood
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PIXEL_DATA = 0x7FE00010
 #: Data Set Trailing Padding, Extended Offset Table and its Lengths: they say nothing about the instance.
 _LEFT_OUT = frozenset({0xFFFCFFFC, 0x7FE00001, 0x7FE00002})
 _PHOTOMETRIC_INTERPRETATION = 0x00280004
@@ -101,9 +100,9 @@ _DataSet = dict[int, _Element]
 def _compare_data_sets(a: _DataSet, b: _DataSet) -> Sameness:
     if a.keys() - _ENCODING_OF_COLOUR != b.keys() - _ENCODING_OF_COLOUR:
         return Sameness.DIFFERENT
-    pixels = _compare_elements(_PIXEL_DATA, a[_PIXEL_DATA], b[_PIXEL_DATA]) if _PIXEL_DATA in a else Sameness.SAME
+    pixels = _compare_elements(PIXEL_DATA, a[PIXEL_DATA], b[PIXEL_DATA]) if PIXEL_DATA in a else Sameness.SAME
     recoded = pixels is Sameness.PIXELS_UNDECIDED and _is_colour(a) and _is_colour(b)
-    for tag in (a.keys() | b.keys()) - (_ENCODING_OF_COLOUR if recoded else set()) - {_PIXEL_DATA}:
+    for tag in (a.keys() | b.keys()) - (_ENCODING_OF_COLOUR if recoded else set()) - {PIXEL_DATA}:
         if tag not in a or tag not in b or _compare_elements(tag, a[tag], b[tag]) is not Sameness.SAME:
             return Sameness.DIFFERENT
     return pixels

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pacs_ai.dicom.structure import SHORT_VR
+from pacs_ai.dicom.elements import SHORT_VR
 from pacs_ai.errors import NotUnderstood
 
 if TYPE_CHECKING:

@@ -13,13 +13,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydicom._dicom_dict import DicomDictionary
-from pydicom.datadict import repeater_has_tag
-
+from pacs_ai.dicom.elements import (
+    BIG,
+    HEADER_BYTES,
+    ITEM,
+    ITEM_DELIMITATION,
+    LITTLE,
+    LONG_VR,
+    PIXEL_DATA,
+    SEQUENCE_DELIMITATION,
+    SEQUENCE_TAGS,
+    SHORT_VR,
+    UNDEFINED_LENGTH,
+    may_hold_items,
+    name_of,
+)
 from pacs_ai.errors import NotUnderstood
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pacs_ai.dicom.elements import Layout
 
 #: Bounds that no object known to us comes near: sequences within sequences, elements or items side by side, and all
 #: together (a SEG of 100 organs in 30,000 frames has a million).
@@ -27,19 +41,9 @@ MAX_NESTING = 16
 MAX_SIBLINGS = 100_000
 MAX_ELEMENTS = 2_000_000
 
-UNDEFINED_LENGTH = 0xFFFFFFFF
-ITEM = 0xFFFEE000
-ITEM_DELIMITATION = 0xFFFEE00D
-SEQUENCE_DELIMITATION = 0xFFFEE0DD
-PIXEL_DATA = 0x7FE00010
 #: The last tag below the groups that a data set may hold: 0000 (commands) and 0002 (file meta) lie beneath it.
 _FLOOR = 0x0003FFFF
 
-#: Value representations with a length of 16 bits (PS3.5 Table 7.1-2).
-SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-#: Those of today with a length of 32 bits.
-LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-SEQUENCE_TAGS = frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
 _NOTHING: Mapping[int, str] = MappingProxyType({})
 
 
@@ -77,22 +81,10 @@ class _Frame:
     undefined: bool
     implicit: bool
     wanted: Mapping[int, str]
-    layout: _Layout
+    layout: Layout
     count: int = 0
 
 
-class _Layout(NamedTuple):
-    """How element headers are packed in one byte order."""
-
-    explicit: struct.Struct
-    implicit: struct.Struct
-    length: struct.Struct
-
-
-_LITTLE = _Layout(struct.Struct("<HH2sH"), struct.Struct("<HHL"), struct.Struct("<L"))
-_BIG = _Layout(struct.Struct(">HH2sH"), struct.Struct(">HHL"), struct.Struct(">L"))
-#: No header of an element is longer: tag, VR, two bytes that mean nothing, length (PS3.5 7.1.2).
-_HEADER_BYTES = 12
 _ENDLESS = sys.maxsize
 
 
@@ -114,10 +106,6 @@ def locate(data: bytes | memoryview, wanted: Wanted, *, implicit: bool, big_endi
     walk = Walk(wanted, implicit=implicit, big_endian=big_endian, length=len(data))
     walk.feed(data)
     return walk.end()
-
-
-def _name(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 class Walk:
@@ -142,7 +130,7 @@ class Walk:
     """
 
     def __init__(self, wanted: Wanted, *, implicit: bool, big_endian: bool = False, length: int = _ENDLESS) -> None:
-        layout = _BIG if big_endian else _LITTLE
+        layout = BIG if big_endian else LITTLE
         self._wanted = wanted
         self._data: bytes | memoryview = b""  # from byte `_base` on
         self._base = 0
@@ -210,7 +198,7 @@ class Walk:
         at, count = self._at - self._base, frame.count
         ordered = len(self._frames) == 1
         found, previous = (self._top, self._previous) if ordered else (self._nested, _FLOOR)
-        stop = min(end, have - _HEADER_BYTES + 1)
+        stop = min(end, have - HEADER_BYTES + 1)
         while at < stop:
             group, element, vr, length = header(data, at)
             tag = group << 16 | element
@@ -226,7 +214,7 @@ class Walk:
                     self._enter(frame, tag, vr, length)
                     return True
             elif tag >= ITEM:
-                raise NotUnderstood(f"{_name(tag)} stands at byte {at + self._base} as if it were an element")
+                raise NotUnderstood(f"{name_of(tag)} stands at byte {at + self._base} as if it were an element")
             if tag in wanted and (keyword := wanted[tag]) not in found:
                 kept = start + min(length, most)
                 if kept > have:
@@ -247,7 +235,7 @@ class Walk:
         header, at, count = frame.layout.implicit.unpack_from, self._at - self._base, frame.count
         ordered = len(self._frames) == 1
         found, previous = (self._top, self._previous) if ordered else (self._nested, _FLOOR)
-        stop = min(end, have - _HEADER_BYTES + 1)
+        stop = min(end, have - HEADER_BYTES + 1)
         while at < stop:
             group, element, length = header(data, at)
             tag = group << 16 | element
@@ -258,8 +246,8 @@ class Walk:
                 self._leave_item(frame, tag, at, count)
                 return True
             if length == UNDEFINED_LENGTH or tag in sequences:
-                if not _may_hold_items(tag):
-                    raise NotUnderstood(f"element {_name(tag)} has no length, and is no sequence")
+                if not may_hold_items(tag):
+                    raise NotUnderstood(f"element {name_of(tag)} has no length, and is no sequence")
                 self._pause(frame, start, count + 1, tag)
                 self._enter(frame, tag, b"SQ", length)
                 return True
@@ -312,13 +300,13 @@ class Walk:
             self._leave_item(frame, tag, at, count)
             return True
         if not (vr.isalpha() and vr.isupper()) or tag >= ITEM:
-            raise NotUnderstood(f"element {_name(tag)} at byte {at + self._base} has no value representation")
+            raise NotUnderstood(f"element {name_of(tag)} at byte {at + self._base} has no value representation")
         return False
 
     def _leave_item(self, frame: _Frame, tag: int, at: int, count: int) -> None:
         begun = at + self._base
         if tag != ITEM_DELIMITATION or not frame.undefined:
-            raise NotUnderstood(f"{_name(tag)} stands at byte {begun} where no such item is open")
+            raise NotUnderstood(f"{name_of(tag)} stands at byte {begun} where no such item is open")
         _check_delimiter(frame.layout.length.unpack_from(self._data, at + 4)[0], begun)
         self._pause(frame, at + 8, count, self._previous)
         self._frames.pop()
@@ -331,7 +319,7 @@ class Walk:
         """Enter a sequence, or encapsulated pixel data, whose value begins here."""
         if vr not in {b"SQ", b"UN"}:
             if tag != PIXEL_DATA or vr not in {b"OB", b"OW"}:  # PS3.5 A.4
-                raise NotUnderstood(f"element {_name(tag)} has no length, and is neither sequence nor pixel data")
+                raise NotUnderstood(f"element {name_of(tag)} has no length, and is neither sequence nor pixel data")
             self._is_amid_fragments = True
             return
         if len(self._frames) > 2 * MAX_NESTING:
@@ -339,9 +327,9 @@ class Walk:
         undefined = length == UNDEFINED_LENGTH
         end = frame.end if undefined else self._at + length
         if end > frame.end:
-            raise NotUnderstood(f"sequence {_name(tag)} reaches {end - frame.end} bytes too far")
+            raise NotUnderstood(f"sequence {name_of(tag)} reaches {end - frame.end} bytes too far")
         # The content of an UN of undefined length is in implicit VR little endian (PS3.5 6.2.2 note 2).
-        implicit, layout = (True, _LITTLE) if vr == b"UN" else (frame.implicit, frame.layout)
+        implicit, layout = (True, LITTLE) if vr == b"UN" else (frame.implicit, frame.layout)
         wanted = self._wanted.within.get(tag, _NOTHING) if len(self._frames) == 1 else frame.wanted
         self._frames.append(_Frame(True, end, undefined, implicit, wanted, layout))
 
@@ -365,7 +353,7 @@ class Walk:
                 self._frames.pop()
                 return True
             if tag != ITEM:
-                raise NotUnderstood(f"a sequence holds {_name(tag)} at byte {at} where an item belongs")
+                raise NotUnderstood(f"a sequence holds {name_of(tag)} at byte {at} where an item belongs")
             self._add(frame, frame.count + 1)
         undefined = length == UNDEFINED_LENGTH
         end = frame.end if undefined else self._at + length
@@ -387,7 +375,7 @@ class Walk:
                 self._at, self._is_amid_fragments = at, False
                 return True
             if tag != ITEM or length == UNDEFINED_LENGTH:
-                raise NotUnderstood(f"encapsulated pixel data holds {_name(tag)} at byte {at - 8}, no fragment")
+                raise NotUnderstood(f"encapsulated pixel data holds {name_of(tag)} at byte {at - 8}, no fragment")
             at += length
             self._count += 1
             if self._count > MAX_ELEMENTS:
@@ -398,16 +386,6 @@ class Walk:
         return False
 
 
-def _may_hold_items(tag: int) -> bool:
-    """Tell whether an element in implicit VR may be a sequence: known to be one, or not known (PS3.5 7.1.3, 7.8)."""
-    if tag in SEQUENCE_TAGS:
-        return True
-    group, number = tag >> 16, tag & 0xFFFF
-    if group % 2:
-        return number > 0xFF  # below it are private creators
-    return number != 0 and tag not in DicomDictionary and not repeater_has_tag(tag)
-
-
 def _check_delimiter(length: int, at: int) -> None:
     """Refuse what follows a delimiter and might be taken for its value (PS3.5 Table 7.5-1: the length is 0)."""
     if length:
@@ -416,5 +394,5 @@ def _check_delimiter(length: int, at: int) -> None:
 
 def _misplaced(tag: int) -> NotUnderstood:
     if tag <= _FLOOR:
-        return NotUnderstood(f"element {_name(tag)} does not belong in a data set")
-    return NotUnderstood(f"element {_name(tag)} stands twice or out of order")
+        return NotUnderstood(f"element {name_of(tag)} does not belong in a data set")
+    return NotUnderstood(f"element {name_of(tag)} stands twice or out of order")
