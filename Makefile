@@ -10,6 +10,7 @@
 #                proof within `make nightly`                   4.5 hours)
 #   TESTS        which tests `make test` runs                  (tests)
 #   WORKERS      how many of them at a time; many wait         (3)
+#   NIGHTLY      which tests `make nightly` runs, by marker    (all)
 #   PROFILE      what `make viewer` has the node send         (ohif)
 
 PYTHON ?= python3
@@ -22,13 +23,21 @@ LIMIT ?=
 PROFILE ?= ohif
 TESTS ?= tests
 WORKERS ?= 3
+NIGHTLY ?=
 #: tests that measure time and memory: they run after all others, and no more of them at a time than there are processors
 MEASURING := tests/rows tests/prove tests/integration/test_receive_guard.py tests/integration/test_scu.py
 
 BIN := .venv/bin
 SHOWN = $(if $(READING),--reading "$(READING)") $(if $(MODELS),--models "$(MODELS)")
 PYTEST := $(BIN)/python -m pytest --durations=15
-BESIDE := $(PYTEST) -m "not nightly" --dist loadfile
+#: $(1) which tests, $(2) how many at a time, $(3) and (4) how long they and those that measure may take in all
+define IN_TWO_STEPS
+most=0; measuring=0; \
+OMP_NUM_THREADS=1 timeout $(3) $(PYTEST) --dist loadfile $(1) -n $(2) tests $(addprefix --ignore=,$(MEASURING)) || most=$$?; \
+OMP_NUM_THREADS=1 timeout $(4) $(PYTEST) --dist loadfile $(1) -n 2 $(MEASURING) || measuring=$$?; \
+echo "Exit status of the tests that measure: $$measuring; of all others, above them: $$most"; \
+tests=$$((most > measuring ? most : measuring))
+endef
 
 export PYTHON PIP_OPTIONS
 
@@ -49,11 +58,7 @@ viewer: .venv/.installed  ## show a study's results in the OHIF viewer, until Ct
 
 test: .venv/.installed-dev  ## run the tests
 ifeq ($(TESTS),tests)
-	@most=0; measuring=0; \
-	OMP_NUM_THREADS=1 $(BESIDE) -n $(WORKERS) tests $(addprefix --ignore=,$(MEASURING)) || most=$$?; \
-	OMP_NUM_THREADS=1 $(BESIDE) -n 2 $(MEASURING) || measuring=$$?; \
-	echo "Exit status of the tests that measure: $$measuring; of all others, above them: $$most"; \
-	exit $$((most > measuring ? most : measuring))
+	@$(call IN_TWO_STEPS,-m "not nightly",$(WORKERS),1h,30m); exit $$tests
 else
 	$(PYTEST) -m "not nightly" $(TESTS)
 endif
@@ -78,8 +83,8 @@ prove: .venv/.installed-dev  ## kill the node, cut its power, break its disk, ma
 	$(BIN)/python scripts/prove.py $(if $(LIMIT),--limit $(LIMIT))
 
 nightly: .venv/.installed-dev  ## run the long tests as well, and the long proof: ten hours at most
-	@first=0; timeout 5h $(PYTEST) -m "" --timeout=3600 $(TESTS) || first=$$?; \
-	$(BIN)/python scripts/prove.py --night $(if $(LIMIT),--limit $(LIMIT)) && exit $$first
+	@$(call IN_TWO_STEPS,-m "$(NIGHTLY)" --timeout=3600,2,4h,1h); \
+	$(BIN)/python scripts/prove.py --night $(if $(LIMIT),--limit $(LIMIT)) && exit $$tests
 
 bench: .venv/.installed-dev  ## measure receiving, encoding, delivering, inference, and the whole journey
 	$(BIN)/python scripts/bench.py receive

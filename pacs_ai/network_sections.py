@@ -85,7 +85,8 @@ class Receive(Section):
     write_seconds: Seconds = 10.0
     """A peer that takes nothing of its answers for so long is aborted."""
     answer_seconds: Seconds = 30.0
-    """An instance that is not on the disk and in the index by then is answered 0xA700: the sender tries again."""
+    """An instance that is not durable by then is answered 0xA700: the sender tries again. One that is still coming
+    then, because the disk takes no more, is aborted."""
     commitment: bool = False
     """Whether peers may ask the node to commit to keeping what they sent (storage commitment, PS3.4 Annex J). They may
     delete their own copy once it has committed, and the node is no archive: leave it off unless you know why. What it

@@ -1,6 +1,6 @@
 """Train the PET reconstruction on simulated sinograms.
 
-    python scripts/train_pet_reconstruction.py prepare --shared /work/shared --to FOLDER
+    python scripts/train_pet_reconstruction.py prepare --shared FOLDER --to FOLDER
     python scripts/train_pet_reconstruction.py train --to FOLDER --minutes 7   # again: goes on
     python scripts/train_pet_reconstruction.py export --to FOLDER   # writes weights.safetensors there
     python scripts/compare_pet_reconstruction.py --to FOLDER
@@ -167,11 +167,13 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("act", choices=("prepare", "train", "export"))
-    parser.add_argument("--shared", type=Path, default=Path("/work/shared"))
+    parser.add_argument("--shared", type=Path, help="folder that holds data/; prepare needs it")
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=7.0)
     wanted = parser.parse_args()
     if wanted.act == "prepare":
+        if wanted.shared is None:
+            parser.error("prepare needs --shared")
         prepare(wanted.shared, wanted.to)
     elif wanted.act == "export":
         export(wanted.to)

@@ -84,6 +84,7 @@ def test_fixed_limits():
     assert [int(number) for _, number in rows] == [
         guard.Limits().request_bytes,
         dimse.MAX_COMMAND_BYTES,
+        exchange.MAX_SERVICE_BYTES,
         structure.MAX_NESTING,
         structure.MAX_SIBLINGS,
         structure.MAX_ELEMENTS,

@@ -191,9 +191,12 @@ def test_wrong_kind_of_file_system_is_a_warning(make_config, monkeypatch, kind, 
     assert found[0].level is Level.WARNING
 
 
-def test_slow_disk_is_a_warning(make_config, monkeypatch):
-    monkeypatch.setattr(probe, "sync_milliseconds", lambda _: 120.0)
-    assert levels(storage.examine_folder(make_config()))["speed"] is Level.WARNING
+@pytest.mark.parametrize(("ms", "advice"), [(120.0, "use an SSD"), (0.01, "too fast to be true")])
+def test_slow_disk_is_a_warning_and_so_is_one_that_cannot_be(make_config, monkeypatch, ms, advice):
+    monkeypatch.setattr(probe, "sync_milliseconds", lambda _: ms)
+    found = [finding for finding in storage.examine_folder(make_config()) if finding.subject == "speed"]
+    assert found[0].level is Level.WARNING
+    assert advice in found[0].advice
 
 
 def test_open_folder_is_a_warning(make_config, tmp_path):

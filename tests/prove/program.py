@@ -55,7 +55,7 @@ _CUT_AT = ("replace", "fsync", "write", "commit", "pwritev", "fdatasync", "sendf
 
 def tasks(sizes: Sizes) -> list[Task]:
     """Return everything there is: the fixed amounts first, then the two that fill what time is left."""
-    found = [Task("fuzz", sizes.seconds, lambda _folder, _seed, limit: fuzz(sizes.fuzz, limit))]
+    found = [Task("fuzz", sizes.seconds, lambda _folder, seed, limit: fuzz(sizes.fuzz, seed, limit))]
     found += [
         Task(
             f"bug {name}",
@@ -110,14 +110,14 @@ def _skipped(name: str, why: str) -> Callable[[Path, int, float], kill.Outcome]:
     return lambda _folder, _seed, _limit: kill.Outcome(name, 0, told=[why])
 
 
-def fuzz(factor: int, seconds: float) -> kill.Outcome:
+def fuzz(factor: int, seed: int, seconds: float) -> kill.Outcome:
     """Run the long fuzz tests, where there are any."""
     outcome, begin = kill.Outcome("fuzz", 0), time.monotonic()
     modules = sorted((TESTS / "rows").glob("test_fuzz*.py"))
     outcome.wanted = outcome.done = len(modules)
     if modules:
         command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-m", "not nightly", "--timeout=3600"]
-        environment = {**os.environ, "PACS_AI_PROVE": str(factor)}
+        environment = {**os.environ, "PACS_AI_PROVE": str(factor), "PACS_AI_SEED": str(seed)}
         arguments = {"env": environment, "cwd": TESTS.parent, "capture_output": True, "text": True}
         try:
             done = subprocess.run([*command, *map(str, modules)], timeout=seconds, check=False, **arguments)

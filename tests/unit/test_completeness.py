@@ -1,4 +1,4 @@
-"""When a series is complete: the issue's paragraph, rule by rule."""
+"""When a series is complete: When a series is complete, rule by rule."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_same_findings_same_bytes(syntax):
 
 
 def test_RES_09_a_label_map_of_a_large_series_is_small_and_fast_to_make():
-    """A sixteenth of a binary one; the issue's own figures are taken by scripts/bench_encode.py."""
+    """A sixteenth of a binary one; figures of real sizes are taken by scripts/bench_encode.py."""
     phantom = Phantom(60, 8, 8)
     z, y, x = np.ogrid[:60, :512, :512]
     labels = np.zeros((60, 512, 512), np.uint8)
