@@ -7,33 +7,21 @@ from typing import TYPE_CHECKING
 from pacs_ai.receive.indexing import MAX_BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pacs_ai.dicom.arrival import Arrival
     from pacs_ai.receive.ingest import DurableIngest
-    from pacs_ai.store.segments import Place
 
 
 class Arrears:
-    """What earlier processes had written ahead, and what this one could not index for a while.
+    """What earlier processes had written ahead, and what this one could not index for a while."""
 
-    Parameters
-    ----------
-    left
-        What was found in the segments at the start (`pacs_ai.store.ahead.Ahead.left`).
-    """
-
-    def __init__(self, left: Sequence[tuple[Arrival, Place]], ingest: DurableIngest) -> None:
-        self._laps = {(place.segment, place.lap) for _, place in left}
+    def __init__(self, ingest: DurableIngest) -> None:
         self._ingest = ingest
         self._is_behind = False
 
     @property
     def are_settled(self) -> bool:
         """Whether all that was answered Success has its rows, what came in this moment aside; ask every second."""
-        self._laps = {(segment, lap) for segment, lap in self._laps if segment.left and segment.lap.hex() == lap}
         self._is_behind = self._ingest.is_held_up or (self._is_behind and self._ingest.waiting > MAX_BATCH)
-        return not self._laps and not self._is_behind
+        return not self._is_behind and not self._ingest.is_recovering
 
     @property
     def are_none(self) -> bool:

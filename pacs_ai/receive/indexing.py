@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from pacs_ai.errors import Transient
-from pacs_ai.receive import second_try
+from pacs_ai.errors import Transient, Unavailable
+from pacs_ai.receive.guard import where
+from pacs_ai.receive.upkeep import Upkeep
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pacs_ai.dicom.arrival import Arrival
     from pacs_ai.store.ahead import Ahead
     from pacs_ai.store.files import Files, StoredFile
@@ -36,8 +35,10 @@ _GATHER_SECONDS = 0.1
 #: What did not go through is tried again after so long, and a quiet moment is one of so long, in seconds.
 _AGAIN_SECONDS = 0.25
 _QUIET_SECONDS = 1.0
-#: So many instances may be waiting; beyond that none is written ahead.
+#: So many instances that were written ahead may be waiting; beyond that none is.
 MAX_WAITING = 4096
+#: What was answered Success so long ago and has no row is in arrears, in seconds.
+_LATE_SECONDS = 2.0
 
 #: Told what became of an instance: None once it is durable, else why it is not stored. From any thread, once.
 Settle = Callable[["Exception | None"], None]
@@ -107,17 +108,17 @@ class Indexing:
         self._changed = threading.Condition()
         self._is_closing = False
         self._urgent = 0  # so many of the queue are awaited by somebody
+        self._kept = 0  # and so many of it were written ahead
         self._in_doubt = False  # whether the last try may have gone through though it failed
         self._singly = 0  # so many are indexed each alone
+        self._open: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="indexing", daemon=True)
         self._is_started = False
-        self._adopted: list[tuple[Arrival, Place]] = []
-        self._may_have_rows = True  # those that were set aside: after a start, and after each burst
-        self._known_aside: set[Path] = set()
         #: Why nothing goes through at this moment; None where it does.
         self.trouble: Transient | None = None
-        if ahead is not None:
-            self._recover(ahead, ahead.left)
+        self._upkeep = None if ahead is None else Upkeep(ahead, files, record, is_recorded, self)
+        if ahead is not None and self._upkeep is not None:
+            self._upkeep.recover(ahead.left)
             self._start()
 
     @property
@@ -125,12 +126,42 @@ class Indexing:
         """How many instances and ends wait."""
         return len(self._queue)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a further instance may be written ahead."""
+        return self._kept < MAX_WAITING
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what was answered Success waits for its row for longer than a moment, whatever the reason is."""
+        with self._changed:
+            first = next((entry for entry in self._queue if isinstance(entry, Kept)), None)
+        return self.trouble is not None or (first is not None and time.monotonic() - first.at > _LATE_SECONDS)
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether something that an earlier process had written ahead has no row yet."""
+        return self._upkeep is not None and self._upkeep.is_recovering
+
     def add(self, entry: Stored | Kept) -> None:
         """Take an instance."""
         self._put(entry)
 
+    def take_over(self, arrival: Arrival, place: Place) -> None:
+        """Take an instance that another process was stopped from indexing."""
+        self._put(Kept(arrival, place, time.monotonic()))
+
+    def opened(self, assoc_id: str) -> None:
+        """Take note of an association of this process."""
+        self._open.add(assoc_id)
+
+    def is_open(self, assoc_id: str) -> bool:
+        """Whether an association of this process goes on."""
+        return assoc_id in self._open
+
     def ended(self, assoc_id: str, released: bool) -> None:
         """Take an association's end."""
+        self._open.discard(assoc_id)
         if self._note_ended is not None:
             self._put(_End(assoc_id, released))
 
@@ -146,6 +177,7 @@ class Indexing:
         with self._changed:
             self._queue.append(entry)
             self._urgent += not isinstance(entry, Kept)
+            self._kept += isinstance(entry, Kept)
             self._start()
             if len(self._queue) == 1 or not isinstance(entry, Kept):
                 self._changed.notify_all()
@@ -158,17 +190,28 @@ class Indexing:
     # -- the thread
 
     def _run(self) -> None:
-        while self._gather():
-            if not self._step() and not self._rest():
-                return
+        goes_on = True
+        while goes_on:
+            try:
+                if not self._gather():
+                    return
+                is_through = self._step()
+            except Exception as error:  # noqa: BLE001 - outermost loop: what was answered Success must have its row
+                words = f"{type(error).__name__} in {where(error)}"
+                if self._is_news(Unavailable(words)):
+                    LOGGER.error("instances that were received cannot be indexed: %s; tried again", words)  # noqa: TRY400
+                is_through = False
+            goes_on = is_through or self._rest()
 
     def _gather(self) -> bool:
         """Wait until something is to be done; False at the end."""
         while not self._has_come():
             if self._is_closing:
                 return False
-            if self._ahead is not None:
-                self._tidy(self._ahead)
+            if self._upkeep is not None:
+                self._upkeep.use(lambda: not self._queue and not self._is_closing)
+        if self._upkeep is not None:
+            self._upkeep.recover_adopted()
         with self._changed:
             while (seconds := self._spare_seconds(self._queue[0])) > 0:
                 self._changed.wait(seconds)
@@ -178,57 +221,6 @@ class Indexing:
         """Wait a moment for something to be done."""
         with self._changed:
             return self._changed.wait_for(lambda: self._queue or self._is_closing, _QUIET_SECONDS) and bool(self._queue)
-
-    def _tidy(self, ahead: Ahead) -> None:
-        """Use a quiet moment: leave nothing to recover, have room for what comes, keep no bytes that nobody needs."""
-        ahead.rest()
-        ahead.prepare()
-        self._adopt(ahead)
-        if self._may_have_rows:
-            self._may_have_rows = not self._try_again(ahead)
-        while not self._queue and not self._is_closing and ahead.wipe():
-            pass
-
-    def _adopt(self, ahead: Ahead) -> None:
-        """Take over what processes have left that are not started again."""
-        self._adopted += ahead.adopt()
-        if not self._adopted:
-            return
-        try:
-            self._recover(ahead, self._adopted)
-        except Transient as error:
-            LOGGER.warning("what another process left is indexed later: %s", error)
-        else:
-            self._adopted = []
-
-    def _recover(self, ahead: Ahead, left: Sequence[tuple[Arrival, Place]]) -> None:
-        """Have indexed what another process was stopped from indexing; its associations ended with it."""
-        done = [place for _, place in left if self._is_recorded(place.name, place.lap, place.number)]
-        numbers = {(place.name, place.number) for place in done}
-        rest = [(arrival, place) for arrival, place in left if (place.name, place.number) not in numbers]
-        ahead.done(done)
-        if rest:
-            LOGGER.warning("%d instances that an earlier process had received are indexed now", len(rest))
-        for arrival, place in rest:
-            self.add(Kept(arrival, place, time.monotonic()))
-        for assoc_id in dict.fromkeys(arrival.assoc_id for arrival, _ in rest):
-            self.ended(assoc_id, released=False)
-
-    def _try_again(self, ahead: Ahead) -> bool:
-        """Index what was set aside, where that is possible by now; False where the store does not answer."""
-        for path in ahead.was_set_aside():
-            try:
-                arrival = second_try.index(path, self._files, self._record)
-            except Transient:
-                return False
-            except Exception as error:  # noqa: BLE001 - outermost loop: it stays where it is
-                if path not in self._known_aside:
-                    LOGGER.error("%s still cannot be indexed (%s)", path, type(error).__name__)  # noqa: TRY400
-                self._known_aside.add(path)
-            else:
-                LOGGER.warning("%s is indexed now, and its file deleted there", path)
-                self.ended(arrival.assoc_id, released=False)
-        return True
 
     def _spare_seconds(self, first: Stored | Kept | _End) -> float:
         """Return how long nobody minds that what is there waits for more to come."""
@@ -261,6 +253,7 @@ class Indexing:
         try:
             self._note_ended(end.assoc_id, end.released)
         except Transient as error:
+            self._let_go(error)
             if self._is_news(error):
                 LOGGER.warning("end of an association cannot be noted yet: %s", error)
             return False
@@ -329,9 +322,9 @@ class Indexing:
             self._drop([entry])
             entry.settle(error)
             return True
-        assert self._ahead is not None
+        assert self._upkeep is not None
         try:
-            path = self._ahead.set_aside(entry.arrival, entry.place)
+            path = self._upkeep.set_aside(entry.arrival, entry.place)
         except Transient as shortage:
             if self._is_news(shortage):
                 LOGGER.warning("an instance that cannot be indexed cannot be set aside yet: %s", shortage)
@@ -341,18 +334,21 @@ class Indexing:
             type(error).__name__,
             path,
         )
-        self._known_aside.add(path)
         self._drop([entry])
         return True
 
     def _drop(self, entries: Sequence[Stored | Kept | _End]) -> None:
         """Take what is done from the head of the queue."""
-        self.trouble, self._may_have_rows = None, True
+        self.trouble = None
+        kept = [entry.place for entry in entries if isinstance(entry, Kept)]
         with self._changed:
             for _ in entries:
-                self._urgent -= not isinstance(self._queue.popleft(), Kept)
-        if self._ahead is not None:
-            self._ahead.done([entry.place for entry in entries if isinstance(entry, Kept)])
+                self._queue.popleft()
+            self._kept -= len(kept)
+            self._urgent -= len(entries) - len(kept)
+        if self._ahead is not None and self._upkeep is not None:
+            self._upkeep.may_have_rows = True
+            self._ahead.done(kept)
 
     def _is_news(self, error: Transient) -> bool:
         """Note why nothing goes through; tell whether it did before."""

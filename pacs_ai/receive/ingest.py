@@ -22,7 +22,7 @@ from pacs_ai.dicom.arrival import Arrival, AssociationInfo
 from pacs_ai.dicom.attributes import Scan, read_header
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_ai.errors import Mismatch, OutOfResources
-from pacs_ai.receive.indexing import MAX_WAITING, Indexing, Kept, Settle, Stored
+from pacs_ai.receive.indexing import Indexing, Kept, Settle, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,11 +134,17 @@ class DurableIngest:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether at this moment no instance can be given its file and its row: the disk or the database fails."""
-        return self._indexing.trouble is not None
+        """Whether instances wait for file and row for longer than a moment: disk or database fails, hangs or lags."""
+        return self._indexing.is_late
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether something that an earlier process had answered Success has no row yet."""
+        return self._indexing.is_recovering
 
     def opened(self, association: AssociationInfo) -> None:
         """See `Ingest.opened`."""
+        self._indexing.opened(association.assoc_id)
         if self._note_opened is not None:
             self._note_opened(association)
 
@@ -155,7 +161,7 @@ class DurableIngest:
         trouble = self._indexing.trouble
         if isinstance(trouble, OutOfResources):
             raise trouble
-        if self._ahead is not None and self._indexing.waiting < MAX_WAITING:
+        if self._ahead is not None and self._indexing.has_room:
 
             def tell(came: Place | OutOfResources) -> None:
                 if isinstance(came, OutOfResources):

@@ -56,7 +56,6 @@ def run(config: Config, stop: threading.Event) -> None:
             tally.ended(assoc_id, brought=index.association_ended(assoc_id, released))
 
         ahead = _ahead(config, files)
-        left = tuple(ahead.left)
         ingest = DurableIngest(
             files,
             index.record,
@@ -65,7 +64,7 @@ def run(config: Config, stop: threading.Event) -> None:
             note_opened=tally.opened,
             note_ended=ended,
         )
-        arrears = Arrears(left, ingest)
+        arrears = Arrears(ingest)
         receives.owes_nothing = lambda: arrears.are_none
         receives.say(settled=arrears.are_settled)
         settings = listen(config, files, commitment.services(config, database, receives.owner), credentials)

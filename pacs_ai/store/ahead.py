@@ -79,6 +79,7 @@ class Ahead:
         self._active: Segment | None = None
         self._free: list[Segment] = []
         self._full: list[Segment] = []
+        self._unreadable: set[Segment] = set()
         self._turns = 0
         self._is_short = self._wiping_failed = False
         self._look_at = time.monotonic() + LOOK_SECONDS
@@ -244,6 +245,11 @@ class Ahead:
         """Whether there is no free segment behind the one that is written to."""
         return not self._free
 
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether a segment may hold instances that nobody can read: those that could be are indexed."""
+        return bool(self._unreadable)
+
     def set_aside(self, arrival: Arrival, place: Place) -> Path:
         """Keep the file of a record whose row can never be made where a person finds it; return its path."""
         pieces = segments.pieces(place.segment.descriptor, place.start, place.size)
@@ -337,17 +343,14 @@ class Ahead:
         """Return what segments hold, in the order in which it came; an empty one is used, or cleared away."""
         found: list[tuple[int, list[tuple[Arrival, Place]]]] = []
         for segment in taken:
-            try:
-                records = list(segments.records(segment))
-            except OSError as error:
-                LOGGER.error("%s may hold instances, but cannot be read: %s", segment.path, self._disk.shortage(error))  # noqa: TRY400
-                os.close(segment.descriptor)
-                continue
-            if records:
-                segment.left, segment.is_closed = len(records), True
+            records = self._records(segment)
+            is_held = bool(records) or segment in self._unreadable
+            if is_held:
+                # behind what could be read there may be more: it is never let go
+                segment.left, segment.is_closed = len(records) + (segment in self._unreadable), True
                 found.append((segment.turn, records))
             with self._turn:
-                if records:
+                if is_held:
                     self._full.append(segment)
                     continue
                 if segment.size == self._segment_bytes and len(self._free) < self._most:
@@ -357,3 +360,13 @@ class Ahead:
             os.close(segment.descriptor)
         self._turns = max((self._turns, *(turn for turn, _ in found)))
         return [record for _, records in sorted(found, key=lambda one: one[0]) for record in records]
+
+    def _records(self, segment: Segment) -> list[tuple[Arrival, Place]]:
+        """Return what can be read of a segment."""
+        found: list[tuple[Arrival, Place]] = []
+        try:
+            found.extend(segments.records(segment))  # what was read before a fault stays
+        except OSError as error:
+            LOGGER.error("%s may hold instances, but cannot be read: %s", segment.path, self._disk.shortage(error))  # noqa: TRY400
+            self._unreadable.add(segment)
+        return found

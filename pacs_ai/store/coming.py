@@ -25,7 +25,7 @@ LOGGER = logging.getLogger(__name__)
 
 #: So long is waited without a break, whatever the reasons are.
 LONGEST_SECONDS = 120.0
-#: A receive process of another host that said nothing for so long may be dead.
+#: A receive process that said nothing for so long may be dead, or stand still.
 SILENT_SECONDS = 3 * BEAT_SECONDS
 
 
@@ -103,6 +103,6 @@ class Coming:
             return f"{name} ended without saying so, and may have received what another is to index"
         if not one.settled:
             return f"{name} still indexes what was received before"
-        if not sight.believed or (not is_here(one.owner) and at - sight.since >= SILENT_SECONDS):
+        if not sight.believed or at - sight.since >= SILENT_SECONDS:
             return f"{name} has not said that it keeps up"
         return ""

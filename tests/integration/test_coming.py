@@ -149,6 +149,15 @@ def test_one_of_another_host_is_believed_when_it_was_seen_to_live_and_for_a_whil
     assert FAR in _owners(stations), "whether it is dead cannot be known from here"
 
 
+def test_QUE_05_one_of_this_host_that_stands_still_is_not_believed_any_more(stations, coming, clock):
+    _receive(stations, ALIVE)
+    said = _look(coming, clock, SILENT_SECONDS + 1)
+    assert not any(said[: int(SILENT_SECONDS) - 1])
+    assert "has not said that it keeps up" in said[-1]
+    _beat(stations, ALIVE)
+    assert coming.look() == ""
+
+
 def test_after_the_database_was_away_each_has_to_say_that_it_keeps_up(stations, coming, clock):
     _receive(stations, ALIVE)
     assert coming.look() == ""

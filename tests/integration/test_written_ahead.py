@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from raw_peer import CT_CONTEXTS, data_set
 
 from pacs_ai.dicom.arrival import Arrival, AssociationInfo
 from pacs_ai.errors import OutOfResources, Unavailable
+from pacs_ai.receive.arrears import Arrears
 from pacs_ai.receive.ingest import Announced, DurableIngest
 from pacs_ai.store import schema
 from pacs_ai.store.ahead import Ahead
@@ -44,11 +47,14 @@ class Side:
         ahead = Ahead(self.folder / "ahead", self.files.disk, segment_bytes=SEGMENT_BYTES, most=2)
         self.ingest = DurableIngest(
             self.files,
-            self.record or self.enter,
+            self.record_as_told,
             ahead=ahead,
             is_recorded=self.is_recorded,
             note_ended=self.ended,
         )
+
+    def record_as_told(self, *arrivals: Any) -> None:
+        (self.record or self.enter)(*arrivals)
 
     def enter(self, arrivals: Sequence[Arrival], marks: Mapping[str, tuple[str, int]] | None = None) -> None:
         self.fault()
@@ -215,7 +221,7 @@ def test_an_instance_that_can_have_no_row_is_set_aside_and_holds_nobody_up(
             raise ValueError("Secret^Name")
         enter(arrivals, marks)
 
-    side.ingest._indexing._record = picky
+    side.record = picky
     assert [side.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
     gate.set()
     until(lambda: side.rows == ["1.2.0", "1.2.2"])
@@ -223,7 +229,7 @@ def test_an_instance_that_can_have_no_row_is_set_aside_and_holds_nobody_up(
     assert data_set("1.2.1", pixels=5000) in aside.read_bytes()
     assert str(aside) in caplog.text
     assert "Secret" not in caplog.text
-    until(lambda: "still cannot be indexed" in caplog.text or not side.ingest._indexing._may_have_rows)
+    until(lambda: "still cannot be indexed" in caplog.text or not side.ingest._indexing._upkeep.may_have_rows)
     assert aside.exists()
     side.ingest.close()
     again = make()  # a release that can
@@ -239,13 +245,114 @@ def test_what_was_set_aside_is_let_go_when_it_was_sent_again(make: Callable[...,
     def failing(*_: object) -> None:
         raise ValueError
 
-    side.ingest._indexing._record = failing
+    side.record = failing
     assert side.send("1.2.1") == [None]
     until(lambda: list((side.folder / "ahead").glob("*.dcm")))
-    side.ingest._indexing._record = enter
+    side.record = enter
     assert side.send("1.2.1") == [None]
     until(lambda: not list((side.folder / "ahead").glob("*.*")))
-    assert set(side.rows) == {"1.2.1", "lost"}
+    until(lambda: set(side.rows) == {"1.2.1", "lost"})
+
+
+def test_a_second_try_ends_no_association_that_goes_on(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 0.05)
+    side = make()
+    side.ingest.opened(ASSOCIATION)
+
+    def failing(*_: object) -> None:
+        raise ValueError
+
+    side.record = failing
+    assert side.send("1.2.1") == [None]
+    until(lambda: list((side.folder / "ahead").glob("*.dcm")))
+    side.record = side.enter
+    assert side.send("1.2.2") == [None]
+    until(lambda: not list((side.folder / "ahead").glob("*.*")))
+    assert side.send("1.2.3") == [None]
+    side.ingest.ended(ASSOCIATION.assoc_id, released=True)
+    until(lambda: "released" in side.rows)
+    assert sorted(side.rows) == ["1.2.1", "1.2.2", "1.2.3", "released"]
+
+
+def test_STO_04_out_of_open_files_in_a_quiet_moment_indexing_goes_on(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 0.05)
+    looked = []
+
+    def found(_folder: Path) -> list[Path]:
+        looked.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    side = make()
+    with monkeypatch.context() as patch:
+        patch.setattr("pacs_ai.store.aside.found", found)
+        assert side.send("1.2.1") == [None]
+        until(lambda: len(looked) > 2)
+        assert side.send("1.2.2") == [None]
+        until(lambda: side.rows == ["1.2.1", "1.2.2"])
+    assert caplog.text.count("cannot be tidied now: OSError in") == 1
+    assert not side.ingest.is_held_up
+
+
+def test_whatever_goes_wrong_between_two_batches_indexing_goes_on(
+    make: Callable[..., Side], caplog: pytest.LogCaptureFixture
+):
+    side = make()
+    faults = [RuntimeError("Secret^Name"), RuntimeError("Secret^Name")]
+    real = side.ingest._indexing._step
+
+    def step() -> bool:
+        if faults:
+            raise faults.pop()
+        return real()
+
+    side.ingest._indexing._step = step
+    assert side.send("1.2.1") == [None]
+    until(lambda: side.ingest.is_held_up or side.rows)
+    until(lambda: side.rows == ["1.2.1"])
+    assert caplog.text.count("cannot be indexed: RuntimeError in step (") == 1
+    assert "Secret" not in caplog.text
+    until(lambda: not side.ingest.is_held_up)
+
+
+def test_QUE_05_indexing_that_hangs_without_an_error_is_in_arrears(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pacs_ai.receive.indexing._LATE_SECONDS", 0.2)
+    gate = threading.Event()
+    side = make(fault=lambda: gate.wait(60))
+    arrears = Arrears(side.ingest)
+    assert side.send("1.2.1") == [None]
+    until(lambda: not arrears.are_settled)
+    gate.set()
+    until(lambda: arrears.are_none)
+    assert side.rows == ["1.2.1"]
+
+
+def test_STO_09_behind_an_end_that_cannot_be_noted_a_sender_is_told_at_once(make: Callable[..., Side]):
+    side = make(fault=away)
+    side.ingest.ended(ASSOCIATION.assoc_id, released=True)
+    begin = time.monotonic()
+    answers = side.send("1.2.1", pixels=SEGMENT_BYTES)
+    until(lambda: answers)
+    assert isinstance(answers[0], Unavailable)
+    assert time.monotonic() - begin < 5.0, "STO-09: refused, or waited for, within 5 s"
+    side.fault = lambda: None
+    until(lambda: side.rows == ["released"])
+
+
+def test_STO_09_ends_that_cannot_be_noted_take_no_room_from_instances(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pacs_ai.receive.indexing.MAX_WAITING", 3)
+    side = make(fault=away)
+    for number in range(10):
+        side.ingest.ended(f"{number:032}", released=True)
+    assert [side.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
+    fourth = side.send("1.2.4")
+    until(lambda: fourth)
+    assert isinstance(fourth[0], Unavailable)
 
 
 def test_what_a_process_left_that_is_not_started_again_another_indexes_while_it_runs(
@@ -262,11 +369,41 @@ def test_what_a_process_left_that_is_not_started_again_another_indexes_while_it_
         return place[-1] == 1  # of each lap the first has its row
 
     running, other = make(is_recorded=is_recorded), make(fault=away)
+    arrears = Arrears(running.ingest)
+    assert arrears.are_none
     assert [other.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
     other.ingest.close()
     until(lambda: running.rows == ["1.2.1", "1.2.2", "lost"])
+    until(lambda: arrears.are_none)
     assert running.send("1.2.3") == [None]
     until(lambda: running.rows[3:] == ["1.2.3"])
+
+
+def test_QUE_05_what_is_taken_over_is_in_arrears_and_is_indexed_beside_what_comes(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 0.05)
+    looked, is_away = [], threading.Event()
+    is_away.set()
+
+    def is_recorded(*place: object) -> bool:
+        looked.append(place)
+        if is_away.is_set():
+            raise Unavailable("the database is away")
+        return False
+
+    running, other = make(is_recorded=is_recorded), make(fault=away)
+    arrears = Arrears(running.ingest)
+    assert other.send("1.2.1") == [None]
+    other.ingest.close()
+    until(lambda: looked)
+    assert not arrears.are_settled
+    monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 3600.0)  # no moment is quiet any more
+    is_away.clear()
+    assert running.send("1.2.2") == [None]
+    until(lambda: {"1.2.1", "1.2.2", "lost"} == set(running.rows))
+    until(lambda: arrears.are_none)
 
 
 def test_PRI_01_after_a_burst_no_segment_holds_what_came(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):

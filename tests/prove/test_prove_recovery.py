@@ -59,12 +59,11 @@ def _recover(folder, wanted):
     begin = time.monotonic()
     database, files = Database(f"sqlite:///{folder / 'pacs_ai.sqlite'}"), Files(folder / "files")
     index, ahead = Index(database, files.path, "receive"), _ahead(folder, files)
-    left = tuple(ahead.left)
     ingest = DurableIngest(
         files, index.record, ahead=ahead, is_recorded=index.is_recorded, note_ended=index.association_ended
     )
-    arrears = Arrears(left, ingest)
-    assert arrears.are_settled == (not left)
+    arrears = Arrears(ingest)
+    assert arrears.are_settled == (not ahead.left)
     while not arrears.are_settled:
         assert time.monotonic() - begin < 600
         time.sleep(0.01)

@@ -250,7 +250,6 @@ class Node:
         self._receives = Receives(rows, folder, self.files.disk)
         index = Index(rows, self.files.path, self._receives.owner)
         ahead = _ahead(folder, self.files) if is_ahead else None
-        left = tuple(ahead.left) if ahead else ()
         self.ingest = DurableIngest(
             self.files,
             index.record,
@@ -258,7 +257,7 @@ class Node:
             is_recorded=index.is_recorded,
             note_ended=index.association_ended,
         )
-        self._arrears = Arrears(left, self.ingest)
+        self._arrears = Arrears(self.ingest)
         self._receives.owes_nothing = lambda: self._arrears.are_none
         self.say_whether_settled()
         self.receiver = Receiver(listen, self.ingest)

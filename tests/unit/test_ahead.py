@@ -494,5 +494,30 @@ def test_what_cannot_be_opened_or_read_is_told_and_holds_nobody_up(
     assert again.left == []
     assert "cannot be opened" in caplog.text
     assert "cannot be read" in caplog.text
+    assert again.is_unreadable
     keep(again, content(2), 2)
     again.close()
+
+
+def test_what_lies_before_a_bad_sector_is_found_and_what_lies_behind_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ahead = make(tmp_path)
+    places = [keep(ahead, content(number), number) for number in (1, 2, 3)]
+    forget(ahead)
+    real = os.pread
+
+    def broken(descriptor: int, count: int, offset: int) -> bytes:
+        if offset <= places[2].start < offset + count:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, count, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        again = make(tmp_path)
+    assert [one.header.sop_instance_uid for one, _ in again.left] == ["1.2.1", "1.2.2"]
+    assert again.is_unreadable
+    again.done([place for _, place in again.left])
+    again.rest()
+    again.close()
+    assert left(tmp_path) == ["1.2.1", "1.2.2", "1.2.3"], "the disk was mended: nothing of it was let go"
