@@ -267,8 +267,8 @@ class Receiver:
             uuid.uuid4().hex, asked.calling_ae_title, asked.called_ae_title, connection.address, datetime.now(UTC)
         )
         exchange = Exchange(info, decided, self._desk, connection)
-        self._open.add(exchange)
         self._ingest.opened(info)
+        self._open.add(exchange)
         LOGGER.info("association of %s at %s to %s opened", info.calling_ae_title, info.address, info.called_ae_title)
         return decided, exchange
 
