@@ -96,7 +96,7 @@ class Receive(Section):
     """A peer that takes nothing of its answers for so long is aborted."""
     answer_seconds: Seconds = 30.0
     """An instance that is not durable by then is answered 0xA700: the sender tries again. One that is still coming
-    then, because the disk takes no more, is aborted."""
+    then, because the disk takes no more, is aborted. While 16 of these hang, further ones are answered so at once."""
     commitment: bool = False
     """Whether peers may ask the node to commit to keeping what they sent (storage commitment, PS3.4 Annex J). They may
     delete their own copy once it has committed, and the node is no archive: leave it off unless you know why. What it
