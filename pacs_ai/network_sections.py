@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pacs_ai.built_in_profiles import DEFAULT_PROFILE
 from pacs_ai.model_sections import AeTitle, Name, Port, Seconds, Section
+
+
+def _check_address(text: str) -> str:
+    try:
+        ip_network(text, strict=False)
+    except ValueError as error:
+        words = "is no address; give one, such as 10.1.2.3, or a network, such as 10.1.2.0/24"
+        raise ValueError(f"{text!r} {words}") from error
+    return text
 
 
 class Receive(Section):
@@ -86,7 +96,7 @@ class Receive(Section):
     """A peer that takes nothing of its answers for so long is aborted."""
     answer_seconds: Seconds = 30.0
     """An instance that is not durable by then is answered 0xA700: the sender tries again. One that is still coming
-    then, because the disk takes no more, is aborted."""
+    then, because the disk takes no more, is aborted. While 16 of these hang, further ones are answered so at once."""
     commitment: bool = False
     """Whether peers may ask the node to commit to keeping what they sent (storage commitment, PS3.4 Annex J). They may
     delete their own copy once it has committed, and the node is no archive: leave it off unless you know why. What it
@@ -155,8 +165,8 @@ class Peer(Section):
     certificate_name: str = ""
     """DNS name or common name that its certificate must bear, when the node calls it and when it calls. Empty: when the
     node calls, that of `host`; when it calls, any that an authority in `tls.trusted_file` signed."""
-    addresses: tuple[str, ...] = ()
-    """Further addresses that it may call from, where `receive.accept` is `peers`."""
+    addresses: tuple[Annotated[str, AfterValidator(_check_address)], ...] = ()
+    """Further addresses and networks (`10.1.2.0/24`) that it may call from, where `receive.accept` is `peers`."""
     quiet_seconds: Seconds | None = None
     """Its own `quiet_seconds`: longer for a modality that sends one image per association."""
     connect_seconds: Seconds = 10.0

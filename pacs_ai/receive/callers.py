@@ -67,12 +67,13 @@ class Callers:
     def _resolve(self, peer: Peer) -> None:
         try:
             self._found[peer.host] = frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(peer.host, None))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name can be written so, "pacs..example" for one
             if peer.host not in self._failing:
                 meanwhile = (
                     "the addresses that it had are used" if peer.host in self._found else "its calls are refused"
                 )
-                why = error.strerror or type(error).__name__
+                why = error.strerror if isinstance(error, OSError) else "it is no host name"
+                why = why or type(error).__name__
                 LOGGER.error("peer %s: host %s cannot be resolved (%s); %s", peer.name, peer.host, why, meanwhile)  # noqa: TRY400
             self._failing.add(peer.host)
         else:

@@ -309,7 +309,7 @@ class Connection(asyncio.BufferedProtocol):
     def _fault(self, words: str, reason: int | None) -> None:
         LOGGER.warning("ended a connection with %s: %s", self.address, words)
         self._door.refused(self, words)
-        if self._state in _EXPECTED:
+        if self._state not in {State.IDLE, State.ENDING}:
             self._do(Event.NO_PDU, reason)
 
     def _do(self, event: Event, detail: Any = None) -> None:

@@ -41,6 +41,9 @@ _SMALL_HELD_BYTES = 1 << 16
 #: Longest information of an N-EVENT-REPORT or N-ACTION; a commitment of 100,000 instances has 15 MB. Once all hold
 #: `HELD_IN_ALL_BYTES`, only the smaller part may come of a further one.
 MAX_SERVICE_BYTES = 32 << 20
+#: Threads that write, sync and serve; a disk has no use for more at one time. While so many requests are overdue, each
+#: of them may hang, and nothing more is begun.
+THREADS = 16
 
 #: Type of error -> status and Error Comment (0000,0902): LO, so at most 64 characters, and never a peer's text.
 _ANSWERS: tuple[tuple[type[Exception], Answer], ...] = (
@@ -79,7 +82,7 @@ class Desk:
     ingest
         Where instances go.
     pool
-        Threads for what blocks.
+        `THREADS` for what blocks.
     later
         Has a function called in the event loop's thread.
     instance_bytes, answer_seconds
@@ -90,6 +93,10 @@ class Desk:
         What is served beside storing.
     ended
         Told once when an association ended and nothing of it is under way any more.
+    held
+        Bytes of requests that are in memory: those that the pool has not given back count, whether or not a peer waits.
+    overdue
+        Requests that the pool has not given back though their peers were told that it takes too long.
     """
 
     ingest: Ingest
@@ -101,6 +108,7 @@ class Desk:
     services: Services
     ended: Callable[[Exchange], None]
     held: int = 0
+    overdue: int = 0
 
 
 @dataclass
@@ -115,24 +123,33 @@ class _Message:
         What it will be answered whatever comes; its bytes are thrown away.
     held
         What came and was not handed on.
+    lent
+        So many bytes of it the pool has.
     length
         Of the data set so far.
     handing
         A part is being written at this moment.
+    is_begun
+        A part was handed on, so there may be a file.
     whole
         Nothing more comes.
     working_since
         Since when the peer waits for the node: for its answer, or for the disk to take more.
+    is_overdue
+        The pool has it for longer than the peer was let wait.
     """
 
     command: Command
     intake: Intake | None = None
     verdict: Answer | None = None
     held: bytearray = field(default_factory=bytearray)
+    lent: int = 0
     length: int = 0
     handing: bool = False
+    is_begun: bool = False
     whole: bool = False
     working_since: float | None = None
+    is_overdue: bool = False
 
 
 class Exchange:
@@ -188,22 +205,29 @@ class Exchange:
             message.working_since = now
         elif now - message.working_since > self._desk.answer_seconds:
             LOGGER.warning("instance from %s not stored in time", self.info.calling_ae_title)
+            message.is_overdue = True
+            self._desk.overdue += 1
             if message.whole:
                 self._answer(message, _NOT_IN_TIME)
             else:
                 self._link.abort()
 
     def end(self, *, is_released: bool) -> None:
-        """Leave the association; what is whole is still stored, what is not is forgotten."""
+        """Leave the association; what is whole is still stored, what is not is forgotten.
+
+        It is not over while the pool has something of it: who breaks off again and again would fill the memory. Only
+        what is overdue does not keep it.
+        """
         if self._over:
             return
         self._over, self.is_released = True, is_released
         message = self._message
         if message is not None and not message.whole:
             self._let_go(message)
-            self._message = None
             if not message.handing:
                 self._discard(message)
+            if not message.handing or message.is_overdue:
+                self._message = None
         self._tell_end()
 
     # -- what a message brings (`dimse.Receiving`)
@@ -233,6 +257,8 @@ class Exchange:
             message.verdict = Answer(status.SUCCESS)
         elif (command.context.abstract_syntax, command.field) not in self._desk.services:
             message.verdict = _NO_SUCH_SERVICE
+        elif self._desk.overdue >= THREADS:
+            message.verdict = _NOT_IN_TIME
         self._message = message
         if not command.has_data_set:
             self.complete()
@@ -275,6 +301,9 @@ class Exchange:
         if not self._desk.has_free_space():
             LOGGER.warning("instance from %s not stored: free space is below the watermark", self.info.calling_ae_title)
             return _NO_SPACE
+        if self._desk.overdue >= THREADS:
+            LOGGER.warning("instance from %s not taken: %d are overdue", self.info.calling_ae_title, self._desk.overdue)
+            return _NOT_IN_TIME
         return None
 
     def _most(self) -> int:
@@ -286,9 +315,9 @@ class Exchange:
 
     def _hand_over(self, message: _Message) -> None:
         """Have what is held written; what comes meanwhile is the next part."""
-        intake, part = message.intake, message.held
+        intake, part = message.intake, self._lend(message)
         assert intake is not None
-        message.held, message.handing = bytearray(), True
+        message.handing = message.is_begun = True
 
         def work() -> None:
             fault: Exception | None = None
@@ -296,15 +325,18 @@ class Exchange:
                 intake.append(part)
             except Exception as error:  # noqa: BLE001 - outermost in its thread: the answer tells
                 fault = error
-            self._desk.later(self._handed, message, len(part), fault)
+            self._desk.later(self._handed, message, fault)
 
         self._desk.pool.submit(work)
 
-    def _handed(self, message: _Message, count: int, fault: Exception | None) -> None:
-        self._desk.held -= count
+    def _handed(self, message: _Message, fault: Exception | None) -> None:
+        self._give_back(message)
         message.handing, message.working_since = False, None
-        if message is not self._message:  # the association is over
+        if self._over and not message.whole:
+            self._message = None
+        if message is not self._message:  # nobody waits for it any more
             self._discard(message)
+            self._tell_end()
             return
         if fault is not None:
             self._refuse(message, self._words_for(fault))
@@ -320,19 +352,18 @@ class Exchange:
         if message.verdict is not None:
             self._answer(message, message.verdict)
         elif message.intake is not None:
-            settle = self._settler(message)
-            self._desk.pool.submit(message.intake.finish, message.held, settle)
+            self._desk.pool.submit(message.intake.finish, self._lend(message), self._settler(message))
         else:
-            self._desk.pool.submit(self._serve, message)
+            self._desk.pool.submit(self._serve, message, self._lend(message))
 
     def _settler(self, message: _Message) -> Callable[[Exception | None], None]:
         def settle(fault: Exception | None) -> None:
             answer = Answer(status.SUCCESS) if fault is None else self._words_for(fault)
-            self._desk.later(self._answer, message, answer)
+            self._desk.later(self._dealt, message, answer)
 
         return settle
 
-    def _serve(self, message: _Message) -> None:
+    def _serve(self, message: _Message, information: bytearray) -> None:
         command = message.command
         request = ServiceRequest(
             self.info,
@@ -342,13 +373,17 @@ class Exchange:
             command.sop_class_uid,
             command.sop_instance_uid,
             command.type_id,
-            bytes(message.held),
+            bytes(information),
         )
         try:
             answer = self._desk.services[command.context.abstract_syntax, command.field](request)
         except Exception as error:  # noqa: BLE001 - outermost in its thread: the answer tells
             answer = self._words_for(error)
-        self._desk.later(self._answer, message, answer)
+        self._desk.later(self._dealt, message, answer)
+
+    def _dealt(self, message: _Message, answer: Answer) -> None:
+        self._give_back(message)
+        self._answer(message, answer)
 
     def _answer(self, message: _Message, answer: Answer) -> None:
         """Answer a request that was not answered before."""
@@ -376,16 +411,28 @@ class Exchange:
             self._discard(message)
 
     def _discard(self, message: _Message) -> None:
-        if message.intake is not None:
+        if message.intake is not None and message.is_begun:
             self._desk.pool.submit(message.intake.discard)
-            message.intake = None
+        message.intake = None
 
     def _let_go(self, message: _Message) -> None:
         self._desk.held -= len(message.held)
         message.held = bytearray()
 
+    def _lend(self, message: _Message) -> bytearray:
+        """Return what is held, for the pool."""
+        part, message.held = message.held, bytearray()
+        message.lent = len(part)
+        return part
+
+    def _give_back(self, message: _Message) -> None:
+        """Take note that the pool is done with what it had of a message."""
+        self._desk.held -= message.lent
+        self._desk.overdue -= message.is_overdue
+        message.lent, message.is_overdue = 0, False
+
     def _tell_end(self) -> None:
-        if self._message is None and not self._told:
+        if self._over and self._message is None and not self._told:
             self._told = True
             self._desk.ended(self)
 

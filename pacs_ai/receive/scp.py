@@ -19,7 +19,7 @@ from pacs_ai.log import shown
 from pacs_ai.receive import guard
 from pacs_ai.receive.acceptor import Acceptor, Port, listening, new_event_loop
 from pacs_ai.receive.connection import Bounds
-from pacs_ai.receive.exchange import Desk, Exchange
+from pacs_ai.receive.exchange import THREADS, Desk, Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator, service_contexts
 from pacs_ai.tls import bears
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-#: Threads that write, sync and serve; a disk has no use for more at one time.
-_THREADS = 16
 #: What could not be noted is tried again after so long, in seconds.
 _AGAIN_SECONDS = 0.25
 
@@ -175,7 +173,7 @@ class Receiver:
         self._open: set[Exchange] = set()
         self._plain, self._tls = self._bind()
         self._loop = listen.event_loop()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
         self._desk = Desk(
             ingest=ingest,
             pool=self._pool,
@@ -267,8 +265,8 @@ class Receiver:
             uuid.uuid4().hex, asked.calling_ae_title, asked.called_ae_title, connection.address, datetime.now(UTC)
         )
         exchange = Exchange(info, decided, self._desk, connection)
-        self._open.add(exchange)
         self._ingest.opened(info)
+        self._open.add(exchange)
         LOGGER.info("association of %s at %s to %s opened", info.calling_ae_title, info.address, info.called_ae_title)
         return decided, exchange
 
@@ -293,15 +291,15 @@ class Receiver:
             self._listen.on_refusal(
                 Refusal("instance", exchange.info.address, *titles, words, datetime.now(UTC), times)
             )
-        self._pool.submit(self._tell_end, exchange)
+        self._pool.submit(self._tell_end, exchange.info.assoc_id, exchange.is_released)
 
-    def _tell_end(self, exchange: Exchange) -> None:
+    def _tell_end(self, assoc_id: str, is_released: bool) -> None:
         """Tell the ingest that an association ended, again later where that fails for now."""
         try:
-            self._ingest.ended(exchange.info.assoc_id, exchange.is_released)
+            self._ingest.ended(assoc_id, is_released)
         except Transient as error:
             LOGGER.warning("end of an association cannot be noted yet: %s", error)
-            self._later(self._loop.call_later, _AGAIN_SECONDS, self._pool.submit, self._tell_end, exchange)
+            self._later(self._loop.call_later, _AGAIN_SECONDS, self._pool.submit, self._tell_end, assoc_id, is_released)
 
     def _later(self, act: Callable[..., object], *arguments: object) -> None:
         """Have a function called in the loop's thread; once the loop has ended nobody waits for it any more."""

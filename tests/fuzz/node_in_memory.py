@@ -165,6 +165,7 @@ class NodeInMemory:
         self._catch_up()
         assert connection.exchange is None or self._ended == 1, "the end of the association was not told once"
         assert self._desk.held == 0, f"{self._desk.held} bytes are still held"
+        assert self._desk.overdue == 0
         return Heard(bytes(transport.written), self._kept, transport.ended, self._words)
 
     def _catch_up(self) -> None:

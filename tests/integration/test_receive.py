@@ -528,7 +528,7 @@ def test_NET_20_stop_waits_for_what_is_under_way_and_aborts_the_rest(make_node: 
     assert [released for _, released in node.ended] == [False, False]
 
 
-def test_a_disk_that_hangs_amid_an_instance_does_not_hold_its_association_for_ever(make_node: Callable[..., Node]):
+def test_STO_13_a_disk_that_hangs_amid_an_instance_does_not_hold_its_association(make_node: Callable[..., Node]):
     gate = threading.Event()
 
     class Hanging(Files):

@@ -370,6 +370,20 @@ def test_a_full_antechamber_dismisses_who_waited_longest(make_receiver, connect)
     assert echo_seconds(receiver) < 1.0
 
 
+def test_a_fault_of_the_node_while_it_decides_is_an_abort_at_once(make_receiver, connect, monkeypatch, caplog):
+    """It must neither leave the peer waiting for its deadline nor keep the place of an association."""
+    receiver = make_receiver(waiting=guard.Limits(request_seconds=3600.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(receiver._ingest, "opened", lambda info: {}[info])
+        connection = connect(receiver)
+        connection.sendall(request())
+        assert answer(connection) == guard.abort(guard.NOT_SPECIFIED)
+        assert is_closed(connection)
+    assert "KeyError in" in caplog.text
+    assert receiver.associations == 0
+    assert echo_seconds(receiver) < 1.0
+
+
 def test_a_port_that_is_taken_is_said_in_words(make_receiver):
     from pacs_ai.errors import UserError
 

@@ -17,9 +17,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from raw_peer import PATIENCE, RawPeer, associate_rq, data_set, store
+from listening_bed import until
+from raw_peer import PATIENCE, RJ, RawPeer, associate_rq, command, data_set, pdv, store
 from stations import Sender
 
+from pacs_ai.dicom import commitment, status
+from pacs_ai.receive.connection import Bounds
+from pacs_ai.receive.exchange import HELD_BYTES, THREADS
+from pacs_ai.receive.service import N_ACTION_RQ, Answer
 from pacs_ai.store import schema, views
 from pacs_ai.store.database import Database
 from pacs_ai.store.files import Files
@@ -183,3 +188,140 @@ def test_STO_12_whatever_the_umask_only_the_owner_may_look(make_bed):
         os.umask(before)
     for path in [bed.files.folder, *bed.files.folder.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+@pytest.fixture
+def hanging():
+    """Return a context in which calls of the operating system hang."""
+
+    @contextmanager
+    def hanging(*names):
+        goes_on = threading.Event()
+
+        def held_up(real):
+            def wait(*arguments, **named):
+                assert goes_on.wait(PATIENCE)
+                return real(*arguments, **named)
+
+            return wait
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in names:
+                patch.setattr(os, name, held_up(getattr(os, name)))
+            try:
+                yield
+            finally:
+                goes_on.set()
+
+    return hanging
+
+
+#: More senders than threads that could hang.
+MANY = THREADS + 4
+
+
+def _is_idle(receiver):
+    desk = receiver._desk
+    return desk.held == desk.overdue == receiver._pool._work_queue.qsize() == 0
+
+
+def _inside(receiver):
+    """Return the connections that have a request under way."""
+    return [one for one in list(receiver._acceptor._connections) if one.exchange and one.exchange._message]
+
+
+def _send_all(receiver, peers, requests):
+    """Send requests of which all have begun before one can be overdue."""
+    for peer, request in zip(peers, requests, strict=True):
+        peer.send(request[:1000])
+    until(lambda: len(_inside(receiver)) == len(peers))
+    for peer, request in zip(peers, requests, strict=True):
+        peer.send(request[1000:])
+
+
+def test_STO_13_while_the_disk_hangs_each_sender_has_one_instance_in_memory_at_most(make_bed, hanging, caplog):
+    bed = make_bed(bounds=Bounds(answer_seconds=0.5))
+    peers = [bed.peer().associate() for _ in range(MANY)]
+    receiver = bed.receiver
+    with hanging("fsync", "fdatasync"):
+        for turn in range(5):
+            uids = [f"1.2.{turn}.{number + 1}" for number in range(MANY)]
+            _send_all(receiver, peers, [store(data_set(uid, pixels=900_000), uid) for uid in uids])
+            assert {peer.status() for peer in peers} == {status.OUT_OF_RESOURCES}
+            assert receiver._desk.overdue == MANY
+            assert MANY * 900_000 < receiver._desk.held < MANY * 901_000, "what the threads have counts"
+            assert receiver._pool._work_queue.qsize() <= MANY
+            assert bed.is_served()
+    assert caplog.text.count("instance from SENDER not stored in time") == MANY
+    assert caplog.text.count(f"instance from SENDER not taken: {MANY} are overdue") == 4 * MANY
+    until(lambda: _is_idle(receiver))
+    for number, peer in enumerate(peers):
+        assert _sent(peer, f"1.2.9.{number + 1}") == 0x0000
+    until(lambda: _is_idle(receiver))
+
+
+def test_STO_13_who_is_aborted_because_the_disk_hangs_cannot_fill_the_memory_by_coming_again(make_bed, hanging):
+    bed = make_bed(bounds=Bounds(answer_seconds=0.5))
+    receiver, long = bed.receiver, store(data_set(pixels=4 << 20), "1.2.3")
+    with hanging("open"):
+        peers = [bed.peer().associate() for _ in range(MANY)]
+        _send_all(receiver, peers, [long[: 2 * HELD_BYTES + 300_000]] * MANY)
+        assert all(peer.is_aborted(0) for peer in peers)
+        held = receiver._desk.held
+        assert MANY * HELD_BYTES <= held < 2 * MANY * HELD_BYTES
+        assert receiver._desk.overdue == MANY
+        until(lambda: receiver.associations == 0)
+        again = [bed.peer().associate() for _ in range(MANY)]
+        for peer in again:
+            peer.send(long)
+            assert peer.status() == status.OUT_OF_RESOURCES
+        assert receiver._desk.held == held
+    until(lambda: _is_idle(receiver))
+    assert bed.stored() == []
+    assert {_sent(peer, "1.2.3", 4 << 20) for peer in again} == {0x0000}
+    until(lambda: _is_idle(receiver))
+
+
+@pytest.mark.parametrize("length", [900_000, HELD_BYTES + 300_000], ids=["whole", "amid"])
+def test_STO_13_who_breaks_off_while_the_disk_hangs_keeps_his_place_until_it_goes_on(make_bed, hanging, length):
+    bed = make_bed(maximum_associations_per_peer=4)
+    receiver = bed.receiver
+    pixels = 64 << 10 if length < HELD_BYTES else 4 << 20
+    with hanging("open"):
+        for turn in range(4):
+            peer = bed.peer().associate()
+            peer.send(store(data_set(pixels=pixels), "1.2.3")[:length])
+            until(lambda turn=turn: sum(one.exchange._message.lent > 0 for one in _inside(receiver)) == 1)
+            peer.reset()
+            until(lambda: not _inside(receiver))
+            assert receiver.associations == turn + 1
+        late = bed.peer()
+        late.send(associate_rq())
+        assert late.next_pdu()[:1] == bytes((RJ,))
+        assert bed.is_served()
+    until(lambda: receiver.associations == 0)
+    until(lambda: _is_idle(receiver))
+    until(lambda: len(bed.stored()) == (length < HELD_BYTES))
+
+
+def test_STO_13_other_services_that_hang_hold_no_more_either(make_bed):
+    goes_on = threading.Event()
+
+    def serve(_request):
+        assert goes_on.wait(PATIENCE)
+        return Answer(status.SUCCESS)
+
+    services = {(commitment.SOP_CLASS_UID, N_ACTION_RQ): serve}
+    bed = make_bed(bounds=Bounds(answer_seconds=0.5), services=services)
+    asking = associate_rq(contexts=[(1, commitment.SOP_CLASS_UID, ("1.2.840.10008.1.2.1",))])
+    peers = [bed.peer().associate(asking) for _ in range(MANY)]
+    request = command(N_ACTION_RQ, commitment.SOP_CLASS_UID, uid="1.2.3", has_data=True)
+    asked = pdv(request, 3) + pdv(bytes(100_000), 0) * 9 + pdv(b"", 2)
+    for _ in range(3):
+        _send_all(bed.receiver, peers, [asked] * MANY)
+        assert {peer.status() for peer in peers} == {status.OUT_OF_RESOURCES}
+        assert (bed.receiver._desk.held, bed.receiver._desk.overdue) == (MANY * 900_000, MANY)
+    goes_on.set()
+    until(lambda: _is_idle(bed.receiver))
+    peers[0].send(asked)
+    assert peers[0].status() == 0x0000

@@ -49,6 +49,18 @@ def test_ASC_02_a_name_that_leads_nowhere_keeps_nobody_else_out(names, caplog):
     assert "ct.example is resolved now" in caplog.text
 
 
+@pytest.mark.parametrize("host", ["pacs..hosp", f"{'a' * 64}.hosp"])
+def test_ASC_02_a_host_that_can_be_no_name_keeps_nobody_else_out(monkeypatch, caplog, host):
+    asked = socket.getaddrinfo
+    known = [(0, 0, 0, "", ("192.0.2.9", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, port: known if name == "pacs" else asked(name, port))
+    callers = Callers([peer("ct", host), peer("pacs", "pacs")])
+    callers.look()
+    callers.look()
+    assert callers.allowed == {"CT": set(), "PACS": {"192.0.2.9"}}
+    assert caplog.messages == [f"peer ct: host {host} cannot be resolved (it is no host name); its calls are refused"]
+
+
 def test_while_the_name_service_is_away_the_addresses_stay_and_a_move_is_followed(names, caplog):
     names["pacs.example"] = ["192.0.2.9"]
     callers = Callers([peer("pacs", "pacs.example")])

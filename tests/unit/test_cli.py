@@ -221,6 +221,7 @@ def test_CFG_02_secrets_are_masked(run):
 
 
 ROUTE = '[[route]]\nrun = "{}"\nwhen = {{ {} }}\n'
+PEER = '[[peer]]\nname = "ct"\nhost = "10.1.2.3"\nae_title = "CT"\naddresses = [{}]\n'
 
 
 @pytest.mark.parametrize(
@@ -259,6 +260,12 @@ def test_CFG_01_contradictions_are_found(run, text, words):
         ("[receive]\nahead_mb = 100000", "receive.ahead_mb: may be at most 65536"),
         ('[receive]\naccept = "all"', "receive.accept: must be 'anyone' or 'peers'"),
         ('[receive]\nport = "many"', "receive.port: must be a whole number"),
+        (
+            PEER.format('"10.1.2.3", "10.1.2.0/24", "10.1.2.7/24", "2001:db8::/32", "10.1.2.300"'),
+            "5: '10.1.2.300' is no address; give one, such as 10.1.2.3, or a network, such as 10.1.2.0/24",
+        ),
+        (PEER.format('"ct.hospital.example"'), "peer.1.addresses.1: 'ct.hospital.example' is no address"),
+        (PEER.format('"10.1.2.0/33"'), "peer.1.addresses.1: '10.1.2.0/33' is no address"),
         ("port = ", "no valid TOML"),
         (ROUTE.format("ct-lung", 'modality = "CT"') + 'deliver_to = ["nobody"]', "which is no [[peer]]"),
     ],
