@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 import warnings
 from typing import Literal
 
@@ -17,6 +18,17 @@ def shown(text: object, limit: int = 200) -> str:
     line = str(text).translate(_SHOWN)
     line = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def where(error: BaseException) -> str:
+    """Return in which line of code an error arose, without its text, which may hold a patient's data."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.name} ({last.filename.rpartition('/')[2]}:{last.lineno})"
+
+
+def unexpected(error: BaseException) -> str:
+    """Say of an error that nobody raised on purpose what it is and where it arose."""
+    return f"unexpected {type(error).__name__} in {where(error)}"
 
 
 class _Lines(logging.Formatter):

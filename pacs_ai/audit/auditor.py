@@ -11,9 +11,7 @@ import os
 import socket
 import threading
 import time
-import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacs_ai import loop
@@ -22,6 +20,7 @@ from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import FILE, REPOSITORY, AuditFile, Repository
 from pacs_ai.credentials import calling
 from pacs_ai.errors import Transient
+from pacs_ai.log import unexpected
 from pacs_ai.store import spool, trail
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ class AuditThread:
             try:
                 loop.run(self._auditor.step, self._rest, self._stop)
             except Exception as error:  # noqa: BLE001 - outermost: results are delivered whatever is odd about an event
-                words = f"unexpected {type(error).__name__} in {_where(error)}"
+                words = unexpected(error)
                 _log.error("audit events are not made: %s", words)
                 with suppress(Transient):
                     self._auditor.broke(words)
@@ -181,9 +180,3 @@ class AuditThread:
 
     def _rest(self) -> None:
         self._stop.wait(_REST_SECONDS)
-
-
-def _where(error: Exception) -> str:
-    """Return file and line of the innermost place of an error."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}"

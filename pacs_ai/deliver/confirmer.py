@@ -16,6 +16,7 @@ from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.dicom import status
 from pacs_ai.dicom.commitment import Request
 from pacs_ai.errors import NotOffered, Transient, Unavailable
+from pacs_ai.log import unexpected
 from pacs_ai.store import commitments
 from pacs_ai.store.commitments import Verdict
 
@@ -62,6 +63,8 @@ class Confirmer:
                 pass
         except Transient as error:
             _log.warning("%s: what it answered could not be noted, so it is asked again: %s", peer, error)
+        except Exception as error:  # noqa: BLE001 - outermost: what was taken is due again by itself
+            _log.error("%s: not confirmed, asked again later: %s", peer, unexpected(error))
 
     def step(self, name: str) -> bool:
         """Take one step at a peer; False where nothing is due."""

@@ -94,7 +94,11 @@ def _connected(remote: Remote) -> socket.socket:
     deadline = Deadline.after(remote.connect_seconds)
     fault = ""
     for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # of an address that this machine cannot call, what another one answered says more
+            fault = fault or f"this machine opens no connection to {address[0]}: {error.strerror}"
+            continue
         try:
             sock.settimeout(deadline.left())
             sock.connect(address)

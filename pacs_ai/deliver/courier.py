@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pacs_ai.deliver import patients, queries
@@ -16,16 +17,21 @@ from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.notary import Notary
 from pacs_ai.deliver.pledger import Pledger
 from pacs_ai.deliver.scu import Outcome, Outgoing, send
+from pacs_ai.dicom import status
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Transient, Unavailable
+from pacs_ai.log import unexpected
 from pacs_ai.profiles import NOTICES
 from pacs_ai.store import outbox
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
 from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pacs_ai.config import Config
     from pacs_ai.deliver.connection import Remote
+    from pacs_ai.deliver.patients import Doubt
     from pacs_ai.store.database import Database
     from pacs_ai.store.files import Files
     from pacs_ai.store.outbox import Parcel, Round
@@ -94,11 +100,18 @@ class Courier:
         except Transient as error:
             _log.warning("%s: the outcome could not be noted, so it is sent again: %s", held.peer, error)
             self._free(held)
+        except Exception as error:  # noqa: BLE001 - outermost: a destination is given back, and tried again ever later
+            words = unexpected(error)
+            _log.error("%s: the round broke off, and is tried again: %s", held.peer, words)
+            self._free(held, words)
 
-    def _free(self, held: Round) -> None:
-        """Give the destination back once the database answers; the sweeper puts its deliveries back."""
+    def _free(self, held: Round, fault: str = "") -> None:
+        """Give the destination back, after a fault as one that was not reached; else the sweeper does so."""
         try:
-            outbox.abandon(self._database, held, actor=self._owner)
+            if fault:
+                outbox.put_back(self._database, held, reached=False, reason=fault, backoff=self._backoff)
+            else:
+                outbox.abandon(self._database, held, actor=self._owner)
         except Transient:
             _log.warning("%s: given back by the sweeper when this process ends", held.peer)
 
@@ -121,8 +134,10 @@ class Courier:
             parcel = waiting.pop(outcome.sop_instance_uid)
             if outcome.category is Category.TRANSIENT and outcome.status is None:
                 lost = outcome.words
-            if not self._note(held, parcel, outcome):
-                held_up.add(parcel.job_id)
+            with self._apart(held, parcel, doubtful=True):
+                if self._note(held, parcel, outcome):
+                    continue
+            held_up.add(parcel.job_id)
         for parcel in waiting.values():
             outbox.postponed(
                 self._database, held, parcel, None, lost or "waits for the object that it cites", self._backoff
@@ -147,19 +162,35 @@ class Courier:
             if parcel.kind in NOTICES:
                 found.append(parcel)
                 continue
-            if whose not in said:
-                said[whose] = patients.ask(remote, *whose, queries.noting(self._database, held.owner))
-            doubt = said[whose]
-            if doubt is None:
-                found.append(parcel)
-            elif doubt.is_another:
-                outbox.hold(self._database, held, parcel, doubt.words)
-                _log.error("%s of job %d held: %s", parcel.kind, parcel.job_id, doubt.words)
-            else:
-                status = doubt.status
-                outbox.postponed(self._database, held, parcel, status, doubt.words, self._backoff)
-                _log.warning("%s of job %d waits: %s", parcel.kind, parcel.job_id, doubt.words)
+            with self._apart(held, parcel, doubtful=False):
+                if whose not in said:
+                    said[whose] = patients.ask(remote, *whose, queries.noting(self._database, held.owner))
+                doubt = said[whose]
+                if doubt is None:
+                    found.append(parcel)
+                else:
+                    self._keep_back(held, parcel, doubt)
         return found
+
+    def _keep_back(self, held: Round, parcel: Parcel, doubt: Doubt) -> None:
+        if doubt.is_another:
+            outbox.hold(self._database, held, parcel, doubt.words)
+            _log.error("%s of job %d held: %s", parcel.kind, parcel.job_id, doubt.words)
+        else:
+            outbox.postponed(self._database, held, parcel, doubt.status, doubt.words, self._backoff)
+            _log.warning("%s of job %d waits: %s", parcel.kind, parcel.job_id, doubt.words)
+
+    @contextmanager
+    def _apart(self, held: Round, parcel: Parcel, *, doubtful: bool) -> Iterator[None]:
+        """Have one parcel wait alone where something unexpected befalls it: the others of its destination go on."""
+        try:
+            yield
+        except Transient:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            words, failure = unexpected(error), status.PROCESSING_FAILURE
+            _log.error("%s of job %d is sent later to %s: %s", parcel.kind, parcel.job_id, held.peer, words)
+            outbox.postponed(self._database, held, parcel, failure, words, self._backoff, doubtful=doubtful)
 
     def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> bool:
         """Note what became of one object; tells whether what comes after it in its job may be sent in this round."""
@@ -169,8 +200,8 @@ class Courier:
             _log.info("%s of job %d delivered to %s", parcel.kind, parcel.job_id, held.peer)
             return True
         if outcome.category is Category.TRANSIENT:
-            status, words = outcome.status, outcome.words
-            outbox.postponed(self._database, held, parcel, status, words, self._backoff, doubtful=outcome.doubtful)
+            said, words = outcome.status, outcome.words
+            outbox.postponed(self._database, held, parcel, said, words, self._backoff, doubtful=outcome.doubtful)
             return False
         instead = ""
         if outcome.not_accepted:

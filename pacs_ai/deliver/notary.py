@@ -81,8 +81,7 @@ class Notary:
         if wanted is None:
             return False
         try:
-            encoded = self._encode(wanted)
-            new = self._store(encoded)
+            self._make(wanted)
         except Permanent as error:
             self._give_up(wanted, str(error))
         except Transient as error:
@@ -92,11 +91,13 @@ class Notary:
             _log.error("%s of job %d could not be made: %s", wanted.kind, wanted.job_id, traceback.format_exc())
             words = f"unexpected {type(error).__name__}; the log of deliver has the traceback"
             notices.postpone(self._database, wanted, words, actor=self._owner, counts=True)
-        else:
-            addresses = {peer.name: (peer.ae_title, peer.host, peer.port) for peer in self._config.peer}
-            if notices.made(self._database, wanted, new, actor=self._owner, addresses=addresses):
-                _log.info("%s of job %d is in the outbox", wanted.kind, wanted.job_id)
         return True
+
+    def _make(self, wanted: Order) -> None:
+        new = self._store(self._encode(wanted))
+        addresses = {peer.name: (peer.ae_title, peer.host, peer.port) for peer in self._config.peer}
+        if notices.made(self._database, wanted, new, actor=self._owner, addresses=addresses):
+            _log.info("%s of job %d is in the outbox", wanted.kind, wanted.job_id)
 
     def _give_up(self, wanted: Order, words: str) -> None:
         notices.give_up(self._database, wanted, words, actor=self._owner)

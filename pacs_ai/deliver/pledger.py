@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.addresses import remote
 from pacs_ai.errors import NotOffered, Transient, Unavailable
+from pacs_ai.log import unexpected
 from pacs_ai.store import pledges
 from pacs_ai.store.coming import Coming
 from pacs_ai.store.waiting import Backoff
@@ -70,6 +71,16 @@ class Pledger:
 
         What was asked for before `receive.commitment` was switched off is answered too: that it is not kept.
         """
+        try:
+            self._serve(pledge)
+        except Transient:
+            raise
+        except Exception as error:  # noqa: BLE001 - one request must not hold up the others
+            words = unexpected(error)
+            _log.error("%s is not told yet what is kept: %s", pledge.peer, words)
+            pledges.later(self._database, pledge, words, self._backoff)
+
+    def _serve(self, pledge: Pledge) -> None:
         if not pledge.decided:
             is_whole = self._is_whole if self._config.receive.commitment else _keep_nothing
             is_more_coming = bool(self._coming.look())

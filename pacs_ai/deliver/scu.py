@@ -6,6 +6,7 @@ answered is `Category.TRANSIENT`, to be sent again; storing the same instance tw
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -21,8 +22,10 @@ from pacs_ai.deliver import command, pdus
 from pacs_ai.deliver.association import Association
 from pacs_ai.deliver.connection import Remote
 from pacs_ai.dicom import contexts, status
+from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import NotUnderstood, Unavailable
+from pacs_ai.log import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,8 +47,11 @@ __all__ = [
     "send_files",
 ]
 
+_log = logging.getLogger(__name__)
+
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 SOP_INSTANCE_UID = 0x0008_0018
+_OF_THE_FILE = ("MediaStorageSOPClassUID", "TransferSyntaxUID")
 #: By these a peer says, amid an accepted presentation context, that it takes no such object (PS3.7 Annex C).
 NOT_ACCEPTED = frozenset({status.SOP_CLASS_NOT_SUPPORTED, status.NO_SUCH_SOP_CLASS})
 
@@ -72,7 +78,7 @@ class Outcome:
     Parameters
     ----------
     status
-        Status of the C-STORE-RSP; None where there was none to count.
+        Status of the C-STORE-RSP, 0110H where this side failed with this one alone; None where there was none to count.
     category
         SUCCESS and WARNING: the peer has it. TRANSIENT: send it again. PERMANENT: a person has to look.
     words
@@ -133,7 +139,6 @@ def send(
     """Send the instances in the order given and yield the outcome of each as it happens.
 
     `held_back` is asked before each: one for which it is True is left out, without an outcome.
-
 
     One association that proposes only the contexts they need (several, one after another, for more than 128 kinds).
     Once the association is lost, all instances that were not answered are `Category.TRANSIENT`.
@@ -244,7 +249,13 @@ def _send_batch(
                 waiting.popleft()
                 continue
             begun.add(instance.sop_instance_uid)
-            outcome = _store(assoc, number % 0xFFFF + 1, instance)
+            try:
+                outcome = _store(assoc, number % 0xFFFF + 1, instance)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is odd about one instance must not hold up the others
+                words = f"{instance.path.name} could not be sent ({unexpected(error)})"
+                outcome = _broken_off(assoc, instance, words, doubtful=True)
             waiting.popleft()
             yield outcome
             if assoc.over:
@@ -264,13 +275,19 @@ def _store(assoc: Association, message_id: int, instance: Outgoing) -> Outcome:
     except NotUnderstood as error:
         return Outcome(uid, None, Category.PERMANENT, str(error))
     except OSError as error:
-        # Half a data set may be under way; and one unreadable file must not hold up the others.
-        assoc.abort()
-        return Outcome(uid, None, Category.TRANSIENT, f"{instance.path.name} could not be read ({error})")
+        return _broken_off(assoc, instance, f"{instance.path.name} could not be read ({error})", doubtful=False)
     answer = _matching_answer(assoc, context_id, command.C_STORE_RQ, message_id)
     if answer.sop_instance_uid not in {"", uid} or answer.sop_class_uid not in {"", instance.sop_class_uid}:
         raise Unavailable(f"{assoc.remote} answered for another instance than the one sent; not counted as stored")
     return _outcome(assoc.remote, uid, answer)
+
+
+def _broken_off(assoc: Association, instance: Outgoing, words: str, *, doubtful: bool) -> Outcome:
+    """End the association, as half a data set may be under way; this instance waits alone."""
+    assoc.abort()
+    _log.error("sent later: %s", words)
+    uid = instance.sop_instance_uid
+    return Outcome(uid, status.PROCESSING_FAILURE, Category.TRANSIENT, words, doubtful=doubtful)
 
 
 def _outcome(remote: Remote, uid: str, answer: command.Answer) -> Outcome:
@@ -332,15 +349,17 @@ def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
     Raises
     ------
     NotUnderstood
-        No such file, no DICOM file, an empty one, or one in another transfer syntax than it was said to be.
+        No such file, no DICOM file, a damaged or empty one, or one in another transfer syntax than it was said to be.
     """
     try:
         meta, offset = split_dataset(instance.path)
+        found = str(meta.get("TransferSyntaxUID", ""))
         file = instance.path.open("rb")
     except (FileNotFoundError, InvalidDicomError) as error:
         raise NotUnderstood(f"{instance.path.name} is missing or no DICOM file, so it cannot be sent") from error
+    except READING_FAULTS as error:
+        raise NotUnderstood(f"{instance.path.name} is damaged within its file meta, so it cannot be sent") from error
     with file:
-        found = str(meta.get("TransferSyntaxUID", ""))
         if found != instance.transfer_syntax_uid:
             raise NotUnderstood(
                 f"{instance.path.name} is in {contexts.name_of(found) or 'an unknown encoding'}, not in "
@@ -368,11 +387,14 @@ def _identify(path: Path) -> Outgoing:
     with path.open("rb") as file:
         try:
             ds = read_partial(file, stop_when=behind)
+            media, syntax = (str(ds.file_meta.get(keyword) or "") for keyword in _OF_THE_FILE)
+            sop_class_uid, uid = (str(ds.get(keyword) or "") for keyword in ("SOPClassUID", "SOPInstanceUID"))
         except InvalidDicomError as error:
             raise NotUnderstood("no DICOM file") from error
-    syntax = ds.file_meta.get("TransferSyntaxUID")
-    if ds.file_meta.get("MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
+        except READING_FAULTS as error:
+            raise NotUnderstood("a damaged DICOM file") from error
+    if media == MEDIA_STORAGE_DIRECTORY:
         raise NotUnderstood("a DICOMDIR, which is not sent")
-    if not syntax or not ds.get("SOPClassUID") or not ds.get("SOPInstanceUID"):
+    if not syntax or not sop_class_uid or not uid:
         raise NotUnderstood("a DICOM file without SOP class, SOP instance or transfer syntax")
-    return Outgoing(path, str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(syntax))
+    return Outgoing(path, sop_class_uid, uid, syntax)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_description
+from pydicom.errors import BytesLengthException
 
 from pacs_ai.errors import Reason, Refused
 
@@ -15,6 +16,7 @@ from pacs_ai.errors import Reason, Refused
 READING_FAULTS = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     LookupError,
     NotImplementedError,

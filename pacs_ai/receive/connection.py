@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
+from pacs_ai.log import where
 from pacs_ai.receive import framing, guard
 from pacs_ai.receive.dimse import ProtocolFault, fragments
 from pacs_ai.receive.framing import Framer, Lengths, Malformed
@@ -293,7 +294,7 @@ class Connection(asyncio.BufferedProtocol):
         except ProtocolFault as fault:
             self._fault(str(fault), guard.INVALID_PARAMETER)
         except Exception as error:  # noqa: BLE001 - outermost for one connection: the others must not feel it
-            self._fault(f"{type(error).__name__} in {guard.where(error)}", guard.NOT_SPECIFIED)
+            self._fault(f"{type(error).__name__} in {where(error)}", guard.NOT_SPECIFIED)
         else:
             if taken < len(received) and self._state in _EXPECTED:
                 self._carry += received[taken:]

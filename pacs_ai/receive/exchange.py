@@ -17,8 +17,8 @@ from pynetdicom.sop_class import Verification
 from pacs_ai.dicom import status
 from pacs_ai.dicom.attributes import is_uid
 from pacs_ai.errors import Mismatch, NotUnderstood, PacsAiError, Transient
-from pacs_ai.log import shown
-from pacs_ai.receive import dimse, guard
+from pacs_ai.log import shown, where
+from pacs_ai.receive import dimse
 from pacs_ai.receive.ingest import Announced
 from pacs_ai.receive.service import Answer, ServiceRequest, Services
 
@@ -444,5 +444,5 @@ class Exchange:
                 LOGGER.warning("instance from %s not stored: %s", calling, shown(fault))
                 return answer
         # its text may hold what a peer sent
-        LOGGER.error("instance from %s not stored: %s in %s", calling, type(fault).__name__, guard.where(fault))
+        LOGGER.error("instance from %s not stored: %s in %s", calling, type(fault).__name__, where(fault))
         return Answer(status.PROCESSING_FAILURE, "internal error; see the node's log")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import traceback
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,9 +119,3 @@ class Limits:
     request_seconds: float = 10.0
     handshake_seconds: float = 5.0
     request_bytes: int = 65536
-
-
-def where(error: BaseException) -> str:
-    """Return in which line of code an error arose, without its text, which may hold a patient's data."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{last.name} ({last.filename.rpartition('/')[2]}:{last.lineno})"

@@ -362,7 +362,7 @@ def test_a_fault_of_the_auditor_shows_and_names_nobody(stations, sender, databas
     until(lambda: caplog.text)
     stop.set()
     thread.join(60)
-    assert "audit events are not made: unexpected ValueError in test_audit.py:" in caplog.text
+    assert "audit events are not made: unexpected ValueError in events (test_audit.py:" in caplog.text
     assert "Doe" not in caplog.text
     with database.read() as connection:
         (standing,) = spool.standings(connection, ["file"])

@@ -198,6 +198,27 @@ def test_a_request_that_was_cut_off_is_made_again_as_the_same_one(make_bed, make
     assert again == step
 
 
+@sqlite
+def test_a_fault_amid_a_request_is_noted_and_it_is_made_again(make_bed, make_committer, monkeypatch, caplog):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    with monkeypatch.context() as broken:
+        broken.setattr(inquiry, "ask", _odd)
+        bed.confirmer.look()
+        bed.confirmer.join(60)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "not confirmed, asked again later: unexpected KeyError in _odd" in caplog.text
+    assert "Doe" not in caplog.text
+    assert not bed.step(), "it waits"
+    bed.due()
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+def _odd(*_arguments, **_options):
+    raise KeyError("Doe^Jane")
+
+
 def reported(bed, report, calling="COMMITTER", syntax=ExplicitVRLittleEndian, type_id=None):
     """Answer on an association of the peer's own; returns the status that the node answers."""
     association = AssociationInfo("a9", calling, "PACS_AI", "127.0.0.1", datetime.now(UTC))
@@ -315,7 +336,8 @@ def test_what_travels_is_read_as_it_was_written(syntax):
 
 
 def test_nonsense_is_not_understood():
-    for data in (b"", b"\x08\x00\x95\x11UI\x04\x00", bytes(40), b"\xff" * 40):
+    wrong_vr = b"\x08\x00\x95\x11UL\x06\x001.2.3\0"
+    for data in (b"", b"\x08\x00\x95\x11UI\x04\x00", bytes(40), b"\xff" * 40, wrong_vr):
         with pytest.raises(NotUnderstood):
             commitment.read_report(data, ExplicitVRLittleEndian)
         with pytest.raises(NotUnderstood):
@@ -384,7 +406,7 @@ class Endless:
 
 @pytest.mark.parametrize(
     ("seconds", "error", "words"),
-    [(0.001, Unavailable, "did not end its answer"), (60.0, NotOffered, "more than 100 matches")],
+    [(0.0, Unavailable, "did not end its answer"), (60.0, NotOffered, "more than 100 matches")],
 )
 def test_DEL_02_a_query_without_end_ends(monkeypatch, seconds, error, words):
     monkeypatch.setattr(inquiry, "Association", Endless)

@@ -20,6 +20,7 @@ from stored_results import finish_with, plan_of
 from pacs_ai.audit.events import Teller
 from pacs_ai.config import Config
 from pacs_ai.deliver import courier as courier_module
+from pacs_ai.deliver import patients
 from pacs_ai.deliver.courier import Courier
 from pacs_ai.deliver.scu import Outcome
 from pacs_ai.dicom import contexts
@@ -198,6 +199,105 @@ def test_DEL_09_one_destination_down_does_not_hold_up_the_other(stations, source
     assert peers == {("pacs", "waiting"), ("archive", "sent")}
 
 
+def faulty(uid, function, where):
+    """Return the function as one that raises where it is called with that SOP Instance UID."""
+
+    def call(*arguments, **options):
+        if arguments[where].sop_instance_uid == uid:
+            raise KeyError("Doe^Jane")
+        return function(*arguments, **options)
+
+    return call
+
+
+@pytest.fixture
+def two_jobs(stations, sender, bed, keeping_peer, tmp_path):
+    """Four results of two jobs for a peer that is there."""
+    courier = bed(keeping_peer.port)
+    sender.send("2", (1, 2))
+    address = Address("pacs", "KEEPER", "127.0.0.1", keeping_peer.port, PLAN)
+    stations.enqueue(stations.work(stations.complete("2"), destinations=(address,)))
+    finish_with(stations, Files(tmp_path / "store" / "files"), encodings([PLAN]))
+    return courier
+
+
+def test_a_damaged_result_fails_and_the_others_are_sent(stations, two_jobs, keeping_peer, tmp_path):
+    first, *others = stations.rows(schema.result)
+    file = Files(tmp_path / "store" / "files").path(first.sha256)
+    file.chmod(0o600)
+    file.write_bytes(file.read_bytes()[:152])
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["failed", "sent", "sent", "sent"]
+    assert keeping_peer.stored == [row.sop_instance_uid for row in others]
+    assert f"{first.sha256} is damaged" in stations.rows(schema.delivery)[0].reason
+
+
+def waits_alone(stations, reason):
+    """Assert that the first of four results waits longer each time, the SR that cites it too, and nothing else."""
+    assert stations.deliveries() == ["waiting", "waiting", "sent", "sent"]
+    (destination,) = stations.rows(schema.destination)
+    assert (destination.owner, destination.failures) == ("", 0)
+    delivery = stations.rows(schema.delivery)[0]
+    assert reason in delivery.reason
+    assert delivery.due_at > clock.now()
+    assert delivery.waited_seconds >= 4
+    assert outbox.claim(stations.database, "pacs", ME) is None, "what waits is not due yet"
+
+
+def test_an_unreadable_file_holds_up_only_what_cites_it(stations, two_jobs, tmp_path):
+    file = Files(tmp_path / "store" / "files").path(stations.rows(schema.result)[0].sha256)
+    file.unlink()
+    file.mkdir()
+    serve(stations, two_jobs)
+    waits_alone(stations, "could not be read")
+
+
+def test_a_fault_of_the_node_with_one_result_holds_up_only_what_cites_it(stations, two_jobs, monkeypatch, caplog):
+    uid = stations.rows(schema.result)[0].sop_instance_uid
+    monkeypatch.setattr(outbox, "accepted", faulty(uid, outbox.accepted, 2))
+    serve(stations, two_jobs)
+    waits_alone(stations, "unexpected KeyError in call (test_delivery_rows.py:")
+    assert stations.rows(schema.delivery)[0].doubtful
+    assert "SEG of job 1 is sent later to pacs: unexpected KeyError" in caplog.text
+    assert "Doe" not in caplog.text
+
+
+def test_DEL_01_a_round_that_breaks_off_is_tried_again_ever_later_and_given_up(
+    stations, source, tmp_path, monkeypatch, caplog
+):
+    stations.enqueue(stations.work(source, destinations=(PACS, ARCHIVE)))
+    stations.finish(stations.claim(), "SEG", "SR")
+    near = FarPacs()
+    near.away = False
+
+    def broken(remote, *rest):
+        if remote.port == 104:
+            raise KeyError("Doe^Jane")
+        return near(remote, *rest)
+
+    monkeypatch.setattr(courier_module, "send", broken)
+    config = Config.model_validate({"deliver": {"first_backoff_seconds": 60, "give_up_hours": 0.1}})
+    courier = Courier(config, stations.database, Files(tmp_path / "files"), ME)
+    pacs = schema.destination.c.peer == "pacs"
+    waits = []
+    while "waiting" in stations.deliveries():
+        assert courier.step()
+        courier.join(60)
+        assert not courier.step(), "tried again before its time"
+        (destination,) = stations.rows(schema.destination, pacs)
+        assert (destination.owner, destination.failures) == ("", len(waits) + 1)
+        assert destination.reason.startswith("unexpected KeyError in broken (test_delivery_rows.py:")
+        waits.append((destination.next_try_at - clock.now()).total_seconds())
+        with stations.database.write() as connection:
+            connection.execute(sa.update(schema.destination).values(next_try_at=clock.now()))
+    assert len(waits) == 3  # of some 60, 120 and 240 s
+    assert waits == sorted(waits)
+    states = {(row.peer, row.state) for row in stations.rows(schema.delivery)}
+    assert states == {("pacs", "failed"), ("archive", "sent")}
+    assert "pacs: the round broke off, and is tried again: unexpected KeyError" in caplog.text
+    assert "Doe" not in caplog.text
+
+
 @pytest.fixture
 def asked():
     """A peer that is asked whose the study is, before each round."""
@@ -259,6 +359,26 @@ def test_DEL_10_a_study_that_is_not_there_yet_is_waited_for(verifying, asked):
     assert bed.stations.deliveries() == ["waiting", "waiting"]
     assert "does not have the study" in bed.rows[0].reason
     asked.patients["1.2.9.7"] = "P1"
+    with bed.stations.database.write() as connection:
+        connection.execute(sa.update(schema.delivery).values(due_at=clock.now()))
+    bed.deliver()
+    assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+def test_DEL_10_a_fault_of_the_node_in_asking_sends_nothing_and_is_asked_again(verifying, asked, monkeypatch):
+    bed = verifying
+    asked.patients["1.2.9.7"] = "P1"
+
+    def broken(*_arguments):
+        raise KeyError("Doe^Jane")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(patients, "ask", broken)
+        bed.deliver()
+    assert asked.received == []
+    assert bed.stations.deliveries() == ["waiting", "waiting"]
+    assert all("unexpected KeyError in broken" in row.reason and not row.doubtful for row in bed.rows)
+    assert outbox.claim(bed.stations.database, "pacs", ME) is None, "it waits"
     with bed.stations.database.write() as connection:
         connection.execute(sa.update(schema.delivery).values(due_at=clock.now()))
     bed.deliver()

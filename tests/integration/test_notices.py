@@ -246,7 +246,10 @@ def test_of_two_that_make_the_same_one_does(stations, files, config, work):
     assert len(stations.rows(schema.result)) == 1
 
 
-def test_a_full_disk_postpones_it_and_an_odd_fault_gives_it_up_in_the_end(stations, files, notary, work, monkeypatch):
+@pytest.mark.parametrize(("owner", "name"), [(Notary, "_encode"), (notices, "made")])
+def test_a_full_disk_postpones_it_and_an_odd_fault_gives_it_up_in_the_end(
+    stations, files, notary, work, monkeypatch, owner, name
+):
     stations.enqueue(work)
     refuse(stations)
     with monkeypatch.context() as broken:
@@ -255,7 +258,7 @@ def test_a_full_disk_postpones_it_and_an_odd_fault_gives_it_up_in_the_end(statio
     assert notices.next_order(stations.database) is None, "it waits"
     assert stations.rows(schema.notice)[0].ended_at is None
     with monkeypatch.context() as broken:
-        broken.setattr(notary, "_encode", _raise(ZeroDivisionError()))
+        broken.setattr(owner, name, _raise(ZeroDivisionError()))
         for _ in range(5):
             _make_due(stations)
             notary.step()

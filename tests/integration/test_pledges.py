@@ -16,6 +16,7 @@ from stored_results import keep_sources
 
 from pacs_ai.cli import main
 from pacs_ai.config import Config
+from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.pledger import Pledger
 from pacs_ai.receive import exchange
 from pacs_ai.receive.commitment import services
@@ -181,6 +182,26 @@ def test_a_peer_that_is_away_is_told_later_and_what_was_decided_stands(make_bed,
         connection.execute(sa.update(schema.pledge).values(due_at=datetime.now(UTC)))
     assert bed.pledger.step()
     assert [event_type for event_type, _ in asker.reports] == [1]
+
+
+@sqlite
+def test_a_fault_of_the_node_is_tried_again_later_as_a_peer_that_is_away(make_bed, asker, monkeypatch, caplog):
+    bed = make_bed()
+    asker.ask(bed.receiver.port, "2.25.7", CT)
+    with monkeypatch.context() as broken:
+        broken.setattr(inquiry, "tell", _odd)
+        assert bed.pledger.step()
+    assert bed.row.reason.startswith("unexpected KeyError in _odd (test_pledges.py:")
+    assert (bed.row.attempts, bed.row.ended_at) == (1, None)
+    assert bed.row.waited_seconds > 0
+    assert "ct-1 is not told yet what is kept: unexpected KeyError" in caplog.text
+    assert "Doe" not in caplog.text
+    until(bed.pledger.step)
+    assert len(asker.reports) == 1
+
+
+def _odd(*_arguments):
+    raise KeyError("Doe^Jane")
 
 
 @sqlite

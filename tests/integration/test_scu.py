@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -226,8 +227,54 @@ def test_an_unreadable_file_is_tried_again_and_holds_up_no_other(keeping_peer, m
     monkeypatch.setattr(scu, "_opened", shorter)
     outcomes = list(scu.send(remote_of(keeping_peer), [bad, good]))
     assert categories(outcomes) == [Category.TRANSIENT, Category.SUCCESS], outcomes
+    assert outcomes[0].status is not None, "the peer is there"
     assert keeping_peer.stored == [good.sop_instance_uid]
     assert keeping_peer.associations == 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("sop_class_uid", [SegmentationStorage, EnhancedSRStorage])
+def test_results_damaged_anywhere_fail_alone(keeping_peer, make_instances, sop_class_uid):
+    """Three hundred files cut off or changed in some bytes, a good one after each: an outcome for every one."""
+    chance = np.random.default_rng(11)
+    instances = make_instances(600, rows=4, sop_class_uid=sop_class_uid)
+    for one in instances[::2]:
+        raw = bytearray(one.path.read_bytes())
+        within = split_dataset(one.path)[1] + 100  # mostly in the file meta, which is read
+        if chance.random() < 0.4:
+            del raw[int(chance.integers(0, within)) :]
+        for _ in range(int(chance.integers(1, 5))):
+            if len(raw) > 128:
+                raw[int(chance.integers(128, min(len(raw), within)))] ^= 1 << int(chance.integers(0, 8))
+        one.path.write_bytes(raw)
+    outcomes = list(scu.send(remote_of(keeping_peer), instances))
+    assert [outcome.sop_instance_uid for outcome in outcomes] == [one.sop_instance_uid for one in instances]
+    assert set(categories(outcomes[1::2])) == {Category.SUCCESS}
+    damaged = [(one, said) for one, said in zip(instances[::2], outcomes[::2], strict=True) if not said.stored]
+    assert len(damaged) > 100
+    assert {said.category for _, said in damaged} == {Category.PERMANENT}
+    assert all(one.path.name in said.words for one, said in damaged)
+    assert any("damaged within its file meta" in said.words for _, said in damaged)
+    assert keeping_peer.associations == 1
+
+
+def test_whatever_is_odd_about_one_instance_holds_up_no_other(keeping_peer, make_instances, monkeypatch, caplog):
+    odd, good = make_instances(2)
+    request = command.c_store_request
+
+    def broken(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+        if sop_instance_uid == odd.sop_instance_uid:
+            raise KeyError("Doe^Jane")
+        return request(message_id, sop_class_uid, sop_instance_uid)
+
+    monkeypatch.setattr(command, "c_store_request", broken)
+    outcomes = list(scu.send(remote_of(keeping_peer), [odd, good]))
+    assert categories(outcomes) == [Category.TRANSIENT, Category.SUCCESS]
+    assert "unexpected KeyError in broken (test_scu.py:" in outcomes[0].words
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", f"sent later: {outcomes[0].words}")
+    ]
+    assert "Doe" not in caplog.text
 
 
 def test_outcomes_come_as_they_happen_and_stopping_early_releases(keeping_peer, make_instances):
@@ -290,6 +337,20 @@ def test_accepted_contexts_for_the_doctor(make_peer):
     peer.stop()
     with pytest.raises(Unavailable, match="cannot be reached"):
         scu.accepted_contexts(remote_of(peer), pairs)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_scan_leaves_out_what_is_damaged(make_instances):
+    chance = np.random.default_rng(12)
+    instances = make_instances(300, rows=4)
+    for one in instances:
+        raw = bytearray(one.path.read_bytes())
+        for _ in range(4):
+            raw[int(chance.integers(128, split_dataset(one.path)[1] + 100))] = int(chance.integers(0, 256))
+        one.path.write_bytes(raw)
+    found = scu.scan([instances[0].path.parent])
+    assert len(found.instances) + len(found.skipped) == 300
+    assert any(why == "a damaged DICOM file" for _, why in found.skipped)
 
 
 def test_scan_finds_dicom_files_and_says_what_it_left_out(make_instances, tmp_path, keeping_peer):
@@ -528,6 +589,36 @@ def test_DEL_02_a_name_server_that_does_not_answer_ends_by_the_deadline(make_ins
     assert categories(outcomes) == [Category.TRANSIENT] * 2
     assert "was not resolved within 0.6 s; does the name server answer?" in outcomes[0].words
     assert LIMIT * 0.9 < seconds < LIMIT + MARGIN
+
+
+IPV4, IPV6 = (socket.AF_INET, ("127.0.0.1",)), (socket.AF_INET6, ("::1",))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "code", "words"),
+    [
+        ([IPV4, IPV6], errno.EAFNOSUPPORT, "Connection refused; is it running"),
+        ([IPV6, IPV4], errno.EAFNOSUPPORT, "Connection refused; is it running"),
+        ([IPV6], errno.EAFNOSUPPORT, "this machine opens no connection to ::1: Address family not supported"),
+        ([IPV6], errno.EMFILE, "this machine opens no connection to ::1: Too many open files"),
+    ],
+)
+def test_an_address_that_this_machine_cannot_call_is_explained(
+    make_instances, monkeypatch, free_port, addresses, code, words
+):
+    opened = socket.socket
+
+    def open_socket(family: int = -1, *rest: object, **named: object) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(code, os.strerror(code))
+        return opened(family, *rest, **named)
+
+    found = [(family, socket.SOCK_STREAM, 0, "", (*host, free_port)) for family, host in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)
+    monkeypatch.setattr(socket, "socket", open_socket)
+    [outcome] = scu.send(hasty(free_port), make_instances())
+    assert outcome.category is Category.TRANSIENT
+    assert words in outcome.words
 
 
 def stay(peer: Hostile, conn: socket.socket) -> None:
