@@ -12,7 +12,7 @@ from pacs_ai.cli import toml
 from pacs_ai.dicom import attributes, characters, commitment, contexts, identifiers, status, structure
 from pacs_ai.encode import identity
 from pacs_ai.infer import pixels
-from pacs_ai.receive import dimse, exchange, guard
+from pacs_ai.receive import desk, dimse, guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -216,7 +216,7 @@ def _fixed() -> str:
         ("bytes of an A-ASSOCIATE-RQ", guard.Limits().request_bytes),
         ("presentation contexts proposed or offered", contexts.MAX_CONTEXTS),
         ("bytes of a command set", dimse.MAX_COMMAND_BYTES),
-        ("bytes of what an N-ACTION or N-EVENT-REPORT brings; a longer one is aborted", exchange.MAX_SERVICE_BYTES),
+        ("bytes of what an N-ACTION or N-EVENT-REPORT brings; a longer one is aborted", desk.MAX_SERVICE_BYTES),
         ("sequences within sequences", structure.MAX_NESTING),
         ("elements of one data set, or items of one sequence", structure.MAX_SIBLINGS),
         ("elements and items of an instance in all", structure.MAX_ELEMENTS),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pynetdicom.sop_class import Verification
@@ -19,31 +18,19 @@ from pacs_ai.dicom.attributes import is_uid
 from pacs_ai.errors import Mismatch, NotUnderstood, PacsAiError, Transient
 from pacs_ai.log import shown, where
 from pacs_ai.receive import dimse
+from pacs_ai.receive.desk import Message
 from pacs_ai.receive.ingest import Announced
-from pacs_ai.receive.service import Answer, ServiceRequest, Services
+from pacs_ai.receive.service import Answer, ServiceRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Executor
 
     from pacs_ai.dicom.arrival import AssociationInfo
+    from pacs_ai.receive.desk import Desk
     from pacs_ai.receive.dimse import Command
-    from pacs_ai.receive.ingest import Ingest, Intake
     from pacs_ai.receive.negotiation import Agreement
 
 LOGGER = logging.getLogger(__name__)
-
-#: Of one instance so many bytes are held in memory, and twice as many while a part is being written.
-HELD_BYTES = 1 << 20
-#: Once all instances under way together hold so much, each may hold only the smaller part.
-HELD_IN_ALL_BYTES = 256 << 20
-_SMALL_HELD_BYTES = 1 << 16
-#: Longest information of an N-EVENT-REPORT or N-ACTION; a commitment of 100,000 instances has 15 MB. Once all hold
-#: `HELD_IN_ALL_BYTES`, only the smaller part may come of a further one.
-MAX_SERVICE_BYTES = 32 << 20
-#: Threads that write, sync and serve; a disk has no use for more at one time. While so many requests are overdue, each
-#: of them may hang, and nothing more is begun.
-THREADS = 16
 
 #: Type of error -> status and Error Comment (0000,0902): LO, so at most 64 characters, and never a peer's text.
 _ANSWERS: tuple[tuple[type[Exception], Answer], ...] = (
@@ -73,85 +60,6 @@ class Link(Protocol):
         """End the association from this side."""
 
 
-@dataclass
-class Desk:
-    """What all exchanges of a receiver share.
-
-    Parameters
-    ----------
-    ingest
-        Where instances go.
-    pool
-        `THREADS` for what blocks.
-    later
-        Has a function called in the event loop's thread.
-    instance_bytes, answer_seconds
-        As in `connection.Bounds`.
-    has_free_space
-        Asked before each instance.
-    services
-        What is served beside storing.
-    ended
-        Told once when an association ended and nothing of it is under way any more.
-    held
-        Bytes of requests that are in memory: those that the pool has not given back count, whether or not a peer waits.
-    overdue
-        Requests that the pool has not given back though their peers were told that it takes too long.
-    """
-
-    ingest: Ingest
-    pool: Executor
-    later: Callable[..., object]
-    instance_bytes: int
-    answer_seconds: float
-    has_free_space: Callable[[], bool]
-    services: Services
-    ended: Callable[[Exchange], None]
-    held: int = 0
-    overdue: int = 0
-
-
-@dataclass
-class _Message:
-    """One request whose data set is arriving or being dealt with.
-
-    Parameters
-    ----------
-    intake
-        Where its bytes go; None for another service than storing.
-    verdict
-        What it will be answered whatever comes; its bytes are thrown away.
-    held
-        What came and was not handed on.
-    lent
-        So many bytes of it the pool has.
-    length
-        Of the data set so far.
-    handing
-        A part is being written at this moment.
-    is_begun
-        A part was handed on, so there may be a file.
-    whole
-        Nothing more comes.
-    working_since
-        Since when the peer waits for the node: for its answer, or for the disk to take more.
-    is_overdue
-        The pool has it for longer than the peer was let wait.
-    """
-
-    command: Command
-    intake: Intake | None = None
-    verdict: Answer | None = None
-    held: bytearray = field(default_factory=bytearray)
-    lent: int = 0
-    length: int = 0
-    handing: bool = False
-    is_begun: bool = False
-    whole: bool = False
-    working_since: float | None = None
-    is_overdue: bool = False
-
-
 class Exchange:
     """One association's requests and their answers.
 
@@ -175,14 +83,14 @@ class Exchange:
         self._desk = desk
         self._link = link
         self._messages = dimse.Messages(agreement.contexts, self)
-        self._message: _Message | None = None
+        self._message: Message | None = None
         self._over = self._told = False
 
     @property
     def is_full(self) -> bool:
         """Whether nothing more may be read for now."""
         message = self._message
-        return message is not None and (message.whole or (message.handing and len(message.held) >= self._most()))
+        return message is not None and (message.whole or (message.handing and len(message.held) >= self._desk.most))
 
     @property
     def is_amid_message(self) -> bool:
@@ -238,7 +146,7 @@ class Exchange:
             if command.has_data_set:
                 raise dimse.ProtocolFault("a C-CANCEL with a data set")
             return  # nothing that it could cancel is ever pending
-        message = _Message(command)
+        message = Message(command)
         if command.field == dimse.C_STORE_RQ:
             if not command.has_data_set:
                 raise dimse.ProtocolFault("a C-STORE without a data set")
@@ -257,7 +165,7 @@ class Exchange:
             message.verdict = Answer(status.SUCCESS)
         elif (command.context.abstract_syntax, command.field) not in self._desk.services:
             message.verdict = _NO_SUCH_SERVICE
-        elif self._desk.overdue >= THREADS:
+        elif self._desk.hangs:
             message.verdict = _NOT_IN_TIME
         self._message = message
         if not command.has_data_set:
@@ -269,7 +177,7 @@ class Exchange:
         assert message is not None
         message.length += len(piece)
         if message.command.field != dimse.C_STORE_RQ:
-            if message.length > self._most_of_a_service():
+            if message.length > self._desk.most_of_a_service:
                 raise dimse.ProtocolFault("a data set that is longer than can be held in memory")
         elif message.length > self._desk.instance_bytes:
             self._refuse(message, _TOO_LONG)
@@ -279,7 +187,7 @@ class Exchange:
             message.intake.passing(piece)
         message.held += piece
         self._desk.held += len(piece)
-        if message.intake is not None and not message.handing and len(message.held) >= self._most():
+        if message.intake is not None and not message.handing and len(message.held) >= self._desk.most:
             self._hand_over(message)
 
     def complete(self) -> None:
@@ -301,19 +209,12 @@ class Exchange:
         if not self._desk.has_free_space():
             LOGGER.warning("instance from %s not stored: free space is below the watermark", self.info.calling_ae_title)
             return _NO_SPACE
-        if self._desk.overdue >= THREADS:
+        if self._desk.hangs:
             LOGGER.warning("instance from %s not taken: %d are overdue", self.info.calling_ae_title, self._desk.overdue)
             return _NOT_IN_TIME
         return None
 
-    def _most(self) -> int:
-        return HELD_BYTES if self._desk.held < HELD_IN_ALL_BYTES else _SMALL_HELD_BYTES
-
-    def _most_of_a_service(self) -> int:
-        """Return how long what is no instance may be: it is held until it is whole."""
-        return MAX_SERVICE_BYTES if self._desk.held < HELD_IN_ALL_BYTES else _SMALL_HELD_BYTES
-
-    def _hand_over(self, message: _Message) -> None:
+    def _hand_over(self, message: Message) -> None:
         """Have what is held written; what comes meanwhile is the next part."""
         intake, part = message.intake, self._lend(message)
         assert intake is not None
@@ -329,7 +230,7 @@ class Exchange:
 
         self._desk.pool.submit(work)
 
-    def _handed(self, message: _Message, fault: Exception | None) -> None:
+    def _handed(self, message: Message, fault: Exception | None) -> None:
         self._give_back(message)
         message.handing, message.working_since = False, None
         if self._over and not message.whole:
@@ -347,7 +248,7 @@ class Exchange:
         else:
             self._link.resume()
 
-    def _deal(self, message: _Message) -> None:
+    def _deal(self, message: Message) -> None:
         """Make the instance durable, or serve the request, and answer."""
         if message.verdict is not None:
             self._answer(message, message.verdict)
@@ -356,14 +257,14 @@ class Exchange:
         else:
             self._desk.pool.submit(self._serve, message, self._lend(message))
 
-    def _settler(self, message: _Message) -> Callable[[Exception | None], None]:
+    def _settler(self, message: Message) -> Callable[[Exception | None], None]:
         def settle(fault: Exception | None) -> None:
             answer = Answer(status.SUCCESS) if fault is None else self._words_for(fault)
             self._desk.later(self._dealt, message, answer)
 
         return settle
 
-    def _serve(self, message: _Message, information: bytearray) -> None:
+    def _serve(self, message: Message, information: bytearray) -> None:
         command = message.command
         request = ServiceRequest(
             self.info,
@@ -381,11 +282,11 @@ class Exchange:
             answer = self._words_for(error)
         self._desk.later(self._dealt, message, answer)
 
-    def _dealt(self, message: _Message, answer: Answer) -> None:
+    def _dealt(self, message: Message, answer: Answer) -> None:
         self._give_back(message)
         self._answer(message, answer)
 
-    def _answer(self, message: _Message, answer: Answer) -> None:
+    def _answer(self, message: Message, answer: Answer) -> None:
         """Answer a request that was not answered before."""
         if message is not self._message:
             return
@@ -403,29 +304,29 @@ class Exchange:
         self._link.send(dimse.encode_response(message.command, answer), message.command.context.context_id)
         self._link.resume()
 
-    def _refuse(self, message: _Message, answer: Answer) -> None:
+    def _refuse(self, message: Message, answer: Answer) -> None:
         """Throw away what came of an instance and what will come."""
         message.verdict = answer
         self._let_go(message)
         if not message.handing:
             self._discard(message)
 
-    def _discard(self, message: _Message) -> None:
+    def _discard(self, message: Message) -> None:
         if message.intake is not None and message.is_begun:
             self._desk.pool.submit(message.intake.discard)
         message.intake = None
 
-    def _let_go(self, message: _Message) -> None:
+    def _let_go(self, message: Message) -> None:
         self._desk.held -= len(message.held)
         message.held = bytearray()
 
-    def _lend(self, message: _Message) -> bytearray:
+    def _lend(self, message: Message) -> bytearray:
         """Return what is held, for the pool."""
         part, message.held = message.held, bytearray()
         message.lent = len(part)
         return part
 
-    def _give_back(self, message: _Message) -> None:
+    def _give_back(self, message: Message) -> None:
         """Take note that the pool is done with what it had of a message."""
         self._desk.held -= message.lent
         self._desk.overdue -= message.is_overdue

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from pacs_ai.errors import Transient, Unavailable
-from pacs_ai.receive.guard import where
+from pacs_ai.log import unexpected
 from pacs_ai.receive.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Indexing:
                     return
                 is_through = self._step()
             except Exception as error:  # noqa: BLE001 - outermost loop: what was answered Success must have its row
-                words = f"{type(error).__name__} in {where(error)}"
+                words = unexpected(error)
                 if self._is_news(Unavailable(words)):
                     LOGGER.error("instances that were received cannot be indexed: %s; tried again", words)  # noqa: TRY400
                 is_through = False

@@ -19,7 +19,8 @@ from pacs_ai.log import shown
 from pacs_ai.receive import guard
 from pacs_ai.receive.acceptor import Acceptor, Port, listening, new_event_loop
 from pacs_ai.receive.connection import Bounds
-from pacs_ai.receive.exchange import THREADS, Desk, Exchange
+from pacs_ai.receive.desk import THREADS, Desk
+from pacs_ai.receive.exchange import Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator, service_contexts
 from pacs_ai.tls import bears
 

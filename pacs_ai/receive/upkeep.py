@@ -10,8 +10,8 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from pacs_ai.errors import Transient
+from pacs_ai.log import unexpected
 from pacs_ai.receive import second_try
-from pacs_ai.receive.guard import where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,7 +106,7 @@ class Upkeep:
         except Transient as error:
             self._tell(f"what another process left is indexed later: {error}")
         except Exception as error:  # noqa: BLE001 - outermost loop: what came to this process must not wait for it
-            self._tell(f"what another process left is indexed later: {type(error).__name__} in {where(error)}")
+            self._tell(f"what another process left is indexed later: {unexpected(error)}")
         else:
             self._adopted = []
 
@@ -115,7 +115,7 @@ class Upkeep:
         try:
             self._tidy(is_quiet)
         except Exception as error:  # noqa: BLE001 - outermost loop: indexing must go on, whatever this was
-            self._tell(f"what was written ahead cannot be tidied now: {type(error).__name__} in {where(error)}")
+            self._tell(f"what was written ahead cannot be tidied now: {unexpected(error)}")
         else:
             if not self._adopted:
                 self._last_fault = ""

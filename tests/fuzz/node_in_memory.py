@@ -16,7 +16,8 @@ from pacs_ai.dicom.contexts import DEFAULT_TRANSFER_SYNTAXES, acceptor_contexts
 from pacs_ai.errors import Mismatch, NotUnderstood
 from pacs_ai.receive import guard
 from pacs_ai.receive.connection import Bounds, Connection
-from pacs_ai.receive.exchange import Desk, Exchange
+from pacs_ai.receive.desk import Desk
+from pacs_ai.receive.exchange import Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator
 from pacs_ai.receive.scp import Listen, judge
 

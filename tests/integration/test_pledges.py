@@ -18,7 +18,7 @@ from pacs_ai.cli import main
 from pacs_ai.config import Config
 from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.pledger import Pledger
-from pacs_ai.receive import exchange
+from pacs_ai.receive import desk
 from pacs_ai.receive.commitment import services
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.process import listen
@@ -259,7 +259,7 @@ def test_ASC_09_a_request_beyond_what_may_be_held_is_aborted_and_the_next_is_ser
 ):
     """3,000 instances are more than may be held, of one association or of all of them."""
     bed = make_bed()
-    monkeypatch.setattr(exchange, bound, least)
+    monkeypatch.setattr(desk, bound, least)
     wanted = [(CTImageStorage, f"1.2.3.4.5.{number}") for number in range(3000)]
     assert asker.ask(bed.receiver.port, "2.25.7", wanted) is None
     assert bed.stations.rows(schema.pledge) == []
