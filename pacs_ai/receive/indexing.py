@@ -208,6 +208,7 @@ class Indexing:
         while not self._has_come():
             if self._is_closing:
                 return False
+            self.trouble = None  # nothing waits
             if self._upkeep is not None:
                 self._upkeep.use(lambda: not self._queue and not self._is_closing)
         if self._upkeep is not None:

@@ -283,7 +283,11 @@ class Ahead:
             if segment.size == self._segment_bytes and len(self._free) < self._most:
                 self._free.append(segment)
                 return
-        segment.path.unlink(missing_ok=True)
+        self._clear_away(segment)
+
+    def _clear_away(self, segment: Segment) -> None:
+        with contextlib.suppress(OSError):  # it holds nothing; the next process tries again
+            segment.path.unlink(missing_ok=True)
         os.close(segment.descriptor)
 
     # -- segments
@@ -356,8 +360,7 @@ class Ahead:
                 if segment.size == self._segment_bytes and len(self._free) < self._most:
                     self._free.append(segment)
                     continue
-            segment.path.unlink(missing_ok=True)  # of another size, one too many, or its maker died over it
-            os.close(segment.descriptor)
+            self._clear_away(segment)  # of another size, one too many, or its maker died over it
         self._turns = max((self._turns, *(turn for turn, _ in found)))
         return [record for _, records in sorted(found, key=lambda one: one[0]) for record in records]
 
