@@ -26,6 +26,14 @@ def where(error: BaseException) -> str:
     return f"{last.name} ({last.filename.rpartition('/')[2]}:{last.lineno})"
 
 
+def trace(error: BaseException) -> str:
+    """Return the traceback of an error and of those that it came from, without their texts, as `where`."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    told = "" if before is None else f"{trace(before)}\n\nfrom which came:\n\n"
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"{told}Traceback (most recent call last):\n{frames}{type(error).__name__}"
+
+
 def unexpected(error: BaseException) -> str:
     """Say of an error that nobody raised on purpose what it is and where it arose."""
     return f"unexpected {type(error).__name__} in {where(error)}"

@@ -1,6 +1,6 @@
 """Kill the node, cut its power, break its disk, make it wrong on purpose; and print what was tried and what was found.
 
-    scripts/prove.py                 what a build does: all of it, two harnesses at a time
+    scripts/prove.py                 what a build does: all of it, three harnesses at a time
     scripts/prove.py --night         ten thousand kills and cuts instead of two and one
     scripts/prove.py kill power      some of it: kill, points, recovery, power, power-points, power-recovery, errors,
                                      errors-ahead, full, postgres, frozen, late, bugs, fuzz

@@ -157,11 +157,18 @@ class Courier:
         if not any(peer.verify_patient for peer in self._config.peer if peer.name == held.peer):
             return list(held.parcels)
         found, said = [], {}
+        held_up: set[int] = set()  # what cites an object that waits waits too
         for parcel in held.parcels:
             whose = parcel.study_instance_uid, parcel.patient_id
             if parcel.kind in NOTICES:
                 found.append(parcel)
                 continue
+            if parcel.job_id in held_up:
+                outbox.postponed(
+                    self._database, held, parcel, None, "waits for the object that it cites", self._backoff
+                )
+                continue
+            is_asked = False
             with self._apart(held, parcel, doubtful=False):
                 if whose not in said:
                     said[whose] = patients.ask(remote, *whose, queries.noting(self._database, held.owner))
@@ -170,6 +177,9 @@ class Courier:
                     found.append(parcel)
                 else:
                     self._keep_back(held, parcel, doubt)
+                is_asked = True
+            if not is_asked:
+                held_up.add(parcel.job_id)
         return found
 
     def _keep_back(self, held: Round, parcel: Parcel, doubt: Doubt) -> None:

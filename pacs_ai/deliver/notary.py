@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from typing import TYPE_CHECKING, cast
 
 from pydicom import Dataset, dcmread
@@ -18,6 +17,7 @@ from pacs_ai import __version__
 from pacs_ai.dicom.evidence import Evidence
 from pacs_ai.dicom.reading import READING_FAULTS
 from pacs_ai.errors import Permanent, Refused, Transient
+from pacs_ai.log import trace
 from pacs_ai.pipeline import Card, Clearance, Code
 from pacs_ai.profiles import Kind, notice_encodings
 from pacs_ai.store import notices
@@ -88,7 +88,7 @@ class Notary:
             notices.postpone(self._database, wanted, str(error), actor=self._owner, counts=False)
             _log.warning("%s of job %d is made later: %s", wanted.kind, wanted.job_id, error)
         except Exception as error:  # noqa: BLE001 - whatever is odd about one notice must not hold up the others
-            _log.error("%s of job %d could not be made: %s", wanted.kind, wanted.job_id, traceback.format_exc())
+            _log.error("%s of job %d could not be made: %s", wanted.kind, wanted.job_id, trace(error))
             words = f"unexpected {type(error).__name__}; the log of deliver has the traceback"
             notices.postpone(self._database, wanted, words, actor=self._owner, counts=True)
         return True

@@ -166,7 +166,7 @@ def _size(count: float) -> str:
 
 def _speed(folder: Path) -> Finding:
     ms = probe.sync_milliseconds(folder)
-    words = f"a write of 64 kB is on the disk after {ms:.2g} ms"
+    words = f"a write of 64 kB is on the disk after {ms:.2f} ms"
     if ms < FAST_SYNC_MS:
         advice = "too fast to be true: see that no layer (virtual disk, controller, eatmydata) leaves syncs out"
         return _warning(FOLDER, "speed", words, advice)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from pacs_ai.infer.plausible import remarks_on
 from pacs_ai.infer.time_series import load_time_series
 from pacs_ai.infer.volume import load_volume
 from pacs_ai.infer.waveform import load_waveform
+from pacs_ai.log import trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,7 +180,7 @@ def foreign_code(name: str, doing: str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
-        _log.error("pipeline %s: %s", name, traceback.format_exc())
+        _log.error("pipeline %s: %s", name, trace(error))
         raise PipelineFault(
             f"pipeline {name} broke while {doing}: {type(error).__name__}; the log has the traceback"
         ) from error

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai import __version__, lean
@@ -23,7 +22,7 @@ from pacs_ai.infer.isolation import cut_off
 from pacs_ai.infer.order import Done, EncodedFile, Order, Policy, Ready, Step, Trouble
 from pacs_ai.infer.pixel_equality import compare_pixels
 from pacs_ai.infer.summary import headline, summary
-from pacs_ai.log import configure
+from pacs_ai.log import configure, trace
 from pacs_ai.models.registry import Registry
 from pacs_ai.models.watch import Watch
 
@@ -132,7 +131,7 @@ class Bench:
         except MemoryError:
             return Trouble("crash", "out of memory", timings)
         except Exception as error:  # noqa: BLE001 - the outermost loop of the process
-            _log.error("job %d: %s", order.job_id, traceback.format_exc())
+            _log.error("job %d: %s", order.job_id, trace(error))
             return Trouble(
                 "failed", f"unexpected {type(error).__name__}; the log of the worker has the traceback", timings
             )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pacs_ai.receive.indexing import MAX_BATCH
-
 if TYPE_CHECKING:
     from pacs_ai.receive.ingest import DurableIngest
 
@@ -15,13 +13,11 @@ class Arrears:
 
     def __init__(self, ingest: DurableIngest) -> None:
         self._ingest = ingest
-        self._is_behind = False
 
     @property
     def are_settled(self) -> bool:
         """Whether all that was answered Success has its rows, what came in this moment aside; ask every second."""
-        self._is_behind = self._ingest.is_held_up or (self._is_behind and self._ingest.waiting > MAX_BATCH)
-        return not self._is_behind and not self._ingest.is_recovering
+        return not self._ingest.is_held_up and not self._ingest.is_recovering
 
     @property
     def are_none(self) -> bool:

@@ -266,17 +266,17 @@ class Exchange:
 
     def _serve(self, message: Message, information: bytearray) -> None:
         command = message.command
-        request = ServiceRequest(
-            self.info,
-            command.context.abstract_syntax,
-            command.context.transfer_syntax,
-            command.field,
-            command.sop_class_uid,
-            command.sop_instance_uid,
-            command.type_id,
-            bytes(information),
-        )
         try:
+            request = ServiceRequest(
+                self.info,
+                command.context.abstract_syntax,
+                command.context.transfer_syntax,
+                command.field,
+                command.sop_class_uid,
+                command.sop_instance_uid,
+                command.type_id,
+                bytes(information),
+            )
             answer = self._desk.services[command.context.abstract_syntax, command.field](request)
         except Exception as error:  # noqa: BLE001 - outermost in its thread: the answer tells
             answer = self._words_for(error)

@@ -37,8 +37,9 @@ _AGAIN_SECONDS = 0.25
 _QUIET_SECONDS = 1.0
 #: So many instances that were written ahead may be waiting; beyond that none is.
 MAX_WAITING = 4096
-#: What was answered Success so long ago and has no row is in arrears, in seconds.
-_LATE_SECONDS = 2.0
+#: Indexing is late where nothing went through for so long though something waits, or where something waits for longer
+#: than that, in seconds: less than a series is quiet for before it is called complete.
+_STALL_SECONDS, _LATE_SECONDS = 2.0, 5.0
 
 #: Told what became of an instance: None once it is durable, else why it is not stored. From any thread, once.
 Settle = Callable[["Exception | None"], None]
@@ -111,7 +112,9 @@ class Indexing:
         self._kept = 0  # and so many of it were written ahead
         self._in_doubt = False  # whether the last try may have gone through though it failed
         self._singly = 0  # so many are indexed each alone
+        self._moved_at = time.monotonic()
         self._open: set[str] = set()
+        self._ending: set[str] = set()  # their ends are in the queue
         self._thread = threading.Thread(target=self._run, name="indexing", daemon=True)
         self._is_started = False
         #: Why nothing goes through at this moment; None where it does.
@@ -136,7 +139,11 @@ class Indexing:
         """Whether what was answered Success waits for its row for longer than a moment, whatever the reason is."""
         with self._changed:
             first = next((entry for entry in self._queue if isinstance(entry, Kept)), None)
-        return self.trouble is not None or (first is not None and time.monotonic() - first.at > _LATE_SECONDS)
+        if first is None:
+            return self.trouble is not None
+        now = time.monotonic()
+        stalled = now - max(first.at, self._moved_at) > _STALL_SECONDS
+        return stalled or now - first.at > _LATE_SECONDS or self.trouble is not None
 
     @property
     def is_recovering(self) -> bool:
@@ -161,9 +168,10 @@ class Indexing:
 
     def ended(self, assoc_id: str, released: bool) -> None:
         """Take an association's end."""
-        self._open.discard(assoc_id)
         if self._note_ended is not None:
+            self._ending.add(assoc_id)
             self._put(_End(assoc_id, released))
+        self._open.discard(assoc_id)
 
     def close(self) -> None:
         """Return when all has gone through, or where it does not for now: what was written ahead is then left there."""
@@ -260,6 +268,7 @@ class Indexing:
             return False
         except Exception as error:  # noqa: BLE001 - outermost loop: one association's end must not hold up the others
             LOGGER.warning("end of an association cannot be noted: %s", type(error).__name__)
+        self._ending.discard(end.assoc_id)
         self._drop([end])
         return True
 
@@ -283,11 +292,18 @@ class Indexing:
             LOGGER.warning("%d instances are committed one by one after %s", len(batch), type(error).__name__)
             self._singly = len(batch)
             return True
-        self._drop(batch)
         for entry in batch:
             if isinstance(entry, Stored):
                 entry.settle(None)
+        self._drop(batch)
+        self._end_again(batch)
         return True
+
+    def _end_again(self, batch: Sequence[Stored | Kept]) -> None:
+        """End the associations that had ended before what they brought was durable: it was not in time."""
+        for assoc_id in dict.fromkeys(entry.arrival.assoc_id for entry in batch):
+            if assoc_id not in self._open and assoc_id not in self._ending:
+                self.ended(assoc_id, released=False)
 
     def _recorded(self, batch: Sequence[Stored | Kept]) -> list[Kept]:
         """Return what is recorded though its commit seemed to fail, as where a server died in it; it stands first."""
@@ -340,7 +356,7 @@ class Indexing:
 
     def _drop(self, entries: Sequence[Stored | Kept | _End]) -> None:
         """Take what is done from the head of the queue."""
-        self.trouble = None
+        self.trouble, self._moved_at = None, time.monotonic()
         kept = [entry.place for entry in entries if isinstance(entry, Kept)]
         with self._changed:
             for _ in entries:

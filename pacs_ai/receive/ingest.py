@@ -218,8 +218,10 @@ class _Instance:
             else:
                 self._finish_file(*self._long, rest, settle)
         except Exception as error:  # noqa: BLE001 - outermost in its thread: whatever it was, the sender hears of it
-            self.discard()
-            settle(error)
+            try:
+                self.discard()
+            finally:
+                settle(error)
 
     def discard(self) -> None:
         """See `Intake.discard`."""

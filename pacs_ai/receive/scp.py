@@ -217,6 +217,9 @@ class Receiver:
         self._pool.shutdown()
         if self._open:
             LOGGER.warning("%d associations did not end in time", len(self._open))
+        for exchange in tuple(self._open):  # the loop ended before it could hear of their end
+            self._note_end(exchange)
+            self._tell_end(exchange.info.assoc_id, exchange.is_released)
 
     def _bind(self) -> tuple[Port | None, Port | None]:
         listen = self._listen
@@ -283,6 +286,10 @@ class Receiver:
 
     def _ended(self, exchange: Exchange) -> None:
         """Take note, in the loop's thread, that an association is over; the rest of the node is told by another."""
+        self._note_end(exchange)
+        self._pool.submit(self._tell_end, exchange.info.assoc_id, exchange.is_released)
+
+    def _note_end(self, exchange: Exchange) -> None:
         self._open.discard(exchange)
         how = "released" if exchange.is_released else "aborted or lost"
         counts = (exchange.stored, exchange.failed)
@@ -292,7 +299,6 @@ class Receiver:
             self._listen.on_refusal(
                 Refusal("instance", exchange.info.address, *titles, words, datetime.now(UTC), times)
             )
-        self._pool.submit(self._tell_end, exchange.info.assoc_id, exchange.is_released)
 
     def _tell_end(self, assoc_id: str, is_released: bool) -> None:
         """Tell the ingest that an association ended, again later where that fails for now."""

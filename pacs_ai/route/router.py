@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import Transient
+from pacs_ai.log import trace
 from pacs_ai.models.registry import Registry
 from pacs_ai.route.completeness import Bringer, Verdict, Waits, judge
 from pacs_ai.route.plan import OPEN, Plan, plans_for
@@ -173,7 +173,7 @@ class Router:
     def _set_aside(self, series: OpenSeries, error: Exception) -> None:
         """Leave a series that the router breaks on until more of it arrives, and say so where people look."""
         self._broken[series.id] = series.arrivals
-        _log.error("series %d cannot be routed: %s", series.id, traceback.format_exc())
+        _log.error("series %d cannot be routed: %s", series.id, trace(error))
         words = f"it cannot be routed: unexpected {type(error).__name__}; the log of the router has the traceback"
         with self._database.write() as connection:
             completion.set_reason(connection, series.id, words)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import OutOfResources
+from pacs_ai.log import unexpected
 from pacs_ai.store import aside, segments
 from pacs_ai.store.disk import Disk, write_at
 from pacs_ai.store.segments import Place, Segment
@@ -79,7 +80,7 @@ class Ahead:
         self._active: Segment | None = None
         self._free: list[Segment] = []
         self._full: list[Segment] = []
-        self._unreadable: set[Segment] = set()
+        self._unreadable: set[str] = set()
         self._turns = 0
         self._is_short = self._wiping_failed = False
         self._look_at = time.monotonic() + LOOK_SECONDS
@@ -247,7 +248,7 @@ class Ahead:
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether a segment may hold instances that nobody can read: those that could be are indexed."""
+        """Whether a segment may hold instances that cannot be read now; it is tried again at every look."""
         return bool(self._unreadable)
 
     def set_aside(self, arrival: Arrival, place: Place) -> Path:
@@ -277,7 +278,7 @@ class Ahead:
             self._disk.sync_content(segment.descriptor)
         except OSError as error:
             LOGGER.warning("a segment is not used again: %s", self._disk.shortage(error))
-            os.close(segment.descriptor)
+            _close(segment)
             return
         with self._turn:
             if segment.size == self._segment_bytes and len(self._free) < self._most:
@@ -288,7 +289,7 @@ class Ahead:
     def _clear_away(self, segment: Segment) -> None:
         with contextlib.suppress(OSError):  # it holds nothing; the next process tries again
             segment.path.unlink(missing_ok=True)
-        os.close(segment.descriptor)
+        _close(segment)
 
     # -- segments
 
@@ -301,6 +302,7 @@ class Ahead:
             return []
         self._look_at = time.monotonic() + LOOK_SECONDS
         before, self._unheld = self._unheld, set()
+        self._let_go_of_unreadable()
         try:
             taken = self._take(before.__contains__)
         except OSError as error:
@@ -338,20 +340,25 @@ class Ahead:
 
     def _open(self, path: Path) -> Segment | None:
         try:
-            return segments.take(path)
+            taken = segments.take(path)
         except OSError as error:
-            LOGGER.error("%s may hold instances, but cannot be opened: %s", path, self._disk.shortage(error))  # noqa: TRY400
+            if not path.is_symlink():  # nobody here makes one
+                self._doubt(path, "opened", self._disk.shortage(error))
             return None
+        if taken is None and all(one.path.name != path.name for one in self._full):
+            self._unreadable.discard(path.name)  # it is another process's, or gone
+        return taken
 
     def _read(self, taken: Iterable[Segment]) -> list[tuple[Arrival, Place]]:
         """Return what segments hold, in the order in which it came; an empty one is used, or cleared away."""
         found: list[tuple[int, list[tuple[Arrival, Place]]]] = []
         for segment in taken:
             records = self._records(segment)
-            is_held = bool(records) or segment in self._unreadable
+            is_doubtful = segment.path.name in self._unreadable
+            is_held = bool(records) or is_doubtful
             if is_held:
-                # behind what could be read there may be more: it is never let go
-                segment.left, segment.is_closed = len(records) + (segment in self._unreadable), True
+                # behind what could be read there may be more: it is not used again
+                segment.left, segment.is_closed = len(records) + is_doubtful, True
                 found.append((segment.turn, records))
             with self._turn:
                 if is_held:
@@ -370,6 +377,29 @@ class Ahead:
         try:
             found.extend(segments.records(segment))  # what was read before a fault stays
         except OSError as error:
-            LOGGER.error("%s may hold instances, but cannot be read: %s", segment.path, self._disk.shortage(error))  # noqa: TRY400
-            self._unreadable.add(segment)
+            self._doubt(segment.path, "read", self._disk.shortage(error))
+        except Exception as error:  # noqa: BLE001 - whatever is odd about one must not keep the others from being read
+            self._doubt(segment.path, "read", unexpected(error))
+        else:
+            self._unreadable.discard(segment.path.name)
         return found
+
+    def _doubt(self, path: Path, what: str, why: object) -> None:
+        """Remember that a file may hold instances and could not be opened or read."""
+        if path.name not in self._unreadable:
+            LOGGER.error("%s may hold instances, but cannot be %s: %s", path, what, why)
+        self._unreadable.add(path.name)
+
+    def _let_go_of_unreadable(self) -> None:
+        """Let go of those of which all is done that could be read: the next looks read them again."""
+        with self._turn:
+            again = [one for one in self._full if one.path.name in self._unreadable and one.left == 1]
+            self._full = [one for one in self._full if one not in again]
+        for segment in again:
+            segment.left = 0
+            _close(segment)
+
+
+def _close(segment: Segment) -> None:
+    with contextlib.suppress(OSError):  # nothing more is written to it
+        os.close(segment.descriptor)

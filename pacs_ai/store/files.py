@@ -315,8 +315,8 @@ class Incoming:
 
     def _close(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -369,15 +369,21 @@ def test_DEL_10_a_fault_of_the_node_in_asking_sends_nothing_and_is_asked_again(v
     bed = verifying
     asked.patients["1.2.9.7"] = "P1"
 
-    def broken(*_arguments):
-        raise KeyError("Doe^Jane")
+    ask, faults = patients.ask, [KeyError("Doe^Jane")]
+
+    def broken(*arguments):
+        if faults:
+            raise faults.pop()
+        return ask(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(patients, "ask", broken)
         bed.deliver()
-    assert asked.received == []
+    assert asked.received == [], "what cites the first object waits with it"
     assert bed.stations.deliveries() == ["waiting", "waiting"]
-    assert all("unexpected KeyError in broken" in row.reason and not row.doubtful for row in bed.rows)
+    assert "unexpected KeyError in broken" in bed.rows[0].reason
+    assert "waits for the object that it cites" in bed.rows[1].reason
+    assert not any(row.doubtful for row in bed.rows)
     assert outbox.claim(bed.stations.database, "pacs", ME) is None, "it waits"
     with bed.stations.database.write() as connection:
         connection.execute(sa.update(schema.delivery).values(due_at=clock.now()))

@@ -546,6 +546,32 @@ def test_STO_13_a_disk_that_hangs_amid_an_instance_does_not_hold_its_association
     assert node.arrivals == []
 
 
+def test_STO_13_a_stop_amid_what_hangs_notes_the_end_of_its_association(make_node: Callable[..., Node]):
+    gate, inside = threading.Event(), threading.Event()
+
+    class Hanging(Files):
+        def incoming(self):
+            inside.set()
+            gate.wait(60)
+            return super().incoming()
+
+    node = make_node(files=Hanging)
+    assoc = node.associate(CT)
+    sender = threading.Thread(target=assoc.send_c_store, args=(small_ct(PixelData=bytes(20 << 20)),))
+    sender.start()
+    assert inside.wait(60)
+    loop = node.receiver._acceptor
+    stopper = threading.Thread(target=node.receiver.stop, args=(0.0,))
+    stopper.start()
+    until(lambda: not loop._thread.is_alive(), 60)
+    gate.set()
+    stopper.join(60)
+    sender.join(60)
+    node.ingest.close()
+    assert [released for _, released in node.ended] == [False]
+    assert node.receiver.associations == 0
+
+
 def test_two_receivers_share_a_port(make_node: Callable[..., Node]):
     first = make_node(reuse_port=True)
     second = make_node(reuse_port=True, port=first.receiver.port)

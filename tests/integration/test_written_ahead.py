@@ -66,8 +66,10 @@ class Side:
         self.fault()
         self.rows.append("released" if released else "lost")
 
-    def send(self, uid: str, pixels: int = 5000) -> list[Exception | None]:
+    def send(self, uid: str, pixels: int = 5000, *, is_over: bool = False) -> list[Exception | None]:
         """Send an instance; return the list that holds the answer once there is one."""
+        if not is_over:
+            self.ingest.opened(ASSOCIATION)
         answers: list[Exception | None] = []
         intake = self.ingest.begin(Announced(ASSOCIATION, CT, uid, SYNTAXES[0]))
         content = bytearray(data_set(uid, pixels=pixels))
@@ -251,7 +253,7 @@ def test_what_was_set_aside_is_let_go_when_it_was_sent_again(make: Callable[...,
     side.record = enter
     assert side.send("1.2.1") == [None]
     until(lambda: not list((side.folder / "ahead").glob("*.*")))
-    until(lambda: set(side.rows) == {"1.2.1", "lost"})
+    until(lambda: set(side.rows) == {"1.2.1"})
 
 
 def test_a_second_try_ends_no_association_that_goes_on(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):
@@ -319,7 +321,7 @@ def test_whatever_goes_wrong_between_two_batches_indexing_goes_on(
 def test_QUE_05_indexing_that_hangs_without_an_error_is_in_arrears(
     make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pacs_ai.receive.indexing._LATE_SECONDS", 0.2)
+    monkeypatch.setattr("pacs_ai.receive.indexing._STALL_SECONDS", 0.2)
     gate = threading.Event()
     side = make(fault=lambda: gate.wait(60))
     arrears = Arrears(side.ingest)
@@ -328,6 +330,29 @@ def test_QUE_05_indexing_that_hangs_without_an_error_is_in_arrears(
     gate.set()
     until(lambda: arrears.are_none)
     assert side.rows == ["1.2.1"]
+
+
+def test_QUE_05_indexing_that_goes_on_and_lags_is_in_arrears(
+    make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pacs_ai.receive.indexing._LATE_SECONDS", 0.5)
+    monkeypatch.setattr("pacs_ai.receive.indexing.MAX_BATCH", 1)
+    side = make(fault=lambda: threading.Event().wait(0.05))
+    arrears = Arrears(side.ingest)
+    for number in range(40):
+        side.send(f"1.2.{number}")
+    assert arrears.are_settled, "each came a moment ago"
+    until(lambda: not arrears.are_settled)
+    until(lambda: arrears.are_none)
+    assert len(side.rows) == 40
+
+
+def test_STO_13_an_association_that_ended_before_its_instance_was_stored_is_ended_again(make: Callable[..., Side]):
+    side = make()
+    side.ingest.ended(ASSOCIATION.assoc_id, released=True)
+    until(lambda: side.rows == ["released"])
+    assert side.send("1.2.1", is_over=True) == [None]  # what had hung goes on
+    until(lambda: side.rows == ["released", "1.2.1", "lost"])
 
 
 def test_STO_09_behind_an_end_that_cannot_be_noted_a_sender_is_told_at_once(make: Callable[..., Side]):

@@ -171,7 +171,7 @@ def main(words: str | None) -> int:
     parser.add_argument("--night", action="store_true", help="the long run")
     parser.add_argument("--seed", type=int, help="to repeat a run (a build: 1; by night: another each time)")
     parser.add_argument("--limit", type=float, default=0.0, help="seconds for all of it")
-    parser.add_argument("--at-once", type=int, default=2, help="harnesses side by side")
+    parser.add_argument("--at-once", type=int, default=3, help="harnesses side by side")
     arguments = parser.parse_args()
     console = Console(width=150)
     begin = time.monotonic()

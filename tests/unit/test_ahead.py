@@ -17,7 +17,7 @@ from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.attributes import Header
 from pacs_ai.errors import OutOfResources
 from pacs_ai.store import ahead as rooms
-from pacs_ai.store import aside
+from pacs_ai.store import aside, segments
 from pacs_ai.store.ahead import Ahead
 from pacs_ai.store.disk import Disk
 from pacs_ai.store.files import Files
@@ -492,16 +492,16 @@ def test_what_cannot_be_opened_or_read_is_told_and_holds_nobody_up(
         again = make(tmp_path)
     assert os.pread is real
     assert again.left == []
-    assert "cannot be opened" in caplog.text
     assert "cannot be read" in caplog.text
     assert again.is_unreadable
     keep(again, content(2), 2)
     again.close()
 
 
-def test_what_lies_before_a_bad_sector_is_found_and_what_lies_behind_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_lies_before_a_bad_sector_is_found_and_what_lies_behind_is_read_when_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
     ahead = make(tmp_path)
     places = [keep(ahead, content(number), number) for number in (1, 2, 3)]
     forget(ahead)
@@ -512,12 +512,45 @@ def test_what_lies_before_a_bad_sector_is_found_and_what_lies_behind_is_kept(
             raise OSError(errno.EIO, "Input/output error")
         return real(descriptor, count, offset)
 
+    def names(found: list[tuple[Arrival, Place]]) -> list[str]:
+        return [one.header.sop_instance_uid for one, _ in found]
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", broken)
         again = make(tmp_path)
-    assert [one.header.sop_instance_uid for one, _ in again.left] == ["1.2.1", "1.2.2"]
-    assert again.is_unreadable
-    again.done([place for _, place in again.left])
-    again.rest()
+        assert names(again.left) == ["1.2.1", "1.2.2"]
+        assert again.is_unreadable
+        assert again.adopt() == [], "it holds what is still to be indexed"
+        again.done([place for _, place in again.left])
+        again.rest()
+        again.adopt()
+        found = again.adopt()
+        assert names(found) == ["1.2.1", "1.2.2"], "read again, in vain"
+        again.done([place for _, place in found])
+    again.adopt()
+    assert names(again.adopt()) == ["1.2.1", "1.2.2", "1.2.3"]
+    assert not again.is_unreadable
+    assert caplog.text.count("cannot be read") == 1
     again.close()
-    assert left(tmp_path) == ["1.2.1", "1.2.2", "1.2.3"], "the disk was mended: nothing of it was let go"
+
+
+def test_a_segment_that_cannot_be_opened_is_in_arrears_until_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
+    ahead = make(tmp_path)
+    keep(ahead, content(1), 1)
+    forget(ahead)
+    real = segments.take
+
+    def denied(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "take", denied)
+        again = make(tmp_path)
+    assert segments.take is real
+    assert again.left == []
+    assert again.is_unreadable
+    again.adopt()
+    assert len(again.adopt()) == 1
+    assert not again.is_unreadable
+    again.close()

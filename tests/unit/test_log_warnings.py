@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from pacs_ai.log import trace
 
 TESTS = Path(__file__).parents[1]
 WARNED = """
@@ -27,3 +30,15 @@ print("none is remembered")
 def test_ASC_04_no_text_of_a_peer_is_remembered_or_shown_as_a_warning():
     told = subprocess.run([sys.executable, "-c", WARNED], capture_output=True, text=True, check=False, cwd=TESTS)
     assert (told.stdout, told.stderr) == ("none is remembered\n", "")
+
+
+def test_a_traceback_in_the_log_has_no_text_of_any_error():
+    try:
+        try:
+            float("Secret^Name")
+        except ValueError as error:
+            raise RuntimeError("Secret^Name") from error
+    except RuntimeError as error:
+        told = trace(error)
+    assert "Secret" not in told.replace('float("Secret^Name")', "").replace('RuntimeError("Secret^Name")', "")
+    assert re.search(r"\nValueError\n\nfrom which came:\n\nTraceback(.|\n)*\nRuntimeError$", told)
