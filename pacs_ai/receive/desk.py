@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from pacs_ai.receive.dimse import Command
-    from pacs_ai.receive.exchange import Exchange
     from pacs_ai.receive.ingest import Ingest, Intake
     from pacs_ai.receive.service import Answer, Services
 
@@ -46,7 +45,7 @@ class Desk:
     services
         What is served beside storing.
     ended
-        Told once when an association ended and nothing of it is under way any more.
+        Told once of each exchange whose association ended and of which nothing is under way any more.
     held
         Bytes of requests that are in memory: those that the pool has not given back count, whether or not a peer waits.
     overdue
@@ -60,7 +59,7 @@ class Desk:
     answer_seconds: float
     has_free_space: Callable[[], bool]
     services: Services
-    ended: Callable[[Exchange], None]
+    ended: Callable[..., object]
     held: int = 0
     overdue: int = 0
 
