@@ -135,6 +135,8 @@ _WALKED_STEP = 1 << 18
 #: Stated VRs under which a UID and a Patient ID are read; b"" is implicit VR. Under others, readers differ.
 _IDENTITY_VRS = dict.fromkeys(_UIDS, frozenset({b"", b"UI", b"UN"}))
 _IDENTITY_VRS["PatientID"] = frozenset({b"", b"UN", b"LO", b"LT", b"SH", b"ST", b"UC", b"UT"})
+#: It says how the Patient ID is to be read.
+_IDENTITY_VRS["SpecificCharacterSet"] = _IDENTITY_VRS["PatientID"] | {b"CS"}
 _NUMBER_FORMATS = {b"US": "H", b"SS": "h", b"UL": "L", b"SL": "l", b"FL": "f", b"FD": "d"}
 _CHARACTER_SET_VRS = frozenset({b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UT"})
 #: Deflated Explicit VR little endian, and JPIP (HTJ2K) Referenced Deflate.

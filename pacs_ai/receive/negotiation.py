@@ -98,6 +98,8 @@ class Negotiator:
             An item breaks PS3.8 9.3.2 or PS3.7 Annex D.
         """
         asked = _decoded(_recognised(request, self._syntaxes))
+        if not asked.application_context_name:
+            raise MalformedRequest("no application context")
         items = list(asked.user_information)
         _check_once(items)
         maximum = next(

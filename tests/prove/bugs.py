@@ -360,7 +360,7 @@ def _believed_early() -> None:
 
 
 _LOST = r"I1 acknowledged|done after \d+ s: \d+ instances"
-_LOST_OR_DAMAGED = rf"{_LOST}|I2 "
+_LOST_OR_DAMAGED = rf"{_LOST}|I2 |done after \d+ s: \d+ series"  # which wait for a file that is gone
 
 BUGS = {
     "ackfirst": Bug(_acknowledge_first, "Success is answered before the commit", "points", _LOST),

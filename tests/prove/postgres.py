@@ -66,11 +66,14 @@ class Server:
 
     def start(self) -> None:
         """Start it, and return when it answers."""
+        self._spawn()
+        self._connect().close()
+
+    def _spawn(self) -> None:
         command = [str(self._programs / "postgres"), "-D", "data", "-c", "listen_addresses="]
         command += ["-c", f"unix_socket_directories={self.folder}", "-c", "max_connections=60"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, user=self._user, cwd=self.folder, stdout=log, stderr=log)
-        self.wait()
 
     def wait(self) -> None:
         """Return when it answers."""
@@ -84,6 +87,8 @@ class Server:
                 return psycopg.connect(self.dsn)
             except psycopg.OperationalError:
                 assert time.monotonic() < limit, (self.folder / "log").read_text()[-2000:]
+                if self._process.poll() is not None:  # those of before it, amid their end, still had its memory
+                    self._spawn()
                 time.sleep(0.02)
 
     def backends(self) -> list[int]:

@@ -101,6 +101,14 @@ def test_ASC_04_malformed_contexts_are_aborted_or_refused_one_by_one(bed, contex
     assert answer[0] == ABORT or set(results(answer).values()) <= {3, 4}
 
 
+@pytest.mark.parametrize("instead", [b"", item(0x10, b"")], ids=["none", "empty"])
+def test_ASC_04_a_request_without_an_application_context_is_aborted(bed, instead):
+    request = associate_rq().replace(item(0x10, b"1.2.840.10008.3.1.1.1"), instead)
+    peer = bed.peer()
+    peer.send(request[:2] + struct.pack(">L", len(request) - 6) + request[6:])
+    assert peer.is_aborted(2, 6)
+
+
 @pytest.mark.parametrize("maximum", [1, 7, 16, 1023])
 def test_ASC_05_a_peer_that_takes_next_to_nothing_is_rejected(bed, maximum):
     peer = bed.peer()
