@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai.log import where
-from pacs_ai.receive.connection import Bounds, Connection
+from pacs_ai.receive.connection import Connection
 from pacs_ai.tls import fault_words
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pacs_ai.receive.exchange import Exchange
-    from pacs_ai.receive.guard import Limits, Rejection
+    from pacs_ai.receive.guard import Bounds, Limits, Rejection
     from pacs_ai.receive.negotiation import Agreement
 
 LOGGER = logging.getLogger(__name__)

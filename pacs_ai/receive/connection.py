@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from pacs_ai.log import where
@@ -41,40 +40,11 @@ _EXPECTED: Mapping[State, frozenset[int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What one association may cost.
-
-    Parameters
-    ----------
-    pdu_bytes
-        Advertised Maximum Length: a longer P-DATA-TF is a protocol error (PS3.8 D.1).
-    instance_bytes
-        A longer data set is read and thrown away.
-    network_seconds
-        Silence that ends an association, between messages and amid one.
-    bytes_per_second, pace_seconds
-        Least pace of a message under way, averaged over each stretch of so many seconds.
-    write_seconds
-        A peer that takes nothing of an answer for so long is aborted.
-    answer_seconds
-        An instance that is not durable by then is answered "out of resources".
-    """
-
-    pdu_bytes: int = 131072
-    instance_bytes: int = 4 << 30
-    network_seconds: float = 60.0
-    bytes_per_second: int = 8192
-    pace_seconds: float = 30.0
-    write_seconds: float = 10.0
-    answer_seconds: float = 30.0
-
-
 class Door(Protocol):
     """What connections share: who decides about them, and who keeps them."""
 
     buffer: memoryview
-    bounds: Bounds
+    bounds: guard.Bounds
     limits: guard.Limits
     now: Callable[[], float]
 

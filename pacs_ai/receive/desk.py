@@ -39,7 +39,7 @@ class Desk:
     later
         Has a function called in the event loop's thread.
     instance_bytes, answer_seconds
-        As in `connection.Bounds`.
+        As in `guard.Bounds`.
     has_free_space
         Asked before each instance.
     services

@@ -31,7 +31,11 @@ class Rejection(NamedTuple):
 CALLING_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 3, "calling AE title not recognised")
 CERTIFICATE_OF_ANOTHER = Rejection(1, 1, 3, "its certificate bears another name than the one configured")
 CALLED_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognised")
-LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
+TOO_MANY = Rejection(2, 3, 2, "local limit exceeded: as many associations as receive.max_associations")
+TOO_MANY_OF_TITLE = Rejection(2, 3, 2, "local limit exceeded: receive.max_associations_per_peer of its AE title")
+TOO_MANY_FROM_ADDRESS = Rejection(
+    2, 3, 2, "local limit exceeded: receive.max_associations_per_address from its address"
+)
 MAXIMUM_LENGTH_TOO_SHORT = Rejection(1, 2, 1, "it takes PDUs of a few bytes only")
 
 
@@ -96,6 +100,35 @@ def items_of(view: memoryview) -> list[tuple[int, memoryview]]:
 def _ae_title(raw: bytes) -> str | None:
     title = raw.decode("latin-1").strip(" ")
     return title if title and title.isascii() and title.isprintable() and "\\" not in title else None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one association may cost.
+
+    Parameters
+    ----------
+    pdu_bytes
+        Advertised Maximum Length: a longer P-DATA-TF is a protocol error (PS3.8 D.1).
+    instance_bytes
+        A longer data set is read and thrown away.
+    network_seconds
+        Silence that ends an association, between messages and amid one.
+    bytes_per_second, pace_seconds
+        Least pace of a message under way, averaged over each stretch of so many seconds.
+    write_seconds
+        A peer that takes nothing of an answer for so long is aborted.
+    answer_seconds
+        An instance that is not durable by then is answered "out of resources".
+    """
+
+    pdu_bytes: int = 131072
+    instance_bytes: int = 4 << 30
+    network_seconds: float = 60.0
+    bytes_per_second: int = 8192
+    pace_seconds: float = 30.0
+    write_seconds: float = 10.0
+    answer_seconds: float = 30.0
 
 
 @dataclass(frozen=True)

@@ -128,19 +128,17 @@ class DurableIngest:
         self._indexing = Indexing(files, record, note_ended, ahead, is_recorded)
 
     @property
-    def waiting(self) -> int:
-        """How many instances, and ends of associations, wait for their rows."""
-        return self._indexing.waiting
+    def is_settled(self) -> bool:
+        """Whether all that was answered Success has its rows, what came in this moment aside.
+
+        Not while what earlier processes left is being indexed, nor where disk or database fails, hangs or lags.
+        """
+        return not self._indexing.is_late and not self._indexing.is_recovering
 
     @property
-    def is_held_up(self) -> bool:
-        """Whether instances wait for file and row for longer than a moment: disk or database fails, hangs or lags."""
-        return self._indexing.is_late
-
-    @property
-    def is_recovering(self) -> bool:
-        """Whether something that an earlier process had answered Success has no row yet."""
-        return self._indexing.is_recovering
+    def owes_nothing(self) -> bool:
+        """Whether nothing at all waits for its row, nor an association's end, for the end."""
+        return self.is_settled and not self._indexing.waiting
 
     def opened(self, association: AssociationInfo) -> None:
         """See `Ingest.opened`."""

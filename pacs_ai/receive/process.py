@@ -14,10 +14,8 @@ from pacs_ai.audit.tally import FIRST_SECONDS, Tally
 from pacs_ai.credentials import Credentials
 from pacs_ai.dicom import contexts
 from pacs_ai.receive import commitment
-from pacs_ai.receive.arrears import Arrears
 from pacs_ai.receive.callers import Callers
-from pacs_ai.receive.connection import Bounds
-from pacs_ai.receive.guard import Limits
+from pacs_ai.receive.guard import Bounds, Limits
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store.ahead import SEGMENTS, Ahead
@@ -64,9 +62,8 @@ def run(config: Config, stop: threading.Event) -> None:
             note_opened=tally.opened,
             note_ended=ended,
         )
-        arrears = Arrears(ingest)
-        receives.owes_nothing = lambda: arrears.are_none
-        receives.say(settled=arrears.are_settled)
+        receives.owes_nothing = lambda: ingest.owes_nothing
+        receives.say(settled=ingest.is_settled)
         settings = listen(config, files, commitment.services(config, database, receives.owner), credentials)
         receiver = Receiver(replace(settings, on_refusal=tally.refused), ingest)
         receiver.start()
@@ -75,7 +72,7 @@ def run(config: Config, stop: threading.Event) -> None:
                 tally.write()
                 if credentials is not None:
                     credentials.renew()
-                receives.say(settled=arrears.are_settled)
+                receives.say(settled=ingest.is_settled)
         finally:
             receiver.stop(config.receive.grace_seconds)
             ingest.close()

@@ -18,7 +18,6 @@ from pacs_ai.errors import Transient, UserError
 from pacs_ai.log import shown
 from pacs_ai.receive import guard
 from pacs_ai.receive.acceptor import Acceptor, Port, listening, new_event_loop
-from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.desk import THREADS, Desk
 from pacs_ai.receive.exchange import Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator, service_contexts
@@ -95,7 +94,7 @@ class Listen:
     callers: Mapping[str, frozenset[str] | None] | None = None
     transfer_syntaxes: tuple[str, ...] = DEFAULT_TRANSFER_SYNTAXES
     further_sop_classes: tuple[str, ...] = ()
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: guard.Bounds = field(default_factory=guard.Bounds)
     waiting: guard.Limits = field(default_factory=guard.Limits)
     maximum_associations: int = 500
     maximum_associations_per_peer: int = 32
@@ -126,14 +125,12 @@ def judge(
         return guard.CALLED_AE_TITLE_NOT_RECOGNISED
     if calling is None or not _may_call(listen, calling, address):
         return guard.CALLING_AE_TITLE_NOT_RECOGNISED
-    of_peer = sum(one.calling_ae_title == calling for one in running)
-    from_address = sum(one.address == address for one in running)
-    if (
-        len(running) >= listen.maximum_associations
-        or of_peer >= listen.maximum_associations_per_peer
-        or from_address >= listen.maximum_associations_per_address
-    ):
-        return guard.LOCAL_LIMIT_EXCEEDED
+    if len(running) >= listen.maximum_associations:
+        return guard.TOO_MANY
+    if sum(one.calling_ae_title == calling for one in running) >= listen.maximum_associations_per_peer:
+        return guard.TOO_MANY_OF_TITLE
+    if sum(one.address == address for one in running) >= listen.maximum_associations_per_address:
+        return guard.TOO_MANY_FROM_ADDRESS
     return None
 
 

@@ -13,23 +13,21 @@ Records are written by one thread at a time and in order: one that was believed 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import OutOfResources
-from pacs_ai.log import unexpected
 from pacs_ai.store import aside, segments
 from pacs_ai.store.disk import Disk, write_at
 from pacs_ai.store.segments import Place, Segment
+from pacs_ai.store.unheld import Unheld
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from pacs_ai.dicom.arrival import Arrival
@@ -40,9 +38,6 @@ LOGGER = logging.getLogger(__name__)
 SEGMENTS = 8
 #: So much of the disk, in segments, must be free before another one is made.
 _SPARE = 4
-#: So often it is looked for segments that no process holds; held by none at two looks, they are taken over.
-LOOK_SECONDS = 30.0
-
 #: Told where an instance is durable, or why it is not.
 Tell = Callable[[Place | OutOfResources], None]
 
@@ -80,15 +75,13 @@ class Ahead:
         self._active: Segment | None = None
         self._free: list[Segment] = []
         self._full: list[Segment] = []
-        self._unreadable: set[str] = set()
         self._turns = 0
         self._is_short = self._wiping_failed = False
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        self._unheld: set[str] = set()
+        self._unheld = Unheld(folder, disk)
         folder.mkdir(mode=0o700, exist_ok=True)
         disk.sync_path(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
         #: What an earlier process left: to be indexed, and then `done`, in this order.
-        self.left = self._read(self._take(lambda _: True))
+        self.left = self._read(self._unheld.take_all())
         if not self._free:
             self.prepare()
 
@@ -249,7 +242,7 @@ class Ahead:
     @property
     def is_unreadable(self) -> bool:
         """Whether a segment may hold instances that cannot be read now; it is tried again at every look."""
-        return bool(self._unreadable)
+        return self._unheld.is_unreadable
 
     def set_aside(self, arrival: Arrival, place: Place) -> Path:
         """Keep the file of a record whose row can never be made where a person finds it; return its path."""
@@ -294,67 +287,19 @@ class Ahead:
     # -- segments
 
     def adopt(self) -> list[tuple[Arrival, Place]]:
-        """Take over what no process holds any more, and return what it holds, as `left`; for a quiet moment.
-
-        A process that is started anew is given the time to take its own again: nothing is done before the second look.
-        """
-        if time.monotonic() < self._look_at:
+        """Take over what no process holds any more, and return what it holds, as `left`; for a quiet moment."""
+        if not self._unheld.is_due:
             return []
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        before, self._unheld = self._unheld, set()
         self._let_go_of_unreadable()
-        try:
-            taken = self._take(before.__contains__)
-        except OSError as error:
-            LOGGER.warning("segments of other processes cannot be looked for: %s", self._disk.shortage(error))
-            return []
-        found = self._read(taken)
-        if taken:
-            LOGGER.warning("took over %d segments that no process holds any more", len(taken))
-        return found
-
-    def _take(self, may_take: Callable[[str], bool]) -> list[Segment]:
-        """Hold those segments, by name, that no process holds; all of them at once, so that their order is kept."""
-        taken: list[Segment] = []
-        with self._alone():
-            for path in sorted(self._folder.iterdir()):
-                segment = None if path.suffix else self._open(path)
-                if segment is None:
-                    continue
-                if may_take(path.name):
-                    taken.append(segment)
-                else:
-                    self._unheld.add(path.name)
-                    os.close(segment.descriptor)
-        return taken
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder: of two processes that look for segments, one takes all that there are."""
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _open(self, path: Path) -> Segment | None:
-        try:
-            taken = segments.take(path)
-        except OSError as error:
-            if not path.is_symlink():  # nobody here makes one
-                self._doubt(path, "opened", self._disk.shortage(error))
-            return None
-        if taken is None and all(one.path.name != path.name for one in self._full):
-            self._unreadable.discard(path.name)  # it is another process's, or gone
-        return taken
+        held = (*self._free, *self._full, *([self._active] if self._active else []))
+        return self._read(self._unheld.look({segment.path.name for segment in held}))
 
     def _read(self, taken: Iterable[Segment]) -> list[tuple[Arrival, Place]]:
         """Return what segments hold, in the order in which it came; an empty one is used, or cleared away."""
         found: list[tuple[int, list[tuple[Arrival, Place]]]] = []
         for segment in taken:
-            records = self._records(segment)
-            is_doubtful = segment.path.name in self._unreadable
+            records = self._unheld.records(segment)
+            is_doubtful = self._unheld.is_doubtful(segment)
             is_held = bool(records) or is_doubtful
             if is_held:
                 # behind what could be read there may be more: it is not used again
@@ -371,29 +316,10 @@ class Ahead:
         self._turns = max((self._turns, *(turn for turn, _ in found)))
         return [record for _, records in sorted(found, key=lambda one: one[0]) for record in records]
 
-    def _records(self, segment: Segment) -> list[tuple[Arrival, Place]]:
-        """Return what can be read of a segment."""
-        found: list[tuple[Arrival, Place]] = []
-        try:
-            found.extend(segments.records(segment))  # what was read before a fault stays
-        except OSError as error:
-            self._doubt(segment.path, "read", self._disk.shortage(error))
-        except Exception as error:  # noqa: BLE001 - whatever is odd about one must not keep the others from being read
-            self._doubt(segment.path, "read", unexpected(error))
-        else:
-            self._unreadable.discard(segment.path.name)
-        return found
-
-    def _doubt(self, path: Path, what: str, why: object) -> None:
-        """Remember that a file may hold instances and could not be opened or read."""
-        if path.name not in self._unreadable:
-            LOGGER.error("%s may hold instances, but cannot be %s: %s", path, what, why)
-        self._unreadable.add(path.name)
-
     def _let_go_of_unreadable(self) -> None:
         """Let go of those of which all is done that could be read: the next looks read them again."""
         with self._turn:
-            again = [one for one in self._full if one.path.name in self._unreadable and one.left == 1]
+            again = [one for one in self._full if self._unheld.is_doubtful(one) and one.left == 1]
             self._full = [one for one in self._full if one not in again]
         for segment in again:
             segment.left = 0

@@ -17,7 +17,7 @@ from pacs_ai.dicom import attributes, characters, contexts, identifiers, status,
 from pacs_ai.dicom.status import Category
 from pacs_ai.infer import pixels
 from pacs_ai.profiles import FORMS
-from pacs_ai.receive import connection, desk, dimse, exchange, guard, negotiation
+from pacs_ai.receive import desk, dimse, exchange, guard, negotiation
 
 PAGE = DOCS / "dicom.md"
 TEXT = " ".join(PAGE.read_text().split())
@@ -92,7 +92,7 @@ def test_fixed_limits():
         attributes.MAX_CHARACTERS,
         pixels.MAX_DECODED_BYTES,
     ]
-    assert f"averaged over {connection.Bounds().pace_seconds:.0f} s" in TEXT
+    assert f"averaged over {guard.Bounds().pace_seconds:.0f} s" in TEXT
     assert f"at most {2 * desk.HELD_BYTES >> 20} MB are in memory" in TEXT
     assert f"Maximum Length is below {negotiation.MIN_PEER_LENGTH}" in TEXT
 

@@ -15,7 +15,7 @@ from pacs_ai.dicom.attributes import read_header
 from pacs_ai.dicom.contexts import DEFAULT_TRANSFER_SYNTAXES, acceptor_contexts
 from pacs_ai.errors import Mismatch, NotUnderstood
 from pacs_ai.receive import guard
-from pacs_ai.receive.connection import Bounds, Connection
+from pacs_ai.receive.connection import Connection
 from pacs_ai.receive.desk import Desk
 from pacs_ai.receive.exchange import Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator
@@ -130,7 +130,7 @@ class NodeInMemory:
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(READ_BYTES))
-        self.bounds = Bounds()
+        self.bounds = guard.Bounds()
         self.limits = guard.Limits()
         self.now = lambda: 0.0
         self._listen = Listen()

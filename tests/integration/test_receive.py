@@ -26,7 +26,7 @@ from pynetdicom.dsutils import encode
 from pacs_ai.dicom import contexts, status
 from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
 from pacs_ai.errors import Conflict, OutOfResources, Unavailable
-from pacs_ai.receive.connection import Bounds
+from pacs_ai.receive.guard import Bounds
 from pacs_ai.receive.ingest import DurableIngest, file_meta
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store.files import Files

@@ -15,7 +15,6 @@ from raw_peer import CT_CONTEXTS, data_set
 
 from pacs_ai.dicom.arrival import Arrival, AssociationInfo
 from pacs_ai.errors import OutOfResources, Unavailable
-from pacs_ai.receive.arrears import Arrears
 from pacs_ai.receive.ingest import Announced, DurableIngest
 from pacs_ai.store import schema
 from pacs_ai.store.ahead import Ahead
@@ -294,7 +293,7 @@ def test_STO_04_out_of_open_files_in_a_quiet_moment_indexing_goes_on(
         assert side.send("1.2.2") == [None]
         until(lambda: side.rows == ["1.2.1", "1.2.2"])
     assert caplog.text.count("cannot be tidied now: unexpected OSError in") == 1
-    assert not side.ingest.is_held_up
+    assert side.ingest.is_settled
 
 
 def test_whatever_goes_wrong_between_two_batches_indexing_goes_on(
@@ -311,11 +310,11 @@ def test_whatever_goes_wrong_between_two_batches_indexing_goes_on(
 
     side.ingest._indexing._step = step
     assert side.send("1.2.1") == [None]
-    until(lambda: side.ingest.is_held_up or side.rows)
+    until(lambda: not side.ingest.is_settled or side.rows)
     until(lambda: side.rows == ["1.2.1"])
     assert caplog.text.count("cannot be indexed: unexpected RuntimeError in step (") == 1
     assert "Secret" not in caplog.text
-    until(lambda: not side.ingest.is_held_up)
+    until(lambda: side.ingest.is_settled)
 
 
 def test_QUE_05_indexing_that_hangs_without_an_error_is_in_arrears(
@@ -324,11 +323,10 @@ def test_QUE_05_indexing_that_hangs_without_an_error_is_in_arrears(
     monkeypatch.setattr("pacs_ai.receive.indexing._STALL_SECONDS", 0.2)
     gate = threading.Event()
     side = make(fault=lambda: gate.wait(60))
-    arrears = Arrears(side.ingest)
     assert side.send("1.2.1") == [None]
-    until(lambda: not arrears.are_settled)
+    until(lambda: not side.ingest.is_settled)
     gate.set()
-    until(lambda: arrears.are_none)
+    until(lambda: side.ingest.owes_nothing)
     assert side.rows == ["1.2.1"]
 
 
@@ -338,12 +336,11 @@ def test_QUE_05_indexing_that_goes_on_and_lags_is_in_arrears(
     monkeypatch.setattr("pacs_ai.receive.indexing._LATE_SECONDS", 0.5)
     monkeypatch.setattr("pacs_ai.receive.indexing.MAX_BATCH", 1)
     side = make(fault=lambda: threading.Event().wait(0.05))
-    arrears = Arrears(side.ingest)
     for number in range(40):
         side.send(f"1.2.{number}")
-    assert arrears.are_settled, "each came a moment ago"
-    until(lambda: not arrears.are_settled)
-    until(lambda: arrears.are_none)
+    assert side.ingest.is_settled, "each came a moment ago"
+    until(lambda: not side.ingest.is_settled)
+    until(lambda: side.ingest.owes_nothing)
     assert len(side.rows) == 40
 
 
@@ -383,7 +380,7 @@ def test_STO_09_ends_that_cannot_be_noted_take_no_room_from_instances(
 def test_what_a_process_left_that_is_not_started_again_another_indexes_while_it_runs(
     make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.unheld.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 0.05)
     recorded = []
 
@@ -394,12 +391,11 @@ def test_what_a_process_left_that_is_not_started_again_another_indexes_while_it_
         return place[-1] == 1  # of each lap the first has its row
 
     running, other = make(is_recorded=is_recorded), make(fault=away)
-    arrears = Arrears(running.ingest)
-    assert arrears.are_none
+    assert running.ingest.owes_nothing
     assert [other.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
     other.ingest.close()
     until(lambda: running.rows == ["1.2.1", "1.2.2", "lost"])
-    until(lambda: arrears.are_none)
+    until(lambda: running.ingest.owes_nothing)
     assert running.send("1.2.3") == [None]
     until(lambda: running.rows[3:] == ["1.2.3"])
 
@@ -407,7 +403,7 @@ def test_what_a_process_left_that_is_not_started_again_another_indexes_while_it_
 def test_QUE_05_what_is_taken_over_is_in_arrears_and_is_indexed_beside_what_comes(
     make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.unheld.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 0.05)
     looked, is_away = [], threading.Event()
     is_away.set()
@@ -419,16 +415,15 @@ def test_QUE_05_what_is_taken_over_is_in_arrears_and_is_indexed_beside_what_come
         return False
 
     running, other = make(is_recorded=is_recorded), make(fault=away)
-    arrears = Arrears(running.ingest)
     assert other.send("1.2.1") == [None]
     other.ingest.close()
     until(lambda: looked)
-    assert not arrears.are_settled
+    assert not running.ingest.is_settled
     monkeypatch.setattr("pacs_ai.receive.indexing._QUIET_SECONDS", 3600.0)  # no moment is quiet any more
     is_away.clear()
     assert running.send("1.2.2") == [None]
     until(lambda: {"1.2.1", "1.2.2", "lost"} == set(running.rows))
-    until(lambda: arrears.are_none)
+    until(lambda: running.ingest.owes_nothing)
 
 
 def test_PRI_01_after_a_burst_no_segment_holds_what_came(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):

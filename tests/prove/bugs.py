@@ -354,9 +354,9 @@ def _restless() -> None:
 
 
 def _believed_early() -> None:
-    from pacs_ai.receive.arrears import Arrears
+    from pacs_ai.receive.ingest import DurableIngest
 
-    Arrears.are_settled = True
+    DurableIngest.is_settled = True
 
 
 _LOST = r"I1 acknowledged|done after \d+ s: \d+ instances"

@@ -10,7 +10,6 @@ import pytest
 
 from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.attributes import read_header
-from pacs_ai.receive.arrears import Arrears
 from pacs_ai.receive.ingest import DurableIngest, file_meta
 from pacs_ai.store import schema
 from pacs_ai.store.ahead import Ahead
@@ -62,16 +61,15 @@ def _recover(folder, wanted):
     ingest = DurableIngest(
         files, index.record, ahead=ahead, is_recorded=index.is_recorded, note_ended=index.association_ended
     )
-    arrears = Arrears(ingest)
-    assert arrears.are_settled == (not ahead.left)
-    while not arrears.are_settled:
+    assert ingest.is_settled == (not ahead.left)
+    while not ingest.is_settled:
         assert time.monotonic() - begin < 600
         time.sleep(0.01)
     seconds = time.monotonic() - begin
     with database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM instance").scalar_one() == wanted
     ingest.close()
-    assert arrears.are_none
+    assert ingest.owes_nothing
     database.close()
     return seconds
 

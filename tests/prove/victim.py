@@ -57,7 +57,6 @@ from pacs_ai.pipeline import (  # noqa: E402
     Segment,
 )
 from pacs_ai.receive import indexing, scp  # noqa: E402
-from pacs_ai.receive.arrears import Arrears  # noqa: E402
 from pacs_ai.receive.ingest import DurableIngest  # noqa: E402
 from pacs_ai.receive.scp import Listen, Receiver  # noqa: E402
 from pacs_ai.route.router import Router  # noqa: E402
@@ -257,14 +256,13 @@ class Node:
             is_recorded=index.is_recorded,
             note_ended=index.association_ended,
         )
-        self._arrears = Arrears(self.ingest)
-        self._receives.owes_nothing = lambda: self._arrears.are_none
+        self._receives.owes_nothing = lambda: self.ingest.owes_nothing
         self.say_whether_settled()
         self.receiver = Receiver(listen, self.ingest)
 
     def say_whether_settled(self) -> None:
         """Say that it lives, and whether all that was answered Success has its rows."""
-        self._receives.say(settled=self._arrears.are_settled)
+        self._receives.say(settled=self.ingest.is_settled)
 
     def database(self) -> Database:
         """Open the database once more: each actor has its own."""

@@ -25,8 +25,7 @@ from raw_peer import (
     store_command,
 )
 
-from pacs_ai.receive.acceptor import Bounds
-from pacs_ai.receive.guard import Limits
+from pacs_ai.receive.guard import Bounds, Limits
 
 PATIENT_LIMITS = Limits(connections=3000, connections_per_address=3000)
 MANY = {

@@ -22,8 +22,8 @@ from raw_peer import PATIENCE, RJ, RawPeer, associate_rq, command, data_set, pdv
 from stations import Sender
 
 from pacs_ai.dicom import commitment, status
-from pacs_ai.receive.connection import Bounds
 from pacs_ai.receive.desk import HELD_BYTES, THREADS
+from pacs_ai.receive.guard import Bounds
 from pacs_ai.receive.service import N_ACTION_RQ, Answer
 from pacs_ai.store import schema, views
 from pacs_ai.store.database import Database

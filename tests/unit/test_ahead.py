@@ -16,7 +16,6 @@ import pytest
 from pacs_ai.dicom.arrival import Arrival
 from pacs_ai.dicom.attributes import Header
 from pacs_ai.errors import OutOfResources
-from pacs_ai.store import ahead as rooms
 from pacs_ai.store import aside, segments
 from pacs_ai.store.ahead import Ahead
 from pacs_ai.store.disk import Disk
@@ -432,7 +431,7 @@ def test_STO_04_what_cannot_be_written_over_is_told_once_and_tried_after_the_nex
 def test_segments_that_nobody_holds_are_taken_over_at_the_second_look_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(rooms, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.unheld.LOOK_SECONDS", 0.0)
     mine, other = make(tmp_path), make(tmp_path)
     other.prepare()
     keep(mine, content(1), 1)
@@ -453,7 +452,7 @@ def test_segments_that_nobody_holds_are_taken_over_at_the_second_look_and_in_ord
 
 
 def test_of_those_that_are_too_many_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rooms, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.unheld.LOOK_SECONDS", 0.0)
     mine, other = make(tmp_path), make(tmp_path)
     mine.prepare()
     other.prepare()
@@ -467,7 +466,7 @@ def test_of_those_that_are_too_many_nothing_is_left(tmp_path: Path, monkeypatch:
 def test_a_process_that_starts_anew_takes_its_own_before_the_second_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(rooms, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.unheld.LOOK_SECONDS", 0.0)
     mine, other = make(tmp_path), make(tmp_path)
     keep(other, content(1), 1)
     forget(other)
@@ -501,7 +500,7 @@ def test_what_cannot_be_opened_or_read_is_told_and_holds_nobody_up(
 def test_what_lies_before_a_bad_sector_is_found_and_what_lies_behind_is_read_when_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.unheld.LOOK_SECONDS", 0.0)
     ahead = make(tmp_path)
     places = [keep(ahead, content(number), number) for number in (1, 2, 3)]
     forget(ahead)
@@ -535,7 +534,7 @@ def test_what_lies_before_a_bad_sector_is_found_and_what_lies_behind_is_read_whe
 
 
 def test_a_segment_that_cannot_be_opened_is_in_arrears_until_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pacs_ai.store.ahead.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pacs_ai.store.unheld.LOOK_SECONDS", 0.0)
     ahead = make(tmp_path)
     keep(ahead, content(1), 1)
     forget(ahead)
