@@ -3,9 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
-import statistics
 import struct
-import time
 import tracemalloc
 import zlib
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydicom
 import pytest
+from effort import effort
 from fuzz.data_sets import grow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -194,14 +193,11 @@ def test_odd_files_are_read_as_pydicom_reads_them_or_refused_for_a_reason(shared
                 assert header.get(keyword) == as_text(ds, keyword), (path, keyword)
 
 
-def test_a_ct_header_takes_a_fraction_of_a_millisecond(shared_data: Path):
+def test_a_ct_header_takes_little_work(shared_data: Path):
     path, transfer_syntax_uid, data_set = next(part_10_files(shared_data / "ct_chest_lidc_thin"))
-    seconds = []
-    for _ in range(50):
-        begun = time.process_time()
+    with effort() as spent:
         read_header(memoryview(data_set), transfer_syntax_uid)
-        seconds.append(time.process_time() - begun)
-    assert statistics.median(seconds) < 1.5e-3, path  # 0.2 ms where it was written
+    assert spent.lines < 3_000, path  # 0.2 ms
 
 
 # -- structure (RELIABILITY DAT-03 to DAT-06, DAT-13, DAT-17)
@@ -293,29 +289,27 @@ def nested(depth: int, *, undefined: bool) -> bytes:
 def test_DAT_03_sixteen_nested_sequences_are_read_and_more_are_refused_at_once(undefined: bool):
     assert read_header(identity() + nested(16, undefined=undefined), EXPLICIT)
     for depth in (17, 300, 3000):
-        tail = nested(depth, undefined=undefined)
-        begun = time.process_time()
-        with pytest.raises(NotUnderstood, match="deeper than 16"):
-            read_header(identity() + tail, EXPLICIT)
-        assert time.process_time() - begun < 0.05
+        deep = identity() + nested(depth, undefined=undefined)
+        with pytest.raises(NotUnderstood, match="deeper than 16"), effort() as spent:
+            read_header(deep, EXPLICIT)
+        assert spent.lines < 3_000  # whatever the depth: 0.2 ms
 
 
 @pytest.mark.parametrize("implicit", [True, False])
-def test_DAT_04_a_million_elements_are_refused_within_half_a_second(implicit: bool):
+def test_DAT_04_a_million_elements_are_refused_at_once(implicit: bool):
     packed = struct.Struct("<HHL" if implicit else "<HH2sH")
     between = (0,) if implicit else (b"LO", 0)
     bomb = b"".join(packed.pack(0x11 + 2 * (n >> 16), n & 0xFFFF, *between) for n in range(1_000_000))
-    begun = time.process_time()
-    with pytest.raises(NotUnderstood, match="more than 100000"):
+    with pytest.raises(NotUnderstood, match="more than 100000"), effort() as spent:
         read_header(bomb, IMPLICIT if implicit else EXPLICIT)
-    assert time.process_time() - begun < 0.5
+    assert spent.lines < 2_000_000  # 30 ms
 
 
-def test_DAT_04_a_million_items_are_refused_within_half_a_second():
-    begun = time.process_time()
-    with pytest.raises(NotUnderstood, match="more than 100000"):
-        read_header(long(0x11, 0x10, b"SQ", 8_000_000, ITEM * 1_000_000), EXPLICIT)
-    assert time.process_time() - begun < 0.5
+def test_DAT_04_a_million_items_are_refused_at_once():
+    bomb = long(0x11, 0x10, b"SQ", 8_000_000, ITEM * 1_000_000)
+    with pytest.raises(NotUnderstood, match="more than 100000"), effort() as spent:
+        read_header(bomb, EXPLICIT)
+    assert spent.lines < 2_000_000  # 30 ms
 
 
 def test_the_whole_count_is_bounded_too(monkeypatch: pytest.MonkeyPatch):
@@ -570,15 +564,15 @@ def test_values_that_nobody_wants_are_not_kept_while_they_pass():
 
 
 def survives(raw: bytes, transfer_syntax_uid: str) -> None:
-    begun = time.process_time()
-    try:
-        header = read_header(raw, transfer_syntax_uid)
-    except NotUnderstood:
-        pass
-    else:
+    with effort() as spent:
+        try:
+            header = read_header(raw, transfer_syntax_uid)
+        except NotUnderstood:
+            header = None
+    assert spent.lines < 1_000 + 20 * len(raw)  # some twenty of each element
+    if header is not None:
         assert is_uid(header.sop_instance_uid)
         assert not any(ord(char) < 32 for text in header.values.values() for char in text)
-    assert time.process_time() - begun < 0.5  # 50 ms on a machine of its own
 
 
 @settings(max_examples=300, deadline=None)
