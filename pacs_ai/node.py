@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from pacs_ai import lean
 from pacs_ai.errors import PacsAiError, UserError
+from pacs_ai.store import identity
 from pacs_ai.store.database import Database
+from pacs_ai.store.files import Files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +137,7 @@ def data_folder(config: Config) -> Iterator[None]:
     Raises
     ------
     UserError
-        Another node works in it, or it cannot be written.
+        Another node works in it, it cannot be written, or its files belong to another database.
     """
     folder = config.store.folder
     try:
@@ -152,8 +154,11 @@ def data_folder(config: Config) -> Iterator[None]:
         database = Database(config.database_url)
         from pacs_ai.store import migrate  # alembic: needed once, by the supervisor
 
-        migrate.upgrade(database)
-        database.close()
+        try:
+            migrate.upgrade(database)
+            identity.join(database, Files(folder / "files"))
+        finally:
+            database.close()
         yield
     finally:
         os.close(handle)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pacs_ai.audit import message as m
 from pacs_ai.audit.message import Coded, Message, Object, Participant
 from pacs_ai.states import DeliveryEvent, JobEvent, SeriesEvent
+from pacs_ai.store import retention
 from pacs_ai.store.trail import Event, NoticeKind
 
 if TYPE_CHECKING:
@@ -143,9 +144,8 @@ class Teller:
         )
 
     def _of_series(self, move: Move) -> Message | None:
-        if move.event == "purged":
-            whole = move.concerned.whole_study
-            event = m.STUDY_DELETED if whole else m.INSTANCES_ACCESSED
+        if move.event in {retention.PURGED, retention.STUDY_PURGED}:
+            event = m.STUDY_DELETED if move.event == retention.STUDY_PURGED else m.INSTANCES_ACCESSED
             return self._accessed(move, "D", move.concerned.received, life_cycle=_ERASED, event=event)
         if move.event in {SeriesEvent.DIFFERING_INSTANCE, SeriesEvent.RESOLVED}:
             outcome = m.SUCCESS if move.event == SeriesEvent.RESOLVED else m.MINOR_FAILURE

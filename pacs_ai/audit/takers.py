@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 FILE, REPOSITORY = "file", "repository"
 _NAME = "audit.log"
+#: Of a repository that ends a connection by itself within so long after the last event it is not known what it read.
+_LISTENED_SECONDS = 0.2
+_ANSWER_BYTES = 4096
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -107,8 +111,9 @@ class Repository:
     """An Audit Record Repository: a TLS connection for each parcel, closed in order, so that it is known to be read.
 
     Syslog acknowledges nothing. A TLS stack that answers our close_notify has read what came before it (RFC 5425
-    4.4), so `take` waits for that; a repository that closes without a word counts as having read it, one that resets
-    the connection does not.
+    4.4), so `take` waits for that; a repository that closes without a word counts as having read it. One that resets
+    the connection does not, nor one that closes before we do: a repository that was stopped, or what ends TLS in front
+    of one that is away.
 
     Parameters
     ----------
@@ -143,12 +148,12 @@ class Repository:
         with self._connection() as connection:
             for event in events:
                 connection.sendall(self._envelope.frame(event))
-            self._close(connection)
+            self._end(connection)
 
     def greet(self) -> None:
         """Connect and close, without a message; Unavailable where that fails."""
         with self._connection() as connection:
-            self._close(connection)
+            self._end(connection)
 
     @contextmanager
     def _connection(self) -> Iterator[ssl.SSLSocket]:
@@ -174,8 +179,21 @@ class Repository:
                 f"{where}: its certificate bears {names}, not {self._certificate_name}: correct audit.repository_name"
             )
 
-    @staticmethod
-    def _close(connection: ssl.SSLSocket) -> None:
+    def _end(self, connection: ssl.SSLSocket) -> None:
+        """Close a connection that is still open at the other end; Unavailable where it is not."""
+        until = time.monotonic() + _LISTENED_SECONDS
+        connection.settimeout(_LISTENED_SECONDS)
+        with suppress(TimeoutError):
+            while connection.recv(_ANSWER_BYTES):  # there are no answers in syslog: nothing is made of them
+                if time.monotonic() >= until:
+                    break
+            else:
+                host, port = self._address
+                raise Unavailable(
+                    f"audit repository at {host}:{port} ended the connection by itself, so it is not known what it has "
+                    "read: look at it, and at what stands in front of it"
+                )
+        connection.settimeout(self._seconds)
         try:
             connection.unwrap()
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):

@@ -1,7 +1,8 @@
 """The one database: SQLite on one machine, PostgreSQL where several share the work.
 
 SQLite runs in WAL mode with synchronous=FULL, so that a commit is on the platter when it returns (both are read back
-when the database is opened); writers queue at BEGIN IMMEDIATE.
+when the database is opened); writers queue at BEGIN IMMEDIATE. Where somebody deletes or replaces its file, SQLite goes
+on in the one that has no name any more: that is looked for with every transaction.
 """
 
 from __future__ import annotations
@@ -83,12 +84,15 @@ class Database:
         self.url = url
         parsed = understood(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        if self.is_sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = Path(parsed.database) if self.is_sqlite and parsed.database else None
+        self._file: tuple[int, int] | None = None
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.engine = sa.create_engine(url, pool_pre_ping=not self.is_sqlite, **self._options())
         self._reader = self.engine
         if self.is_sqlite:
-            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "do_connect", self._before_connect)
+            event.listen(self.engine, "connect", self._configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -101,16 +105,46 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Yield a connection in one transaction, committed at the end; `Unavailable` where the database is away."""
+        self._prove_there()
         with self._guarded(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
             if not self.is_sqlite:
                 connection.execute(_RING)
+        self._prove_there()  # else it was committed to a file that has no name
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection that sees one consistent state."""
+        self._prove_there()
         with self._guarded(), self._reader.connect() as connection, connection.begin():
             yield connection
+
+    def _before_connect(self, *_: object) -> None:
+        """Open nothing, and make no empty file, in the place of the one that was there."""
+        self._prove_there()
+
+    def _configure_sqlite(self, connection: sqlite3.Connection, _record: object) -> None:
+        _configure_sqlite(connection)
+        if self._file is None:
+            self._file = self._found()
+
+    def _found(self) -> tuple[int, int] | None:
+        """Return what identifies the file that has the database's name now; None where none has."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _prove_there(self) -> None:
+        """Raise Unavailable where SQLite's file is not the one that was opened first."""
+        if self._file is not None and self._found() != self._file:
+            raise Unavailable(
+                f"the database's file {self._path} was deleted or replaced: stop the node, put the file back, start "
+                "the node; what was answered Success meanwhile then gets its rows"
+            )
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -165,7 +199,7 @@ class Database:
         self.engine.dispose()
 
 
-def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def _configure_sqlite(connection: sqlite3.Connection) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")

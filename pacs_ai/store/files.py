@@ -89,8 +89,8 @@ class Files:
     def write(self, parts: Sequence[bytes | bytearray | memoryview], sha256: str = "") -> StoredFile:
         """Write the parts as one file, synced but for its directory entry; nothing is left behind on an error.
 
-        The same bytes again are one file: the one that is there was synced before it got its name. `sha256` is theirs,
-        where it is known already.
+        The same bytes again are one file: the one that is there was synced before it got its name. It is read again,
+        and replaced where it was damaged meanwhile. `sha256` is theirs, where it is known already.
 
         Raises
         ------
@@ -238,15 +238,23 @@ class Files:
         self.disk.sync_path(self.folder.parent, os.O_RDONLY | os.O_DIRECTORY)
 
     def holds(self, stored: StoredFile) -> bool:
-        """Tell whether a file of that name and size is there; refresh its age, so that no sweep takes it meanwhile."""
+        """Tell whether those very bytes are there; refresh the file's age, so that no sweep takes it meanwhile.
+
+        One whose bytes are others by now, or cannot be read, is to be written anew.
+        """
         try:
             with _locked(stored.path.parent, fcntl.LOCK_SH):
                 os.utime(stored.path, follow_symlinks=False)
-                return stored.path.lstat().st_size == stored.size
+                if stored.path.lstat().st_size != stored.size:
+                    return False
         except FileNotFoundError:
             return False
         except OSError as error:
             raise self.disk.shortage(error) from error
+        try:
+            return self.verify(stored.sha256)
+        except OSError:
+            return False
 
     def _remove_older(self, sha256: str, before: float) -> bool:
         path = self.path(sha256)

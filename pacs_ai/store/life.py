@@ -6,8 +6,8 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pacs_ai.errors import Transient
-from pacs_ai.store import processes, version
+from pacs_ai.errors import Transient, UserError
+from pacs_ai.store import probe, processes, version
 from pacs_ai.store.database import Bell, Database
 from pacs_ai.store.owners import BEAT_SECONDS, this_process
 from pacs_ai.store.presence import Presence
@@ -37,6 +37,16 @@ def entered(config: Config, kind: str, detail: str = "") -> Iterator[tuple[Datab
         with suppress(Transient):
             processes.leave(database, owner)
         database.close()
+
+
+def prove_durable(database: Database) -> None:
+    """Raise UserError where a commit may be lost by a power failure, as the database itself says."""
+    is_durable, words = probe.durability(database)
+    if not is_durable:
+        raise UserError(
+            f"{words}: what is answered Success could be lost by a power failure; set fsync and synchronous_commit to "
+            "on at the database server"
+        )
 
 
 class Receives:
@@ -86,6 +96,7 @@ def receiving(config: Config, disk: Disk) -> Iterator[tuple[Database, Receives]]
     """As `entered`, for a receive process."""
     database = Database(config.database_url)
     version.check(database)
+    prove_durable(database)
     receives = Receives(database, config.store.folder, disk, config.receive.where)
     try:
         yield database, receives

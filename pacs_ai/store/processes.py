@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.store.database import Database
 
-_process = schema.process
+_process, _association = schema.process, schema.association
 RECEIVE = "receive"
 _ENDED = "ended without saying so"
 
@@ -64,6 +64,7 @@ def register(database: Database, owner: str, kind: str, detail: str = "", succee
         dead = [r.owner for r in rows if (r.kind != RECEIVE or r.given_up) and is_dead(r.owner)]
         dead += [r.owner for r in rows if r.owner in succeeds and r.owner not in dead]
         connection.execute(sa.delete(_process).where(_process.c.owner.in_([*dead, owner])))
+        _end_associations(connection, dead)
         at = now()
         for gone in dead:
             journal.append(connection, "node", gone[:64], "died", reason=_ENDED, actor=gone)
@@ -122,7 +123,14 @@ def give_up(database: Database, owners: Collection[str], *, waited_seconds: floa
                 connection.execute(sa.update(_process).where(this).values(given_up=True))
             elif connection.execute(sa.delete(_process).where(this)).rowcount:
                 words = f"{_ENDED}; what it may have received was waited for for {waited_seconds:g} s"
+                _end_associations(connection, [owner])
                 journal.append(connection, "node", owner[:64], "died", reason=words, actor=owner)
+
+
+def _end_associations(connection: Connection, owners: Collection[str]) -> None:
+    """Note that associations ended with the receive process that had them; what they brought may still get rows."""
+    theirs = sa.and_(_association.c.owner.in_(owners), _association.c.ended_at.is_(None))
+    connection.execute(sa.update(_association).where(theirs).values(ended_at=now(), released=False))
 
 
 def running(connection: Connection) -> list[ProcessView]:

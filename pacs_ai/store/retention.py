@@ -25,6 +25,8 @@ _OPEN_JOBS = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.WITHHELD.v
 _OPEN_DELIVERIES = [
     state.value for state in (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
 ]
+#: Events of a series in the journal: its files were deleted, and with them the last that the node had of the study.
+PURGED, STUDY_PURGED = "purged", "purged_with_study"
 _YOUNG_SECONDS = 3600.0
 #: A request for storage commitment that was asked or answered so long ago is forgotten; an answer may come late.
 _REQUEST_DAYS = 30.0
@@ -85,8 +87,15 @@ def _mark(connection: Connection, series_id: int, actor: str) -> int:
         .where(_instance.c.series_id == series_id, _instance.c.purged_at.is_(None), _instance.c.pledged_at.is_(None))
         .values(purged_at=now())
     )
+    study_id = sa.select(_series.c.study_id).where(_series.c.id == series_id).scalar_subquery()
+    left = (
+        sa.select(_instance.c.id)
+        .join(_series, _series.c.id == _instance.c.series_id)
+        .where(_series.c.study_id == study_id, _instance.c.purged_at.is_(None))
+    )
+    event = PURGED if connection.execute(left.limit(1)).first() else STUDY_PURGED
     words = f"{changed.rowcount} file(s) deleted by retention"
-    journal.append(connection, "series", series_id, "purged", reason=words, actor=actor)
+    journal.append(connection, "series", series_id, event, reason=words, actor=actor)
     return changed.rowcount
 
 

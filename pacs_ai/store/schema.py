@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
     text,
 )
 from sqlalchemy.types import JSON, TypeDecorator
@@ -139,6 +140,14 @@ Index(
     postgresql_where=instance.c.role == "current",
 )
 
+#: One row: the number that the folder of files bears too (`pacs_ai.store.identity`).
+identity = Table(
+    "identity",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("store_id", String(32), nullable=False),
+)
+
 association = Table(
     "association",
     metadata,
@@ -166,6 +175,14 @@ association_series = Table(
     Column("series_id", _Id, ForeignKey("series.id"), primary_key=True, index=True),
     Column("arrivals", BigInteger, nullable=False),
     Column("audited", BigInteger),  # of the arrivals, how many are in the audit trail; none where empty
+)
+#: Some of it is not in the audit trail yet.
+is_untold = association_series.c.arrivals > func.coalesce(association_series.c.audited, 0)
+Index(
+    "ix_association_series_untold",
+    association_series.c.assoc_id,
+    sqlite_where=is_untold,
+    postgresql_where=is_untold,
 )
 
 #: Of each segment that was written ahead to: the lap, and up to which of its records there are rows.

@@ -60,8 +60,6 @@ class Concerned:
         What a job made, or a delivery carried.
     details
         Name -> value, of a job.
-    whole_study
-        Of a deletion: nothing of the study is left.
     """
 
     study: Study | None = None
@@ -69,7 +67,6 @@ class Concerned:
     made: tuple[Objects, ...] = ()
     peer: Peer | None = None
     details: tuple[tuple[str, str], ...] = ()
-    whole_study: bool = False
 
 
 NOBODY = Concerned()
@@ -104,16 +101,7 @@ class Reader:
         if study_id is None:
             return NOBODY
         query = sa.select(_instance.c.sop_class_uid, sa.func.count()).where(_instance.c.series_id == series_id)
-        left = (
-            sa.select(_instance.c.id)
-            .join(_series, _series.c.id == _instance.c.series_id)
-            .where(_series.c.study_id == study_id, _instance.c.purged_at.is_(None))
-            .limit(1)
-        )
-        return replace(
-            study(self._connection, study_id, _counted(self._connection, query)),
-            whole_study=self._connection.execute(left).first() is None,
-        )
+        return study(self._connection, study_id, _counted(self._connection, query))
 
     def _job(self, job_id: int) -> Concerned:
         row = self._connection.execute(sa.select(_job).where(_job.c.id == job_id)).one_or_none()

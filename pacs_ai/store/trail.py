@@ -166,13 +166,7 @@ def read(connection: Connection, horizon: Horizon, limit: int = BATCH) -> Batch:
     position, turn = (0, 0) if mark is None else (mark.position, mark.turn)
     query = sa.select(_journal).where(_journal.c.id > position, _journal.c.id <= horizon.of(connection))
     rows = connection.execute(query.order_by(_journal.c.id).limit(limit)).all()
-    ended = connection.execute(
-        sa.select(_association.c.id)
-        .where(_association.c.ended_at.is_not(None), _association.c.audited_at.is_(None))
-        .order_by(_association.c.ended_at)
-        .limit(limit)
-    ).scalars()
-    over = tuple(ended)
+    over = _over(connection, limit)
     settled = {int(row.subject_id): row.at for row in rows if row.subject == "series"}
     receipts, shares = _receipts(connection, over, settled)
     notices = connection.execute(sa.select(_notice).order_by(_notice.c.id).limit(limit)).all()
@@ -188,6 +182,15 @@ def read(connection: Connection, horizon: Horizon, limit: int = BATCH) -> Batch:
         notice_ids=tuple(row.id for row in notices),
         moved=bool(rows),
     )
+
+
+def _over(connection: Connection, limit: int) -> tuple[str, ...]:
+    """Return associations that ended and were not told of yet, or of which more has its rows since."""
+    ended = sa.select(_association.c.id).where(_association.c.ended_at.is_not(None))
+    untold = ended.where(_association.c.audited_at.is_(None)).order_by(_association.c.ended_at).limit(limit)
+    more = ended.join(_share, _share.c.assoc_id == _association.c.id).where(schema.is_untold).distinct().limit(limit)
+    found = [*connection.execute(untold).scalars(), *connection.execute(more).scalars()]
+    return tuple(dict.fromkeys(found))
 
 
 def _move(row: Any, about: subjects.Reader) -> Move:
@@ -225,13 +228,12 @@ def _receipts(
     """Return what came over associations that ended, or belongs to series that moved on, and was not told yet."""
     if not (associations or settled):
         return [], []
-    fresh = _share.c.arrivals > sa.func.coalesce(_share.c.audited, 0)
     of_these = sa.or_(_share.c.assoc_id.in_(associations), _share.c.series_id.in_(settled))
     query = (
         sa.select(_association, _share.c.series_id, _share.c.arrivals, _share.c.audited, schema.series.c.study_id)
         .join(_share, _share.c.assoc_id == _association.c.id)
         .join(schema.series, schema.series.c.id == _share.c.series_id)
-        .where(fresh, of_these)
+        .where(schema.is_untold, of_these)
         .order_by(_association.c.opened_at, _share.c.series_id)
     )
     brought: dict[tuple[str, int], _Brought] = {}

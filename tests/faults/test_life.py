@@ -77,7 +77,7 @@ def test_STO_02_below_the_watermark_nothing_is_taken(full, make_series):
     assert {outcome.status for outcome in outcomes} == {OUT_OF_RESOURCES}
     assert full.instances() == []
     assert full.studies() == []
-    assert [path for path in full.files_folder.rglob("*") if path.is_file()] == []
+    assert [path for path in full.files_folder.rglob("*") if path.is_file() and path.name != "store.id"] == []
 
 
 def test_STO_10_a_second_node_in_the_same_folder_is_refused(full, tmp_path):

@@ -207,10 +207,11 @@ def test_PRI_04_what_retention_deletes_leaves_bytes_and_rows_and_an_event(
     wall.forward(days=3)
     assert retention.purge(database, files, **purge) == 2
     settle(auditor)
-    assert ("110103", "series-purged") in memory.kinds()  # of a study of which something is left
+    assert memory.kinds().count(("110103", "series-purged")) == 1  # of a study of which something is left
     wall.forward(days=6)
     assert retention.purge(database, files, **purge) == 1
     settle(auditor)
+    assert [schema_of.event(one) for one in memory.messages].count("110105") == 1
     deleted = next(one for one in memory.messages if schema_of.event(one) == "110105")
     assert deleted[0].get("EventActionCode") == "D"
     assert schema_of.patients(deleted)[0].get("ParticipantObjectID") == "P1"
@@ -226,6 +227,47 @@ def test_processes_are_told(database, auditor, memory):
     settle(auditor)
     assert memory.kinds() == [("110100", "110120"), ("110100", "110121")]
     assert memory.messages[0].find("ActiveParticipant").get("UserID") == ME.split(":")[2]
+
+
+DEAD = ":".join([*ME.split(":")[:2], "1", "1"])
+
+
+def received(memory):
+    """Return association and number of each receipt."""
+    told = [schema_of.details(one) for one in memory.messages if schema_of.types(one) == ["received"]]
+    return [(one["association"], one["instances"]) for one in told]
+
+
+def of_the_dead(database):
+    """Let associations that did not end have been those of a process that was killed."""
+    processes.register(database, DEAD, processes.RECEIVE)
+    with database.write() as connection:
+        is_open = schema.association.c.ended_at.is_(None)
+        connection.execute(sa.update(schema.association).where(is_open).values(owner=DEAD))
+
+
+def test_PRI_07_what_a_killed_process_received_is_told(database, sender, auditor, memory):
+    """It could not note the association's end: who takes its place does. What gets its rows after that is told too."""
+    sender.send(numbers=[1])
+    sender.end()
+    sender.send(numbers=[1, 1], assoc="a2")  # repeats move nothing
+    of_the_dead(database)
+    settle(auditor)
+    assert received(memory) == [("a1", "1")]
+    processes.register(database, ME, processes.RECEIVE, succeeds=[DEAD])
+    settle(auditor)
+    sender.send(numbers=[1], assoc="a2")  # it had been written ahead
+    settle(auditor)
+    settle(auditor)
+    assert received(memory) == [("a1", "1"), ("a2", "2"), ("a2", "1")]
+
+
+def test_PRI_07_what_a_process_received_that_is_not_waited_for_any_longer_is_told(database, sender, auditor, memory):
+    sender.send(numbers=[1])
+    of_the_dead(database)
+    processes.give_up(database, [DEAD], waited_seconds=1)
+    settle(auditor)
+    assert received(memory) == [("a1", "1")]
 
 
 def test_PRI_07_a_repository_that_is_away_misses_nothing(stations, sender, database, memory, clock):
@@ -543,6 +585,32 @@ def test_PRI_07_messages_reach_a_repository_over_TLS(contexts, rude):
     assert [frame.rpartition(" - \ufeff")[2] for frame in sink.frames] == [text, "<AuditMessage />"]
     assert sink.frames[0].startswith("<85>1 ")
     assert sink.frames[1].startswith("<84>1 ")
+
+
+@pytest.mark.parametrize("how", ["close_notify", "FIN"])
+def test_PRI_07_a_repository_that_ends_the_connection_by_itself_gets_it_again(contexts, how):
+    """So does what ends TLS in front of a repository that is away: nothing was read, and nothing says so."""
+    client, context = contexts
+    over = threading.Event()
+
+    def serve():
+        plain, _ = server.accept()
+        with context.wrap_socket(plain, server_side=True) as connection:
+            if how == "close_notify":
+                connection.setblocking(False)
+                with suppress(OSError):
+                    connection.unwrap()
+            connection.shutdown(socket.SHUT_WR)
+            over.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        repository = Repository(client, server.getsockname(), "audit.example.org", 30.0, ENVELOPE)
+        with pytest.raises(Unavailable, match="ended the connection by itself"):
+            repository.take([trail.Event(datetime.now(UTC), 5, "<AuditMessage />")] * 3)
+        over.set()
+        thread.join(60)
 
 
 def test_NET_12_a_repository_that_is_another_gets_nothing(contexts):

@@ -214,3 +214,44 @@ def test_claims_that_ended_are_forgotten():
     watch.lost("destination", {"pacs": owners.Held(ELSEWHERE, 1, 0)})
     assert watch.lost("job", {}) == []
     assert watch._seen == {"job": {}, "destination": {"pacs": (1, 0, watch._seen["destination"]["pacs"][2])}}
+
+
+@pytest.mark.parametrize("what", ["deleted", "replaced"])
+def test_STO_09_nothing_is_committed_to_a_file_that_was_deleted_or_replaced(sqlite_template, tmp_path, what):
+    """SQLite itself goes on in the file that has no name any more."""
+    path = tmp_path / "pacs_ai.sqlite"
+    path.write_bytes(sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{path}")
+    with database.write() as connection:
+        connection.execute(PAUSED, switch("a"))
+    gone = path.with_name("gone")
+    path.rename(gone)
+    if what == "replaced":
+        path.write_bytes(sqlite_template.read_bytes())
+    for _ in range(20):
+        with pytest.raises(Unavailable, match="was deleted or replaced: stop the node"), database.write() as connection:
+            connection.execute(PAUSED, switch("b"))
+    with pytest.raises(Unavailable, match="was deleted or replaced"), database.read():
+        pass
+    assert path.exists() == (what == "replaced"), "no empty one is made in its place"
+    gone.replace(path)
+    with database.write() as connection:
+        connection.execute(PAUSED, switch("c"))
+    with database.read() as connection:
+        assert connection.execute(sa.select(schema.pipeline_switch.c.pipeline)).scalars().all() == ["a", "c"]
+    database.close()
+
+
+def test_STO_09_what_is_committed_while_the_file_is_deleted_is_not_called_committed(sqlite_template, tmp_path):
+    path = tmp_path / "pacs_ai.sqlite"
+    path.write_bytes(sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{path}")
+
+    def write_and_delete():
+        with database.write() as connection:
+            connection.execute(PAUSED, switch("a"))
+            path.unlink()
+
+    with pytest.raises(Unavailable, match="was deleted or replaced"):
+        write_and_delete()
+    database.close()

@@ -45,7 +45,11 @@ def test_inputs_of_a_delivered_job_go_after_their_days(stations, sender, files, 
     assert purged(stations) == [True, True]
     with stations.database.read() as connection:
         entry = journal.of(connection, "series", stations.series().id)[-1]
-    assert (entry.event, entry.reason, entry.actor) == ("purged", "2 file(s) deleted by retention", "retention")
+    assert (entry.event, entry.reason, entry.actor) == (
+        "purged_with_study",
+        "2 file(s) deleted by retention",
+        "retention",
+    )
     assert purge(stations, files) == 0
 
 

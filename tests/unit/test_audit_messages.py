@@ -68,7 +68,7 @@ KINDS: dict[str, Batch] = {
         "series-conflict": ((move("series", SeriesEvent.DIFFERING_INSTANCE, SERIES),), (), ()),
         "series-resolved": ((move("series", SeriesEvent.RESOLVED, SERIES, OPERATOR),), (), ()),
         "instances-deleted": ((move("series", "purged", SERIES),), (), ()),
-        "study-deleted": ((move("series", "purged", Concerned(STUDY, (CT,), whole_study=True)),), (), ()),
+        "study-deleted": ((move("series", "purged_with_study", SERIES),), (), ()),
         "pipeline-paused": ((move("pipeline", "paused", Concerned(), OPERATOR, subject_id="ct-lung"),), (), ()),
         "process-started": ((move("node", "started", Concerned()),), (), ()),
         "process-stopped": ((move("node", "stopped", Concerned()),), (), ()),

@@ -152,7 +152,7 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from pacs_ai.errors import OutOfResources
-from pacs_ai.store.files import Files, Source
+from pacs_ai.store.files import Files
 files = Files(Path(sys.argv[1]))
 stored = []
 try:
@@ -215,6 +215,29 @@ def test_a_truncated_file_is_written_anew(files: Files):
     stored.path.write_bytes(b"pay")
     files.write([b"payload"])
     assert files.verify(stored.sha256)
+
+
+@pytest.mark.parametrize("way", ["written", "copied", "in pieces"])
+@pytest.mark.parametrize("damage", ["flipped", "link"])
+def test_STO_07_a_damaged_file_is_replaced_when_it_comes_again(files: Files, tmp_path: Path, way: str, damage: str):
+    stored = files.write([b"payload"])
+    if damage == "flipped":
+        stored.path.write_bytes(b"paXload")
+    else:
+        stored.path.unlink()
+        stored.path.symlink_to("1234567")
+    if way == "written":
+        files.write([b"payload"])
+    elif way == "copied":
+        (tmp_path / "source").write_bytes(b"payload")
+        with (tmp_path / "source").open("rb") as source:
+            files.copy([Source(stored.sha256, 7, source.fileno(), 0)])
+    else:
+        incoming = files.incoming()
+        incoming.append(b"payload")
+        incoming.finish(stored.sha256)
+    assert files.verify(stored.sha256)
+    assert stat.S_ISREG(stored.path.lstat().st_mode)
 
 
 def test_adopting_moves_an_encoded_result_in(files: Files, tmp_path: Path):

@@ -43,6 +43,12 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         postgresql_where=sa.text("audited_at IS NULL"),
     )
     op.create_table(
+        "identity",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("store_id", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity")),
+    )
+    op.create_table(
         "audit_notice",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("at", sa.Float(53), nullable=False),
@@ -213,6 +219,14 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.PrimaryKeyConstraint("assoc_id", "series_id", name=op.f("pk_association_series")),
     )
     op.create_index(op.f("ix_association_series_series_id"), "association_series", ["series_id"], unique=False)
+    op.create_index(
+        "ix_association_series_untold",
+        "association_series",
+        ["assoc_id"],
+        unique=False,
+        sqlite_where=sa.text("arrivals > coalesce(audited, 0)"),
+        postgresql_where=sa.text("arrivals > coalesce(audited, 0)"),
+    )
     op.create_table(
         "instance",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
