@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import select
 import socket
@@ -70,6 +71,33 @@ def test_NET_02_a_thousand_health_checks_have_no_effect(make_bed):
             assert bed.is_served()
     assert bed.is_served()
     until(lambda: bed.receiver.associations == 0)
+
+
+def test_NET_17_where_the_system_is_short_the_clocks_go_on_and_the_port_is_heard_again(make_bed, monkeypatch, caplog):
+    """A port that rests after a failed accept is listened on again, however often that fails."""
+    bed = make_bed(bounds=Bounds(network_seconds=1.0))
+    acceptor = bed.receiver._acceptor
+    assert bed.is_served()
+    real, failed = acceptor._listen, []
+
+    def failing(port):
+        if len(failed) < 3:
+            failed.append(port)
+            raise OSError(errno.ENOMEM, "no memory")
+        real(port)
+
+    def fall_deaf():
+        (port,) = acceptor._ports
+        acceptor.loop.remove_reader(port.socket.fileno())
+        acceptor._deaf.append(port)
+
+    monkeypatch.setattr(acceptor, "_listen", failing)
+    idle = bed.peer().associate()
+    acceptor.loop.call_soon_threadsafe(fall_deaf)
+    assert idle.next_pdu()[:1] == bytes((ABORT,))
+    assert bed.is_served()
+    assert len(failed) == 3
+    assert caplog.text.count("cannot listen on a port again") == 1
 
 
 def test_NET_04_half_a_data_set_ends_its_association_and_leaves_nothing(make_bed):
