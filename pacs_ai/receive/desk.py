@@ -41,7 +41,7 @@ class Desk:
     instance_bytes, answer_seconds
         As in `guard.Bounds`.
     has_free_space
-        Asked before each instance.
+        Asked before each instance; None where the file system does not say.
     services
         What is served beside storing.
     ended
@@ -57,7 +57,7 @@ class Desk:
     later: Callable[..., object]
     instance_bytes: int
     answer_seconds: float
-    has_free_space: Callable[[], bool]
+    has_free_space: Callable[[], bool | None]
     services: Services
     ended: Callable[..., object]
     held: int = 0

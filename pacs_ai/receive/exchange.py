@@ -206,7 +206,11 @@ class Exchange:
             return _OTHER_CLASS
         if not is_uid(command.sop_instance_uid):
             return _NO_UID
-        if not self._desk.has_free_space():
+        has_space = self._desk.has_free_space()
+        if has_space is None:
+            LOGGER.warning("instance from %s not taken: the disk does not answer", self.info.calling_ae_title)
+            return _NOT_IN_TIME
+        if not has_space:
             LOGGER.warning("instance from %s not stored: free space is below the watermark", self.info.calling_ae_title)
             return _NO_SPACE
         if self._desk.hangs:

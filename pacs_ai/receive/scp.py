@@ -72,7 +72,8 @@ class Listen:
     reuse_port
         Share the port with other receive processes.
     has_free_space
-        Asked before each instance; False answers "out of resources" and keeps nothing of it.
+        Asked before each instance, in the event loop's thread, so it must not wait; False, or None where it is not
+        known, answers "out of resources" and keeps nothing of it.
     tls, tls_port
         What tells how TLS is spoken by now, on a second port; None for no such port. Port 0 takes a free one
         (`Receiver.tls_port`).
@@ -100,7 +101,7 @@ class Listen:
     maximum_associations_per_peer: int = 32
     maximum_associations_per_address: int = 250
     reuse_port: bool = False
-    has_free_space: Callable[[], bool] = always
+    has_free_space: Callable[[], bool | None] = always
     tls: Callable[[], ssl.SSLContext] | None = None
     tls_port: int | None = None
     certificate_names: Mapping[str, str] = field(default_factory=dict)

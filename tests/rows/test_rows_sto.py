@@ -22,6 +22,7 @@ from raw_peer import PATIENCE, RJ, RawPeer, associate_rq, command, data_set, pdv
 from stations import Sender
 
 from pacs_ai.dicom import commitment, status
+from pacs_ai.receive import space
 from pacs_ai.receive.desk import HELD_BYTES, THREADS
 from pacs_ai.receive.guard import Bounds
 from pacs_ai.receive.service import N_ACTION_RQ, Answer
@@ -214,6 +215,52 @@ def hanging():
                 goes_on.set()
 
     return hanging
+
+
+@pytest.fixture
+def make_space(tmp_path, monkeypatch):
+    """Return what asks for free space, ten times as often, and believes an answer for a second."""
+    monkeypatch.setattr(space, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(space, "OLD_SECONDS", 1.0)
+    made = []
+
+    def make(least_bytes=0.0, least_share=0.0):
+        made.append(space.FreeSpace(Files(tmp_path / "space"), least_bytes, least_share))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+        assert not each._thread.is_alive()
+
+
+@pytest.mark.parametrize(("watermark", "has_room"), [((0.0, 0.0), True), ((1e18, 0.0), False), ((0.0, 1.1), False)])
+def test_STO_02_the_watermark_is_in_bytes_and_as_a_share(make_space, watermark, has_room):
+    assert make_space(*watermark)() is has_room
+
+
+def test_STO_13_a_file_system_that_does_not_say_what_is_free_holds_up_nobody(make_bed, make_space, hanging, caplog):
+    bed = make_bed(has_free_space=(free := make_space()))
+    peer = bed.peer().associate()
+    assert _sent(peer, "1.2.3.1") == 0x0000
+    with hanging("statvfs"):
+        until(lambda: free() is None)
+        for _ in range(2):
+            assert _sent(peer, "1.2.3.2") & 0xFF00 == 0xA700
+            assert bed.is_served()
+    until(lambda: free() is True)
+    assert _sent(peer, "1.2.3.2") == 0x0000
+    assert caplog.text.count("instance from SENDER not taken: the disk does not answer") == 2
+
+
+def test_STO_04_where_free_space_cannot_be_asked_for_nothing_is_received(make_space, failing, caplog):
+    free = make_space()
+    with failing(errno.EIO, "statvfs"):
+        until(lambda: free() is None)
+        until(lambda: "nothing is received: Input/output error" in caplog.text)
+    until(lambda: free() is True)
+    assert caplog.text.count("free space cannot be asked for") == 1
 
 
 #: More senders than threads that could hang.
