@@ -182,6 +182,8 @@ class Exchange:
         elif message.length > self._desk.instance_bytes:
             self._refuse(message, _TOO_LONG)
         if message.verdict is not None:
+            if message.length > self._desk.most_thrown_away:
+                raise dimse.ProtocolFault("a data set without end, of which nothing is kept")
             return
         if message.intake is not None:
             message.intake.passing(piece)

@@ -66,6 +66,16 @@ def test_ASC_01_another_called_ae_title_is_rejected(bed):
     assert peer.is_closed()
 
 
+@pytest.mark.parametrize("versions", [0, 2, 0xFFFE])
+def test_ASC_01_another_protocol_version_is_rejected(bed, versions):
+    """PS3.8 Table 9-11: only bit 0 is tested."""
+    peer = bed.peer()
+    peer.send(associate_rq()[:6] + struct.pack(">H", versions) + associate_rq()[8:])
+    assert rejection(peer.next_pdu()) == (1, 2, 2)
+    assert peer.is_closed()
+    bed.peer().associate(associate_rq()[:6] + struct.pack(">H", versions | 1) + associate_rq()[8:])
+
+
 @pytest.mark.parametrize("callers", [{"KNOWN": None}, {"SENDER": frozenset({"192.0.2.7"})}], ids=["title", "address"])
 def test_ASC_02_an_unknown_caller_is_rejected(make_bed, callers):
     bed = make_bed(callers={**callers, "ECHOER": None})
