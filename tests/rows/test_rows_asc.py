@@ -20,6 +20,7 @@ from raw_peer import (
     ABORT,
     AC,
     CT_CONTEXTS,
+    P_DATA,
     RJ,
     VERIFICATION,
     associate_rq,
@@ -149,11 +150,24 @@ def test_ASC_04_what_64_kib_can_hold_does_not_keep_the_others_waiting(bed, conte
     assert results(answer)[1] == 0 if is_accepted else answer[:1] == bytes((ABORT,))
 
 
-@pytest.mark.parametrize("maximum", [0, None, 1024, 0xFFFFFFFF], ids=["0", "none", "1024", "4 GB"])
-def test_ASC_05_any_other_maximum_length_is_answered_within_it(bed, maximum):
+@pytest.mark.parametrize(
+    ("maximum", "pdus"),
+    [(0, 1), (None, 1), (1024, 10), (4096, 3), (0xFFFFFFFF, 1)],
+    ids=["0", "none", "1024", "4096", "4 GB"],
+)
+def test_ASC_05_any_other_maximum_length_is_answered_within_it(bed, maximum, pdus):
+    """An answer repeats the UID that was asked with, and a bad one may be long: it takes as many PDUs as it must."""
     peer = bed.peer().associate(associate_rq(users=user_information(maximum)))
     peer.send(echo() + store(data_set(), "1.2.3"))
     assert [peer.status(), peer.status()] == [0x0000, 0x0000]
+    peer.send(store(data_set(), "1" * 10_000))
+    answers = [peer.next_pdu()]
+    while not answers[-1][11] & 2:  # the last fragment (PS3.8 E.2)
+        answers.append(peer.next_pdu())
+    assert all(answer[:1] == bytes((P_DATA,)) for answer in answers)
+    assert all(len(answer) - 6 <= (maximum or 131072) for answer in answers)
+    assert len(answers) == pdus
+    assert b"".join(answer[12:] for answer in answers).count(b"1" * 10_000) == 1
 
 
 def test_ASC_04_items_of_types_to_come_are_skipped(bed):
