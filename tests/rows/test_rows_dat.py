@@ -14,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, MRImageStorage
 from raw_peer import CT_CONTEXTS, RawPeer, associate_rq, data_set, store
 
-from pacs_ai.dicom import folder
+from pacs_ai.dicom import attributes, folder
 from pacs_ai.dicom.structure import Walk
 from pacs_ai.receive.guard import Bounds
 
@@ -175,6 +175,26 @@ MISPLACED = {
 @pytest.mark.parametrize("kind", MISPLACED)
 def test_DAT_06_tags_that_come_twice_or_descend_are_refused(bed, kind):
     assert answered(bed.peer().associate(), data_set(more=MISPLACED[kind])) == NOT_UNDERSTOOD
+
+
+ODD_NUMBERS = {
+    "Rows as UL": short(0x28, 0x10, b"UL", struct.pack("<L", 512)),
+    "Rows 0": short(0x28, 0x10, b"US", bytes(2)),
+    "Rows of odd length": short(0x28, 0x10, b"US", b"\0\2\0"),
+    "17 bits": short(0x28, 0x100, b"US", b"\x11\0"),
+    "-1 frames": short(0x28, 8, b"IS", b"-1"),
+    "abc frames": short(0x28, 8, b"IS", b"abc "),
+    "no samples": short(0x28, 2, b"US", bytes(2)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_NUMBERS)
+def test_DAT_09_numbers_that_no_image_can_have_are_kept_as_they_came(bed, kind):
+    """They say nothing of an identity: the instance is kept byte for byte, and refused when it is analysed."""
+    encoded = data_set(more=ODD_NUMBERS[kind])
+    assert answered(bed.peer().associate(), encoded) == 0x0000
+    assert bed.files.read(bed.arrivals[0].sha256).endswith(encoded)
+    assert attributes.numbers(bed.arrivals[0].header, "NumberOfFrames") in {(), (-1.0,)}
 
 
 CHARACTER_SETS = [b"unicode_escape", b"zlib_codec", b"ISO_IR 999999", b"ISO 2022 IR 87\\ISO 2022 IR 159", b"GB18030 "]
