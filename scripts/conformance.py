@@ -217,6 +217,10 @@ def _fixed() -> str:
         ("presentation contexts proposed or offered", contexts.MAX_CONTEXTS),
         ("bytes of a command set", dimse.MAX_COMMAND_BYTES),
         ("bytes of what an N-ACTION or N-EVENT-REPORT brings; a longer one is aborted", desk.MAX_SERVICE_BYTES),
+        (
+            f"bytes of a refused data set, as a multiple of the longest, {desk.THROWN_BYTES} at least; more is aborted",
+            desk.THROWN_TIMES,
+        ),
         ("sequences within sequences", structure.MAX_NESTING),
         ("elements of one data set, or items of one sequence", structure.MAX_SIBLINGS),
         ("elements and items of an instance in all", structure.MAX_ELEMENTS),

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_OPTIONS = {"ec": ("-pkeyopt", "ec_paramgen_curve:P-256"), "rsa": ("-pkeyopt", "rsa_keygen_bits:2048")}
+
+
 def openssl(*words: object) -> None:
     """Run openssl; its complaint is the failure."""
     done = subprocess.run(["openssl", *map(str, words)], capture_output=True, text=True, check=False)
@@ -46,9 +49,11 @@ class Authority:
         """PEM file of the authority's own certificate."""
         return self.own.certificate
 
-    def issue(self, name: str, alternative: str = "", *, days: int = 30, purpose: str = "") -> Certificate:
+    def issue(
+        self, name: str, alternative: str = "", *, days: int = 30, purpose: str = "", algorithm: str = "ec"
+    ) -> Certificate:
         """Sign a certificate for a common name and e.g. "DNS:a.example,IP:127.0.0.1"; `days` may lie in the past."""
-        made = self._request(name)
+        made = self._request(name, algorithm)
         text = "basicConstraints=CA:false\n"
         text += f"subjectAltName={alternative}\n" if alternative else ""
         text += f"extendedKeyUsage={purpose}\n" if purpose else ""
@@ -81,10 +86,10 @@ class Authority:
         openssl(*signer, "-gencrl", "-crl_lastupdate", dates[0], "-crl_nextupdate", dates[1], "-out", path)
         return path
 
-    def _request(self, name: str) -> Certificate:
+    def _request(self, name: str, algorithm: str = "ec") -> Certificate:
         made = Certificate(self.folder / f"{name}.pem", self.folder / f"{name}.key")
         openssl(
-            *("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}"),
+            *("req", "-new", "-newkey", algorithm, *_OPTIONS[algorithm], "-nodes", "-subj", f"/CN={name}"),
             *("-keyout", made.key, "-out", self.folder / f"{name}.csr"),
         )
         made.key.chmod(0o600)

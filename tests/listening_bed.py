@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from pacs_ai.store.files import Files
 
 
+#: Another client's C-ECHO takes no longer, from connecting to the answer; a tenth of a second where nothing else runs.
+ECHO_SECONDS = 2.0
+_TRIES = 3
+
+
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + seconds
@@ -66,9 +71,12 @@ class Bed:
         return self.peers[-1]
 
     def is_served(self) -> bool:
-        """Serve another client, meanwhile."""
-        self.slowest_echo = max(self.slowest_echo, echo_seconds(self.receiver.port))
-        return True
+        """Serve another client, meanwhile, and not late: by the best of a few echoes, for the machine is shared."""
+        took = [echo_seconds(self.receiver.port)]
+        while min(took) > ECHO_SECONDS and len(took) < _TRIES:
+            took.append(echo_seconds(self.receiver.port))
+        self.slowest_echo = max(self.slowest_echo, *took)
+        return min(took) <= ECHO_SECONDS
 
     def stored(self) -> list[Path]:
         """Return every file below the store, half-written ones too."""

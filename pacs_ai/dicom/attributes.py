@@ -292,18 +292,26 @@ def read_header(data_set: bytes | bytearray | memoryview, transfer_syntax_uid: s
     return scan.header()
 
 
+#: Behind a deflated data set: checksum and length of what it holds, and a NUL.
+_MOST_BEHIND = 9
+_BEHIND = "bytes follow the deflated data set"
+
+
 class Inflating:
     """A deflated data set (PS3.5 A.5) on its way out of its compression, piece by piece and within bounds.
 
     Raises
     ------
     NotUnderstood
-        It is no whole deflated stream, or grows beyond `MAX_INFLATION` times its size or `MAX_INFLATED_BYTES`.
+        It is no whole deflated stream, grows beyond `MAX_INFLATION` times its size or `MAX_INFLATED_BYTES`, or
+        something follows it: not the NUL that makes its length even (PS3.5 A.5), nor, as some encoders leave it there,
+        the checksum and length of what was deflated (RFC 1952 2.3).
     """
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._came = self._grown = 0
+        self._came = self._grown = self._checksum = 0
+        self._behind = b""
 
     def feed(self, piece: bytes | bytearray | memoryview) -> Iterator[bytes]:
         """Give what the next bytes hold, in pieces of at most 1 MiB."""
@@ -316,15 +324,27 @@ class Inflating:
                 raise NotUnderstood("the data set is not deflated as its transfer syntax says") from None
             rest = self._stream.unconsumed_tail
             self._grown += len(inflated)
+            self._checksum = zlib.crc32(inflated, self._checksum)
             limit = min(MAX_INFLATION * self._came, MAX_INFLATED_BYTES)
             if self._grown > limit:
                 raise NotUnderstood(f"the deflated data set grows beyond {limit} bytes")
             yield inflated
+            rest = rest or self._stream.unused_data
+        self._check_behind(rest)
+
+    def _check_behind(self, rest: bytes | bytearray | memoryview) -> None:
+        """Refuse what cannot become one of the endings that are known."""
+        self._behind += bytes(rest[:_MOST_BEHIND])
+        if len(rest) > _MOST_BEHIND or len(self._behind) > _MOST_BEHIND:
+            raise NotUnderstood(_BEHIND)
 
     def end(self) -> None:
         """Prove that all has come."""
         if not self._stream.eof:
             raise NotUnderstood("the deflated data set is truncated")
+        trailer = struct.pack("<LL", self._checksum, self._grown & 0xFFFFFFFF)
+        if self._behind.removeprefix(trailer) not in {b"", b"\0"}:
+            raise NotUnderstood(_BEHIND)
 
 
 def inflate(data_set: bytes | memoryview) -> bytes:

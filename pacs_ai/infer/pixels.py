@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from openjpeg.utils import decode as decode_wavelet
 from openjpeg.utils import get_parameters
+from pydicom.datadict import dictionary_description
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
     HTJ2K,
@@ -46,6 +47,17 @@ ALWAYS_PLAUSIBLE_BYTES = 64 * 2**20
 #: What decoders raise over damaged frames.
 DECODING_FAULTS = (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error)
 
+#: Of the Image Pixel Module, what is stated as US (PS3.6 chapter 6).
+_UNSIGNED_SHORTS = (
+    "SamplesPerPixel",
+    "PlanarConfiguration",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
 _WAVELETS = frozenset((*JPEG2000TransferSyntaxes, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K))
 
 
@@ -93,7 +105,7 @@ def read_grey_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
     Refused
         Colour, or values that no image has.
     """
-    if read_whole(ds, "SamplesPerPixel", 1) != 1:
+    if read_whole(ds, "SamplesPerPixel", 1) > 1:
         raise Refused("the images are in colour; only greyscale images form a volume", Reason.UNREADABLE)
     photometric_interpretation = read_text(ds, "PhotometricInterpretation")
     if photometric_interpretation not in GREYSCALES:
@@ -127,8 +139,17 @@ def read_layout(ds: Dataset, transfer_syntax_uid: UID) -> Layout:
         samples=read_whole(ds, "SamplesPerPixel", 1),
         planar_configuration=read_whole(ds, "PlanarConfiguration", 0),
     )
+    _check_stated(ds)
     _check_possible(layout)
     return layout
+
+
+def _check_stated(ds: Dataset) -> None:
+    """Refuse a number under a value representation by which other readers may take another one."""
+    for keyword in _UNSIGNED_SHORTS:
+        if keyword in ds and ds[keyword].VR != "US":
+            name = dictionary_description(keyword)
+            raise Refused(f"{name} is stated to be of another value representation than it is", Reason.UNREADABLE)
 
 
 def _check_possible(layout: Layout) -> None:

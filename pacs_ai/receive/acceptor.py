@@ -17,7 +17,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pacs_ai.log import where
+from pacs_ai.log import unexpected, where
 from pacs_ai.receive.connection import Connection
 from pacs_ai.tls import fault_words
 
@@ -118,6 +118,7 @@ class Acceptor:
         self._waiting: dict[Connection, None] = {}
         self._waiting_from: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
         self._deaf: list[Port] = []
+        self._fails_to_listen = False
         self._closing = False
         self._one_less = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
@@ -251,19 +252,30 @@ class Acceptor:
             opening.socket.close()
 
     def _tick(self) -> None:
-        """Look at every clock; nothing that goes wrong with one connection may stop it."""
+        """Look at every clock; nothing that goes wrong with one connection or port may stop it."""
+        self.loop.call_later(_TICK_SECONDS, self._tick)
         now = self.now()
         for connection in list(self._connections):
             try:
                 connection.tick(now)
             except Exception as error:  # noqa: BLE001 - outermost loop, see above
                 LOGGER.error("ended a connection after %s in %s", type(error).__name__, where(error))  # noqa: TRY400
-                connection.drop()
-        deaf, self._deaf = self._deaf, []
+                with contextlib.suppress(Exception):
+                    connection.drop()
         if not self._closing:
-            for port in deaf:
-                self._listen(port)
-        self.loop.call_later(_TICK_SECONDS, self._tick)
+            self._deaf = [port for port in self._deaf if not self._listens_again(port)]
+
+    def _listens_again(self, port: Port) -> bool:
+        """Accept from a port that rested; False where that fails, and it rests on."""
+        try:
+            self._listen(port)
+        except Exception as error:  # noqa: BLE001 - outermost loop, see `_tick`
+            if not self._fails_to_listen:
+                LOGGER.error("cannot listen on a port again: %s", unexpected(error))  # noqa: TRY400
+            self._fails_to_listen = True
+            return False
+        self._fails_to_listen = False
+        return True
 
     async def _drain(self, grace_seconds: float) -> None:
         self._closing = True

@@ -110,8 +110,6 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take apart what came; the outermost place where a peer's bytes may do something unforeseen."""
         received = self._door.buffer[:nbytes]
-        self._last_active = self._door.now()
-        self._window_bytes += nbytes
         if self._carry:
             self._carry += received
             self._pause()
@@ -153,8 +151,11 @@ class Connection(asyncio.BufferedProtocol):
         self._do(_EVENTS[kind], framing.HEADER.pack(kind, len(content)) + content)
 
     def fragment(self, context_id: int, control: int, piece: memoryview, complete: bool) -> None:
-        """Hand on a piece of a message."""
+        """Hand on a piece of a message; one of no bytes is no sign of life."""
         assert self.exchange is not None
+        if len(piece):
+            self._last_active = self._door.now()
+            self._window_bytes += len(piece)
         self.exchange.fragment(context_id, control, piece, complete=complete)
 
     # -- what an exchange asks for
@@ -197,7 +198,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def quiet_seconds(self) -> float:
-        """Time since the last byte came; 0 while a message is under way or unanswered."""
+        """Time since the last byte of a message came; 0 while a message is under way or unanswered."""
         return 0.0 if self._is_busy() else self._door.now() - self._last_active
 
     def tick(self, now: float) -> None:
@@ -210,6 +211,8 @@ class Connection(asyncio.BufferedProtocol):
         elif self._stalled_since is not None and now - self._stalled_since > self._door.bounds.write_seconds:
             self.drop()
         elif now > self._due:
+            if self._state is State.AWAITING_REQUEST and self._framer.is_amid_pdu:  # a health check says nothing
+                self._tell_refused("half an association request, and no time left")
             if self._state in {State.AWAITING_REQUEST, State.ENDING}:
                 self._do(Event.TIME_UP)
             else:
@@ -278,10 +281,13 @@ class Connection(asyncio.BufferedProtocol):
         self._go_on()
 
     def _fault(self, words: str, reason: int | None) -> None:
-        LOGGER.warning("ended a connection with %s: %s", self.address, words)
-        self._door.refused(self, words)
+        self._tell_refused(words)
         if self._state not in {State.IDLE, State.ENDING}:
             self._do(Event.NO_PDU, reason)
+
+    def _tell_refused(self, words: str) -> None:
+        LOGGER.warning("ended a connection with %s: %s", self.address, words)
+        self._door.refused(self, words)
 
     def _do(self, event: Event, detail: Any = None) -> None:
         action, self._state = step(self._state, event)

@@ -18,6 +18,8 @@ HELD_BYTES = 1 << 20
 #: Once all instances under way together hold so much, each may hold only the smaller part.
 HELD_IN_ALL_BYTES = 256 << 20
 _SMALL_HELD_BYTES = 1 << 16
+#: A data set that is refused is read to its end and thrown away, up to this length or so many times the longest.
+THROWN_BYTES, THROWN_TIMES = 64 << 20, 4
 #: Longest information of an N-EVENT-REPORT or N-ACTION; a commitment of 100,000 instances has 15 MB. Once all hold
 #: `HELD_IN_ALL_BYTES`, only the smaller part may come of a further one.
 MAX_SERVICE_BYTES = 32 << 20
@@ -41,7 +43,7 @@ class Desk:
     instance_bytes, answer_seconds
         As in `guard.Bounds`.
     has_free_space
-        Asked before each instance.
+        Asked before each instance; None where the file system does not say.
     services
         What is served beside storing.
     ended
@@ -57,7 +59,7 @@ class Desk:
     later: Callable[..., object]
     instance_bytes: int
     answer_seconds: float
-    has_free_space: Callable[[], bool]
+    has_free_space: Callable[[], bool | None]
     services: Services
     ended: Callable[..., object]
     held: int = 0
@@ -72,6 +74,11 @@ class Desk:
     def most_of_a_service(self) -> int:
         """How long what is no instance may be: it is held until it is whole."""
         return MAX_SERVICE_BYTES if self.held < HELD_IN_ALL_BYTES else _SMALL_HELD_BYTES
+
+    @property
+    def most_thrown_away(self) -> int:
+        """How long a data set may be of which nothing is kept."""
+        return max(THROWN_BYTES, THROWN_TIMES * self.instance_bytes)
 
     @property
     def hangs(self) -> bool:

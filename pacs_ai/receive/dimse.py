@@ -144,13 +144,14 @@ class Messages:
         self._contexts = contexts
         self._receiving = receiving
         self._command = bytearray()
+        self._command_began = False  # if only by a fragment of no bytes
         self._context_id = 0  # of the message under way
         self._data_set_follows = False
 
     @property
     def is_amid_message(self) -> bool:
         """Whether a message has begun and is not complete."""
-        return bool(self._command) or self._data_set_follows
+        return self._command_began or self._data_set_follows
 
     def fragment(self, context_id: int, control: int, piece: memoryview, *, complete: bool) -> None:
         """Take the next piece of a presentation data value.
@@ -167,6 +168,7 @@ class Messages:
         self._context_id = context_id
         is_last = complete and bool(control & _LAST)
         if not self._data_set_follows:
+            self._command_began = True
             self._command += piece
             if len(self._command) > MAX_COMMAND_BYTES:
                 raise ProtocolFault("an endless command set")
@@ -182,6 +184,7 @@ class Messages:
     def _begin(self) -> None:
         encoded = bytes(self._command)
         self._command.clear()
+        self._command_began = False
         command = Command(self._contexts[self._context_id], parse_command(encoded))
         if command.field & _RESPONSE:
             raise ProtocolFault("a response to no request")

@@ -182,6 +182,8 @@ class Exchange:
         elif message.length > self._desk.instance_bytes:
             self._refuse(message, _TOO_LONG)
         if message.verdict is not None:
+            if message.length > self._desk.most_thrown_away:
+                raise dimse.ProtocolFault("a data set without end, of which nothing is kept")
             return
         if message.intake is not None:
             message.intake.passing(piece)
@@ -206,7 +208,11 @@ class Exchange:
             return _OTHER_CLASS
         if not is_uid(command.sop_instance_uid):
             return _NO_UID
-        if not self._desk.has_free_space():
+        has_space = self._desk.has_free_space()
+        if has_space is None:
+            LOGGER.warning("instance from %s not taken: the disk does not answer", self.info.calling_ae_title)
+            return _NOT_IN_TIME
+        if not has_space:
             LOGGER.warning("instance from %s not stored: free space is below the watermark", self.info.calling_ae_title)
             return _NO_SPACE
         if self._desk.hangs:

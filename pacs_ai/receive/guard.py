@@ -36,6 +36,7 @@ TOO_MANY_OF_TITLE = Rejection(2, 3, 2, "local limit exceeded: receive.max_associ
 TOO_MANY_FROM_ADDRESS = Rejection(
     2, 3, 2, "local limit exceeded: receive.max_associations_per_address from its address"
 )
+PROTOCOL_VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, "protocol version not supported: it does not speak version 1")
 MAXIMUM_LENGTH_TOO_SHORT = Rejection(1, 2, 1, "it takes PDUs of a few bytes only")
 
 
@@ -50,16 +51,25 @@ class MalformedRequest(Exception):  # noqa: N818 - named after what came
 
 @dataclass(frozen=True)
 class AssociationRequest:
-    """What an A-ASSOCIATE-RQ says of its two ends, without padding; None where an AE title is none (PS3.5 6.2, AE)."""
+    """What an A-ASSOCIATE-RQ says of its two ends, without padding; None where an AE title is none (PS3.5 6.2, AE).
+
+    `versions` are the protocol's that the requestor speaks, a bit for each (PS3.8 Table 9-11).
+    """
 
     calling_ae_title: str | None
     called_ae_title: str | None
     raw_calling: str
     raw_called: str
+    versions: int = 1
+
+    @property
+    def speaks_version_1(self) -> bool:
+        """Whether the requestor speaks the one version that there is; no other bit is looked at."""
+        return bool(self.versions & 1)
 
 
 def examine(pdu: bytes) -> AssociationRequest:
-    """Return the AE titles of a whole A-ASSOCIATE-RQ PDU, having checked its presentation contexts.
+    """Return versions and AE titles of a whole A-ASSOCIATE-RQ PDU, having checked its presentation contexts.
 
     Raises
     ------
@@ -69,7 +79,7 @@ def examine(pdu: bytes) -> AssociationRequest:
     """
     if len(pdu) < HEADER.size + _FIXED.size:
         raise MalformedRequest("too short")
-    _, called, calling = _FIXED.unpack_from(pdu, HEADER.size)
+    versions, called, calling = _FIXED.unpack_from(pdu, HEADER.size)
     contexts = [item for kind, item in items_of(memoryview(pdu)[HEADER.size + _FIXED.size :]) if kind == 0x20]
     if not 1 <= len(contexts) <= 128:
         raise MalformedRequest(f"{len(contexts)} presentation contexts")
@@ -80,7 +90,7 @@ def examine(pdu: bytes) -> AssociationRequest:
     if len({context[0] for context in contexts}) < len(contexts):
         raise MalformedRequest("presentation contexts with the same ID")
     return AssociationRequest(
-        _ae_title(calling), _ae_title(called), calling.decode("latin-1"), called.decode("latin-1")
+        _ae_title(calling), _ae_title(called), calling.decode("latin-1"), called.decode("latin-1"), versions
     )
 
 
@@ -111,7 +121,7 @@ class Bounds:
     pdu_bytes
         Advertised Maximum Length: a longer P-DATA-TF is a protocol error (PS3.8 D.1).
     instance_bytes
-        A longer data set is read and thrown away.
+        A longer data set is read and thrown away, up to a multiple (`desk.THROWN_TIMES`).
     network_seconds
         Silence that ends an association, between messages and amid one.
     bytes_per_second, pace_seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import resource
 import sys
-import time
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from pacs_ai.receive.callers import Callers
 from pacs_ai.receive.guard import Bounds, Limits
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver
+from pacs_ai.receive.space import FreeSpace
 from pacs_ai.store.ahead import SEGMENTS, Ahead
 from pacs_ai.store.files import Files
 from pacs_ai.store.index import Index
@@ -64,8 +64,10 @@ def run(config: Config, stop: threading.Event) -> None:
         )
         receives.owes_nothing = lambda: ingest.owes_nothing
         receives.say(settled=ingest.is_settled)
-        settings = listen(config, files, commitment.services(config, database, receives.owner), credentials)
-        receiver = Receiver(replace(settings, on_refusal=tally.refused), ingest)
+        settings = listen(config, commitment.services(config, database, receives.owner), credentials)
+        space = FreeSpace(files, config.store.min_free_gb * 1e9, config.store.min_free_percent / 100)
+        receiver = Receiver(replace(settings, on_refusal=tally.refused, has_free_space=space), ingest)
+        space.start()
         receiver.start()
         try:
             while not stop.wait(FIRST_SECONDS):
@@ -76,6 +78,7 @@ def run(config: Config, stop: threading.Event) -> None:
         finally:
             receiver.stop(config.receive.grace_seconds)
             ingest.close()
+            space.stop()
             tally.write(whole=True)
 
 
@@ -103,10 +106,8 @@ def _ahead(config: Config, files: Files) -> Ahead:
     return Ahead(config.store.folder / "ahead", files.disk, segment_bytes=segment_bytes, most=most)
 
 
-def listen(
-    config: Config, files: Files, services: Services = MappingProxyType({}), credentials: Credentials | None = None
-) -> Listen:
-    """Return the listener's settings, with what it serves beside storing; credentials where there is a TLS port."""
+def listen(config: Config, services: Services = MappingProxyType({}), credentials: Credentials | None = None) -> Listen:
+    """Return the listener's settings, the watermark aside; credentials where there is a TLS port."""
     receive = config.receive
     return Listen(
         bind=receive.bind,
@@ -133,32 +134,12 @@ def listen(
         maximum_associations_per_peer=receive.max_associations_per_peer,
         maximum_associations_per_address=receive.max_associations_per_address,
         reuse_port=receive.processes > 1,
-        has_free_space=FreeSpace(config, files),
         plain=receive.plain,
         tls=None if credentials is None else credentials.context,
         tls_port=receive.tls_port,
         services=services,
         certificate_names={peer.ae_title: peer.certificate_name for peer in config.peer if peer.certificate_name},
     )
-
-
-class FreeSpace:
-    """Tells whether there is room above the watermark; asks the file system twice a second at most."""
-
-    def __init__(self, config: Config, files: Files) -> None:
-        self._files = files
-        self._bytes = config.store.min_free_gb * 1e9
-        self._share = config.store.min_free_percent / 100
-        self._asked = 0.0
-        self._answer = True
-
-    def __call__(self) -> bool:
-        """Tell whether an instance may be stored."""
-        now = time.monotonic()
-        if now - self._asked >= 0.5:
-            self._asked = now
-            self._answer = self._files.free_bytes() >= self._bytes and self._files.free_fraction() >= self._share
-        return self._answer
 
 
 def _callers(config: Config) -> Mapping[str, frozenset[str]]:

@@ -72,7 +72,8 @@ class Listen:
     reuse_port
         Share the port with other receive processes.
     has_free_space
-        Asked before each instance; False answers "out of resources" and keeps nothing of it.
+        Asked before each instance, in the event loop's thread, so it must not wait; False, or None where it is not
+        known, answers "out of resources" and keeps nothing of it.
     tls, tls_port
         What tells how TLS is spoken by now, on a second port; None for no such port. Port 0 takes a free one
         (`Receiver.tls_port`).
@@ -100,7 +101,7 @@ class Listen:
     maximum_associations_per_peer: int = 32
     maximum_associations_per_address: int = 250
     reuse_port: bool = False
-    has_free_space: Callable[[], bool] = always
+    has_free_space: Callable[[], bool | None] = always
     tls: Callable[[], ssl.SSLContext] | None = None
     tls_port: int | None = None
     certificate_names: Mapping[str, str] = field(default_factory=dict)
@@ -121,10 +122,18 @@ def judge(
         The associations of this time.
     """
     calling = request.calling_ae_title
+    if not request.speaks_version_1:
+        return guard.PROTOCOL_VERSION_NOT_SUPPORTED
     if request.called_ae_title not in listen.ae_titles:
         return guard.CALLED_AE_TITLE_NOT_RECOGNISED
     if calling is None or not _may_call(listen, calling, address):
         return guard.CALLING_AE_TITLE_NOT_RECOGNISED
+    return _too_many(listen, calling, address, running)
+
+
+def _too_many(
+    listen: Listen, calling: str, address: str, running: Collection[AssociationInfo]
+) -> guard.Rejection | None:
     if len(running) >= listen.maximum_associations:
         return guard.TOO_MANY
     if sum(one.calling_ae_title == calling for one in running) >= listen.maximum_associations_per_peer:
@@ -289,8 +298,9 @@ class Receiver:
     def _note_end(self, exchange: Exchange) -> None:
         self._open.discard(exchange)
         how = "released" if exchange.is_released else "aborted or lost"
-        counts = (exchange.stored, exchange.failed)
-        LOGGER.info("association of %s %s: %d instances stored, %d not", exchange.info.calling_ae_title, how, *counts)
+        why = "".join(f"; {times}: {words}" for words, times in exchange.failures.items())
+        counts = (exchange.stored, exchange.failed, why)
+        LOGGER.info("association of %s %s: %d instances stored, %d not%s", exchange.info.calling_ae_title, how, *counts)
         for words, times in exchange.failures.items():
             titles = (exchange.info.calling_ae_title, exchange.info.called_ae_title)
             self._listen.on_refusal(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import OutOfResources
+from pacs_ai.log import unexpected
 from pacs_ai.store import aside, segments
 from pacs_ai.store.disk import Disk, write_at
 from pacs_ai.store.segments import Place, Segment
@@ -97,13 +98,22 @@ class Ahead:
             place = self._reserve(segments.HEAD_BYTES + len(words), arrival.size)
             if place is None:
                 return False
-            head = segments.head(place, words, arrival.sha256)
-            self._waiting.append(_Waiting(place, place.start - len(head), head, parts, tell))
+            try:
+                head = segments.head(place, words, arrival.sha256)
+                self._waiting.append(_Waiting(place, place.start - len(head), head, parts, tell))
+            except BaseException:
+                place.segment.left -= 1
+                _distrust({place.segment})
+                raise
             if self._writing:
                 return True
             self._writing = True
-        while batch := self._next():
-            self._write(batch)
+        try:
+            while batch := self._next():
+                self._write(batch)
+        except BaseException:
+            self._writing = False  # else nobody would ever write again
+            raise
         return True
 
     def _reserve(self, head_bytes: int, size: int) -> Place | None:
@@ -141,7 +151,16 @@ class Ahead:
     def _write(self, batch: Sequence[_Waiting]) -> None:
         """Write records and sync; where that fails none of them is believed, nor any behind them in their segment."""
         touched = {waiting.place.segment for waiting in batch}
-        fault: OutOfResources | None = None
+        fault = self._fault_of(batch, touched)
+        if fault is not None:
+            with self._turn:
+                _distrust(touched)
+            self.done([waiting.place for waiting in batch])
+        for waiting in batch:
+            self._tell(waiting, waiting.place if fault is None else fault)
+
+    def _fault_of(self, batch: Sequence[_Waiting], touched: Iterable[Segment]) -> OutOfResources | None:
+        """Write and sync; return why that failed, whatever it was, None where it did not."""
         try:
             self._disk.refuse_if_broken()
             self._refuse_if_broken(touched)
@@ -152,16 +171,23 @@ class Ahead:
             for segment in touched:
                 self._disk.sync_content(segment.descriptor)
         except OSError as error:
-            fault = self._disk.shortage(error)
+            return self._disk.shortage(error)
         except OutOfResources as error:
-            fault = error
-        if fault is not None:
-            with self._turn:
-                for segment in touched:
-                    segment.is_broken = segment.is_closed = True
-            self.done([waiting.place for waiting in batch])
-        for waiting in batch:
-            waiting.tell(waiting.place if fault is None else fault)
+            return error
+        except Exception as error:  # noqa: BLE001 - outermost for all that wait: no sender may wait for ever
+            LOGGER.error("instances were not written ahead: %s", unexpected(error))  # noqa: TRY400
+            return OutOfResources(f"{self._folder}: {unexpected(error)}")
+        return None
+
+    def _tell(self, waiting: _Waiting, came: Place | OutOfResources) -> None:
+        """Tell one; where that fails for one, the others are told all the same."""
+        try:
+            waiting.tell(came)
+        except Exception as error:  # noqa: BLE001 - as above
+            LOGGER.error("an instance was written ahead and cannot be indexed now: %s", unexpected(error))  # noqa: TRY400
+            if isinstance(came, Place):  # never done, so the next process indexes it
+                with contextlib.suppress(Exception):
+                    waiting.tell(OutOfResources(f"{self._folder}: {unexpected(error)}"))
 
     def _refuse_if_broken(self, touched: Iterable[Segment]) -> None:
         if any(segment.is_broken for segment in touched):
@@ -269,8 +295,9 @@ class Ahead:
         try:
             write_at(segment.descriptor, [bytes(segments.PAGE)], 0)
             self._disk.sync_content(segment.descriptor)
-        except OSError as error:
-            LOGGER.warning("a segment is not used again: %s", self._disk.shortage(error))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the others must not feel it
+            words = self._disk.shortage(error) if isinstance(error, OSError) else unexpected(error)
+            LOGGER.warning("a segment is not used again: %s", words)
             _close(segment)
             return
         with self._turn:
@@ -324,6 +351,12 @@ class Ahead:
         for segment in again:
             segment.left = 0
             _close(segment)
+
+
+def _distrust(touched: Iterable[Segment]) -> None:
+    """Have nothing more believed of segments: behind a record that is missing or torn none would be found again."""
+    for segment in touched:
+        segment.is_broken = segment.is_closed = True
 
 
 def _close(segment: Segment) -> None:

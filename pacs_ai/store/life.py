@@ -44,7 +44,7 @@ def prove_durable(database: Database) -> None:
     is_durable, words = probe.durability(database)
     if not is_durable:
         raise UserError(
-            f"{words}: what is answered Success could be lost by a power failure; set fsync and synchronous_commit to "
+            f"{words}: what is answered Success could be lost by a power failure; switch fsync and synchronous_commit "
             "on at the database server"
         )
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _TRIES = 5
+#: Settings of `synchronous_commit` with which PostgreSQL flushes its own log before it answers, whatever standbys do.
+_FLUSHED = frozenset({"on", "local", "remote_write", "remote_apply"})
 _BLOCK = b"\0" * 65536
 
 
@@ -70,5 +72,5 @@ def durability(database: Database) -> tuple[bool, str]:
         version = str(connection.execute(sa.text("SHOW server_version")).scalar_one())
         commit = str(connection.execute(sa.text("SHOW synchronous_commit")).scalar_one())
         sync = str(connection.execute(sa.text("SHOW fsync")).scalar_one())
-    sound = commit in {"on", "remote_write", "remote_apply"} and sync == "on"
+    sound = commit in _FLUSHED and sync == "on"
     return sound, f"PostgreSQL {version}, fsync={sync}, synchronous_commit={commit}"

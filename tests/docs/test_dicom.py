@@ -85,6 +85,7 @@ def test_fixed_limits():
         guard.Limits().request_bytes,
         dimse.MAX_COMMAND_BYTES,
         desk.MAX_SERVICE_BYTES,
+        desk.THROWN_TIMES,
         structure.MAX_NESTING,
         structure.MAX_SIBLINGS,
         structure.MAX_ELEMENTS,
@@ -94,6 +95,7 @@ def test_fixed_limits():
     ]
     assert f"averaged over {guard.Bounds().pace_seconds:.0f} s" in TEXT
     assert f"at most {2 * desk.HELD_BYTES >> 20} MB are in memory" in TEXT
+    assert f"as a multiple of the longest, {desk.THROWN_BYTES} at least" in TEXT
     assert f"Maximum Length is below {negotiation.MIN_PEER_LENGTH}" in TEXT
 
 

@@ -351,7 +351,7 @@ def listener(stations, tmp_path):
 
     def start(config, port=0):
         files = Files(config.store.folder / "files")
-        settings = listen(config, files, services(config, stations.database, ME))
+        settings = listen(config, services(config, stations.database, ME))
         receiver = Receiver(replace(settings, bind="127.0.0.1", port=port), DurableIngest(files, lambda _: []))
         receiver.start()
         running.append(receiver)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -265,6 +267,31 @@ def test_durability_is_what_the_database_says(database):
     else:  # the tests' server is quick instead of safe
         assert not sound
         assert "fsync=off, synchronous_commit=" in words
+
+
+class _Settings:
+    """A PostgreSQL whose settings are as they are given."""
+
+    is_sqlite = False
+
+    def __init__(self, **settings):
+        self.settings = settings
+
+    @contextlib.contextmanager
+    def read(self):
+        yield self
+
+    def execute(self, statement):
+        value = self.settings[str(statement).removeprefix("SHOW ")]
+        return SimpleNamespace(scalar_one=lambda: value)
+
+
+@pytest.mark.parametrize("commit", ["on", "local", "remote_write", "remote_apply", "off"])
+@pytest.mark.parametrize("fsync", ["on", "off"])
+def test_a_commit_is_durable_where_postgresql_flushes_its_own_log(commit, fsync):
+    sound, words = probe.durability(_Settings(server_version="16.1", synchronous_commit=commit, fsync=fsync))
+    assert sound == (commit != "off" and fsync == "on")
+    assert words == f"PostgreSQL 16.1, fsync={fsync}, synchronous_commit={commit}"
 
 
 # -- decoders, libraries, device

@@ -81,5 +81,5 @@ def test_a_database_that_is_not_durable_receives_nothing(database):
     if database.is_sqlite:
         life.prove_durable(database)
     else:  # the tests' server is quick instead of safe
-        with pytest.raises(UserError, match=r"fsync=off.*set fsync and synchronous_commit to on"):
+        with pytest.raises(UserError, match=r"fsync=off.*switch fsync and synchronous_commit on"):
             life.prove_durable(database)

@@ -57,7 +57,7 @@ class Bed:
         sender.send("1", (1, 2))
         keep_sources(self.files, sender)
         self.pledger = Pledger(self.config, stations.database, self.files, ME)
-        settings = listen(self.config, self.files, services(self.config, stations.database, ME))
+        settings = listen(self.config, services(self.config, stations.database, ME))
         self.receiver = Receiver(replace(settings, bind="127.0.0.1", port=0), DurableIngest(self.files, lambda _: []))
         self.receiver.start()
 

@@ -25,7 +25,7 @@ def test_DEL_07_orthanc_confirms_what_it_has_and_gets_again_what_it_lost(orthanc
     files = Files(tmp_path / "store" / "files")
     peer = SimpleNamespace(ae_title=orthanc.ae_title, port=orthanc.dicom_port)
     bed = Bed(stations, source, files, peer, tmp_path, commitment_seconds=60)
-    settings = listen(bed.config, files, services(bed.config, stations.database, ME))
+    settings = listen(bed.config, services(bed.config, stations.database, ME))
     receiver = Receiver(replace(settings, bind="127.0.0.1", port=orthanc.node_port), DurableIngest(files, lambda _: []))
     receiver.start()
     try:

@@ -20,6 +20,7 @@ from raw_peer import (
     ABORT,
     AC,
     CT_CONTEXTS,
+    P_DATA,
     RJ,
     VERIFICATION,
     associate_rq,
@@ -64,6 +65,16 @@ def test_ASC_01_another_called_ae_title_is_rejected(bed):
     peer.send(associate_rq(called=b"SOMEBODY"))
     assert rejection(peer.next_pdu()) == (1, 1, 7)
     assert peer.is_closed()
+
+
+@pytest.mark.parametrize("versions", [0, 2, 0xFFFE])
+def test_ASC_01_another_protocol_version_is_rejected(bed, versions):
+    """PS3.8 Table 9-11: only bit 0 is tested."""
+    peer = bed.peer()
+    peer.send(associate_rq()[:6] + struct.pack(">H", versions) + associate_rq()[8:])
+    assert rejection(peer.next_pdu()) == (1, 2, 2)
+    assert peer.is_closed()
+    bed.peer().associate(associate_rq()[:6] + struct.pack(">H", versions | 1) + associate_rq()[8:])
 
 
 @pytest.mark.parametrize("callers", [{"KNOWN": None}, {"SENDER": frozenset({"192.0.2.7"})}], ids=["title", "address"])
@@ -139,11 +150,24 @@ def test_ASC_04_what_64_kib_can_hold_does_not_keep_the_others_waiting(bed, conte
     assert results(answer)[1] == 0 if is_accepted else answer[:1] == bytes((ABORT,))
 
 
-@pytest.mark.parametrize("maximum", [0, None, 1024, 0xFFFFFFFF], ids=["0", "none", "1024", "4 GB"])
-def test_ASC_05_any_other_maximum_length_is_answered_within_it(bed, maximum):
+@pytest.mark.parametrize(
+    ("maximum", "pdus"),
+    [(0, 1), (None, 1), (1024, 10), (4096, 3), (0xFFFFFFFF, 1)],
+    ids=["0", "none", "1024", "4096", "4 GB"],
+)
+def test_ASC_05_any_other_maximum_length_is_answered_within_it(bed, maximum, pdus):
+    """An answer repeats the UID that was asked with, and a bad one may be long: it takes as many PDUs as it must."""
     peer = bed.peer().associate(associate_rq(users=user_information(maximum)))
     peer.send(echo() + store(data_set(), "1.2.3"))
     assert [peer.status(), peer.status()] == [0x0000, 0x0000]
+    peer.send(store(data_set(), "1" * 10_000))
+    answers = [peer.next_pdu()]
+    while not answers[-1][11] & 2:  # the last fragment (PS3.8 E.2)
+        answers.append(peer.next_pdu())
+    assert all(answer[:1] == bytes((P_DATA,)) for answer in answers)
+    assert all(len(answer) - 6 <= (maximum or 131072) for answer in answers)
+    assert len(answers) == pdus
+    assert b"".join(answer[12:] for answer in answers).count(b"1" * 10_000) == 1
 
 
 def test_ASC_04_items_of_types_to_come_are_skipped(bed):

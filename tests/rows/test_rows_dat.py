@@ -11,11 +11,12 @@ from fuzz.data_sets import Case
 from listening_bed import until
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, MRImageStorage
 from raw_peer import CT_CONTEXTS, RawPeer, associate_rq, data_set, store
 
-from pacs_ai.dicom import folder
+from pacs_ai.dicom import attributes, folder
 from pacs_ai.dicom.structure import Walk
+from pacs_ai.receive.guard import Bounds
 
 NOT_UNDERSTOOD = 0xC000
 NO_UIDS = ["../../../../tmp/pwn", "/etc/cron.d/x", "a\0b", "1.2\n3", "1" * 200, "", "1..2", ".1", "1.2."]
@@ -60,6 +61,26 @@ def test_DAT_02_another_instance_or_class_than_announced_is_a_mismatch_and_is_no
     assert answered(peer, data_set("1.2.3", sop_class="1.2.840.10008.5.1.4.1.1.4")) == 0xA900
     until(lambda: bed.stored() == [])
     assert bed.arrivals == []
+
+
+def test_DAT_02_why_instances_are_not_stored_is_in_the_log_with_their_number(make_bed, caplog):
+    caplog.set_level("INFO")
+    bed = make_bed(bounds=Bounds(instance_bytes=100_000))
+    peer = bed.peer().associate()
+    assert [answered(peer, data_set("a\0b"), "a\0b") for _ in range(2)] == [0x0117, 0x0117]
+    peer.send(store(data_set(sop_class=MRImageStorage), "1.2.3", sop_class=MRImageStorage))
+    assert peer.status() == 0xA900
+    assert answered(peer, data_set("1.2.4"), "1.2.3") == 0xA900
+    assert answered(peer, data_set(pixels=200_000)) == 0xA700
+    assert answered(peer, b"xx") == NOT_UNDERSTOOD
+    assert peer.release()
+    until(lambda: "association of SENDER released" in caplog.text)
+    assert (
+        "association of SENDER released: 0 instances stored, 6 not; 2: Affected SOP Instance UID is no UID; "
+        "1: SOP class is not that of the presentation context; "
+        "1: command and data set name different SOP classes or instances; 1: longer than this node accepts; "
+        "1: not a whole and sound DICOM data set"
+    ) in caplog.text
 
 
 def nested(depth: int, *, undefined: bool) -> bytes:
@@ -154,6 +175,26 @@ MISPLACED = {
 @pytest.mark.parametrize("kind", MISPLACED)
 def test_DAT_06_tags_that_come_twice_or_descend_are_refused(bed, kind):
     assert answered(bed.peer().associate(), data_set(more=MISPLACED[kind])) == NOT_UNDERSTOOD
+
+
+ODD_NUMBERS = {
+    "Rows as UL": short(0x28, 0x10, b"UL", struct.pack("<L", 512)),
+    "Rows 0": short(0x28, 0x10, b"US", bytes(2)),
+    "Rows of odd length": short(0x28, 0x10, b"US", b"\0\2\0"),
+    "17 bits": short(0x28, 0x100, b"US", b"\x11\0"),
+    "-1 frames": short(0x28, 8, b"IS", b"-1"),
+    "abc frames": short(0x28, 8, b"IS", b"abc "),
+    "no samples": short(0x28, 2, b"US", bytes(2)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_NUMBERS)
+def test_DAT_09_numbers_that_no_image_can_have_are_kept_as_they_came(bed, kind):
+    """They say nothing of an identity: the instance is kept byte for byte, and refused when it is analysed."""
+    encoded = data_set(more=ODD_NUMBERS[kind])
+    assert answered(bed.peer().associate(), encoded) == 0x0000
+    assert bed.files.read(bed.arrivals[0].sha256).endswith(encoded)
+    assert attributes.numbers(bed.arrivals[0].header, "NumberOfFrames") in {(), (-1.0,)}
 
 
 CHARACTER_SETS = [b"unicode_escape", b"zlib_codec", b"ISO_IR 999999", b"ISO 2022 IR 87\\ISO 2022 IR 159", b"GB18030 "]

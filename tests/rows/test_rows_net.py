@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import resource
 import select
 import socket
@@ -11,6 +13,7 @@ import time
 
 import pytest
 from listening_bed import resident_bytes, until
+from pydicom.uid import CTImageStorage, MRImageStorage
 from raw_peer import (
     ABORT,
     PATIENCE,
@@ -25,6 +28,7 @@ from raw_peer import (
     store_command,
 )
 
+from pacs_ai.receive import desk
 from pacs_ai.receive.guard import Bounds, Limits
 
 PATIENT_LIMITS = Limits(connections=3000, connections_per_address=3000)
@@ -72,6 +76,46 @@ def test_NET_02_a_thousand_health_checks_have_no_effect(make_bed):
     until(lambda: bed.receiver.associations == 0)
 
 
+def test_NET_03_half_a_request_is_told_when_it_is_closed_and_a_health_check_is_not(make_bed, caplog):
+    refusals = []
+    bed = make_bed(waiting=Limits(request_seconds=0.5), on_refusal=refusals.append)
+    silent, half, one_byte = bed.peer(), bed.peer(), bed.peer()
+    half.send(associate_rq()[:100])
+    one_byte.send(associate_rq()[:1])
+    assert all(peer.is_closed() for peer in (silent, half, one_byte))
+    until(lambda: not bed.receiver._acceptor._connections)
+    assert [each.what for each in refusals] == ["connection"] * 2
+    assert {each.reason for each in refusals} == {"half an association request, and no time left"}
+    assert caplog.text.count("half an association request, and no time left") == len(caplog.records) == 2
+
+
+def test_NET_17_where_the_system_is_short_the_clocks_go_on_and_the_port_is_heard_again(make_bed, monkeypatch, caplog):
+    """A port that rests after a failed accept is listened on again, however often that fails."""
+    bed = make_bed(bounds=Bounds(network_seconds=1.0))
+    acceptor = bed.receiver._acceptor
+    assert bed.is_served()
+    real, failed = acceptor._listen, []
+
+    def failing(port):
+        if len(failed) < 3:
+            failed.append(port)
+            raise OSError(errno.ENOMEM, "no memory")
+        real(port)
+
+    def fall_deaf():
+        (port,) = acceptor._ports
+        acceptor.loop.remove_reader(port.socket.fileno())
+        acceptor._deaf.append(port)
+
+    monkeypatch.setattr(acceptor, "_listen", failing)
+    idle = bed.peer().associate()
+    acceptor.loop.call_soon_threadsafe(fall_deaf)
+    assert idle.next_pdu()[:1] == bytes((ABORT,))
+    assert bed.is_served()
+    assert len(failed) == 3
+    assert caplog.text.count("cannot listen on a port again") == 1
+
+
 def test_NET_04_half_a_data_set_ends_its_association_and_leaves_nothing(make_bed):
     bed = make_bed(bounds=Bounds(network_seconds=1.0))
     whole = store(data_set(pixels=300_000), "1.2.3")
@@ -102,6 +146,39 @@ def test_NET_05_an_instance_that_drips_ends_its_association(make_bed):
         pause.wait(0.05)
     assert ended
     until(lambda: bed.receiver.associations == 0)
+    assert bed.stored() == []
+
+
+@pytest.mark.parametrize("form", ["drip", "flood"])
+def test_NET_05_fragments_of_nothing_are_no_sign_of_life(make_bed, form):
+    """A drip of them is slower than the least pace; a flood is not, but says no more than silence."""
+    bounds = {"drip": {"network_seconds": PATIENCE, "pace_seconds": 1.0}, "flood": {"network_seconds": 1.0}}
+    bed = make_bed(bounds=Bounds(**bounds[form]))
+    peer = bed.peer().associate()
+    nothing = pdv(b"", 1) * (1 if form == "drip" else 1000)
+    pause, begun, ended = threading.Event(), time.monotonic(), False
+    while not ended and time.monotonic() - begun < PATIENCE / 2:
+        try:
+            peer.send(nothing)
+        except OSError:
+            ended = True
+        pause.wait(0.05)
+    assert ended
+    until(lambda: bed.receiver.associations == 0)
+
+
+@pytest.mark.parametrize("why", ["longer than this node accepts", "of another class"])
+def test_NET_06_what_is_refused_is_not_read_for_ever(make_bed, monkeypatch, why):
+    """What is thrown away counts too: the answer to a refused instance is worth a few megabytes of reading, not all."""
+    monkeypatch.setattr(desk, "THROWN_BYTES", 1 << 20)
+    bed = make_bed(bounds=Bounds(instance_bytes=100_000))
+    sop_class = CTImageStorage if why.startswith("longer") else MRImageStorage
+    peer = bed.peer().associate()
+    peer.send(store(data_set(pixels=900_000), "1.2.3", sop_class=sop_class))
+    assert peer.status() in {0xA700, 0xA900}
+    with contextlib.suppress(OSError):
+        peer.send(store(data_set(pixels=1_100_000), "1.2.3", sop_class=sop_class))
+    assert peer.is_aborted(6)
     assert bed.stored() == []
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from listening_bed import until
-from raw_peer import PATIENCE, RJ, RawPeer, associate_rq, command, data_set, pdv, store
+from raw_peer import PATIENCE, RJ, RawPeer, associate_rq, command, data_set, pdv, store, store_command
 from stations import Sender
 
 from pacs_ai.dicom import commitment, status
+from pacs_ai.receive import desk, space
 from pacs_ai.receive.desk import HELD_BYTES, THREADS
 from pacs_ai.receive.guard import Bounds
 from pacs_ai.receive.service import N_ACTION_RQ, Answer
@@ -216,6 +217,52 @@ def hanging():
     return hanging
 
 
+@pytest.fixture
+def make_space(tmp_path, monkeypatch):
+    """Return what asks for free space, ten times as often, and believes an answer for a second."""
+    monkeypatch.setattr(space, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(space, "OLD_SECONDS", 1.0)
+    made = []
+
+    def make(least_bytes=0.0, least_share=0.0):
+        made.append(space.FreeSpace(Files(tmp_path / "space"), least_bytes, least_share))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+        assert not each._thread.is_alive()
+
+
+@pytest.mark.parametrize(("watermark", "has_room"), [((0.0, 0.0), True), ((1e18, 0.0), False), ((0.0, 1.1), False)])
+def test_STO_02_the_watermark_is_in_bytes_and_as_a_share(make_space, watermark, has_room):
+    assert make_space(*watermark)() is has_room
+
+
+def test_STO_13_a_file_system_that_does_not_say_what_is_free_holds_up_nobody(make_bed, make_space, hanging, caplog):
+    bed = make_bed(has_free_space=(free := make_space()))
+    peer = bed.peer().associate()
+    assert _sent(peer, "1.2.3.1") == 0x0000
+    with hanging("statvfs"):
+        until(lambda: free() is None)
+        for _ in range(2):
+            assert _sent(peer, "1.2.3.2") & 0xFF00 == 0xA700
+            assert bed.is_served()
+    until(lambda: free() is True)
+    assert _sent(peer, "1.2.3.2") == 0x0000
+    assert caplog.text.count("instance from SENDER not taken: the disk does not answer") == 2
+
+
+def test_STO_04_where_free_space_cannot_be_asked_for_nothing_is_received(make_space, failing, caplog):
+    free = make_space()
+    with failing(errno.EIO, "statvfs"):
+        until(lambda: free() is None)
+        until(lambda: "nothing is received: Input/output error" in caplog.text)
+    until(lambda: free() is True)
+    assert caplog.text.count("free space cannot be asked for") == 1
+
+
 #: More senders than threads that could hang.
 MANY = THREADS + 4
 
@@ -280,6 +327,39 @@ def test_STO_13_who_is_aborted_because_the_disk_hangs_cannot_fill_the_memory_by_
     assert bed.stored() == []
     assert {_sent(peer, "1.2.3", 4 << 20) for peer in again} == {0x0000}
     until(lambda: _is_idle(receiver))
+
+
+def test_STO_13_all_instances_under_way_hold_no_more_than_a_bound_and_then_each_a_little(
+    make_bed, hanging, monkeypatch
+):
+    monkeypatch.setattr(desk, "HELD_IN_ALL_BYTES", 4 << 20)
+    bed = make_bed(bounds=Bounds(network_seconds=PATIENCE, answer_seconds=PATIENCE))
+    receiver, count, piece = bed.receiver, THREADS - 2, 16 << 10
+    peers, statuses = [bed.peer().associate() for _ in range(count)], []
+
+    encoded = data_set(pixels=3 << 20)
+    pieces = [encoded[start : start + piece] for start in range(0, len(encoded), piece)]
+    request = pdv(store_command(), 3) + b"".join(pdv(each, 0) for each in pieces) + pdv(b"", 2)
+
+    def send(peer):
+        peer.send(request)
+        statuses.append(peer.status())
+
+    senders = [threading.Thread(target=send, args=(peer,)) for peer in peers]
+    with hanging("open"):
+        for sender in senders:
+            sender.start()
+        until(lambda: [one.exchange.is_full for one in _inside(receiver)] == [True] * count)
+        # what is lent, and as much again; before the bound is met each may have had its whole share
+        assert receiver._desk.held < (4 << 20) + 2 * HELD_BYTES + count * 2 * (desk._SMALL_HELD_BYTES + piece)
+        assert receiver._desk.held < count * HELD_BYTES
+        assert receiver._desk.most == receiver._desk.most_of_a_service == desk._SMALL_HELD_BYTES
+        assert bed.is_served()
+    for sender in senders:
+        sender.join()
+    assert statuses == [0x0000] * count
+    until(lambda: _is_idle(receiver))
+    assert receiver._desk.most == HELD_BYTES
 
 
 @pytest.mark.parametrize("length", [900_000, HELD_BYTES + 300_000], ids=["whole", "amid"])

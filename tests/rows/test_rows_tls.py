@@ -162,14 +162,34 @@ OLD = {
     "TLS 1.0": {"maximum": ssl.TLSVersion.TLSv1, "ciphers": "ALL:@SECLEVEL=0"},
     "TLS 1.1": {"maximum": ssl.TLSVersion.TLSv1_1, "ciphers": "ALL:@SECLEVEL=0"},
     "no forward secrecy": {"maximum": ssl.TLSVersion.TLSv1_2, "ciphers": "AES128-GCM-SHA256"},
-    "CBC": {"maximum": ssl.TLSVersion.TLSv1_2, "ciphers": "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"},
+    "CBC": {"maximum": ssl.TLSVersion.TLSv1_2, "ciphers": "ECDHE-RSA-AES128-SHA:@SECLEVEL=0"},
     "no authentication": {"maximum": ssl.TLSVersion.TLSv1_2, "ciphers": "aNULL:@SECLEVEL=0"},
 }
 
 
+def _careless(tls: Tls) -> ssl.SSLContext:
+    """Return a node's context with everything allowed that OpenSSL still knows."""
+    context = server_context(tls)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.set_ciphers("ALL:aNULL:@SECLEVEL=0")
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@pytest.fixture(scope="module")
+def rsa_node(authority) -> Tls:
+    """A node whose certificate lets a peer do without forward secrecy, as one of an elliptic curve never does."""
+    made = authority.issue("rsa", "DNS:localhost,IP:127.0.0.1", algorithm="rsa")
+    return Tls(certificate_file=made.certificate, key_file=made.key, trusted_file=authority.trusted)
+
+
 @pytest.mark.parametrize("what", OLD)
-def test_NET_12_old_tls_and_weak_ciphers_are_refused(secured, authority, caller, refusals, what):
-    bed = secured()
+def test_NET_12_old_tls_and_weak_ciphers_are_refused(secured, authority, caller, refusals, rsa_node, what):
+    """Each is what a careless node would have answered, so it is this node that refuses it."""
+    bed = secured(tls=Credentials(rsa_node, server_context).context)
+    careless = secured(tls=Credentials(rsa_node, _careless).context)
     context = context_of(authority, caller)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -179,9 +199,21 @@ def test_NET_12_old_tls_and_weak_ciphers_are_refused(secured, authority, caller,
         context.set_ciphers(OLD[what]["ciphers"])
     except ssl.SSLError:
         pytest.skip(f"NOT TESTED: this machine's OpenSSL cannot speak {what}")
+    assert gets_an_answer(careless.receiver.tls_port, context)
+    assert not refusals
     assert not gets_an_answer(bed.receiver.tls_port, context)
     assert bed.is_served()
     until(lambda: refusals)
+
+
+def test_NET_12_the_node_offers_forward_secrecy_and_authenticated_encryption_only(rsa_node):
+    context = server_context(rsa_node)
+    assert (context.minimum_version, context.verify_mode) == (ssl.TLSVersion.TLSv1_2, ssl.CERT_REQUIRED)
+    offered = [each for each in context.get_ciphers() if each["protocol"] != "TLSv1.3"]
+    assert offered
+    assert {each["kea"] for each in offered} == {"kx-ecdhe"}
+    assert {each["auth"] for each in offered} <= {"auth-rsa", "auth-ecdsa"}
+    assert all(each["aead"] for each in offered)
 
 
 def test_NET_12_without_or_with_a_wrong_certificate_nobody_is_served(secured, authority, tmp_path, refusals):

@@ -226,6 +226,86 @@ def test_a_failed_write_is_told_to_all_that_it_concerns_and_the_next_goes_elsewh
     assert left(tmp_path) == ["1.2.1", "1.2.3"]
 
 
+def unforeseen(*_arguments: object) -> int:
+    raise MemoryError
+
+
+def test_an_unforeseen_error_is_told_to_the_whole_batch_and_the_next_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ahead = make(tmp_path, segments=3)
+    ahead.prepare()
+    ahead.prepare()
+    first = keep(ahead, content(1), 1)
+    told: list[object] = []
+    inside, gate = threading.Event(), threading.Event()
+
+    def slow(*_arguments: object) -> int:
+        inside.set()
+        gate.wait(60)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", slow)
+        one = threading.Thread(target=lambda: ahead.keep(arrival(content(2), 2), (content(2),), told.append))
+        one.start()
+        assert inside.wait(60)
+        for number in (3, 4):  # they wait for the one that writes
+            assert ahead.keep(arrival(content(number), number), (content(number),), told.append)
+        gate.set()
+        one.join(60)
+    assert len(told) == 3
+    assert all(isinstance(each, OutOfResources) for each in told)
+    assert keep(ahead, content(5), 5).segment is not first.segment
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.1", "1.2.5"]
+
+
+def test_behind_a_record_that_has_no_head_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ahead = make(tmp_path)
+    ahead.prepare()
+    first = keep(ahead, content(1), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "head", unforeseen)
+        with pytest.raises(MemoryError):
+            ahead.keep(arrival(content(2), 2), (content(2),), lambda _: None)
+    assert keep(ahead, content(3), 3).segment is not first.segment
+    ahead.done([first])
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.3"]
+
+
+def test_where_one_cannot_be_told_the_others_are_and_it_is_found_by_the_next_process(tmp_path: Path):
+    ahead = make(tmp_path)
+    told: list[object] = []
+
+    def forgetful(came: object) -> None:
+        told.append(came)
+        if len(told) == 1:
+            raise MemoryError
+
+    assert ahead.keep(arrival(content(1)), (content(1),), forgetful)
+    assert [type(each) for each in told] == [Place, OutOfResources]
+    keep(ahead, content(2), 2)
+    forget(ahead)
+    assert left(tmp_path) == ["1.2.1", "1.2.2"]
+
+
+def test_an_unforeseen_error_over_a_finished_lap_costs_its_segment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    ahead = make(tmp_path)
+    ahead.prepare()
+    first = keep(ahead, content(1), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", unforeseen)
+        ahead.done([first])
+        ahead.rest()
+    assert "a segment is not used again: unexpected MemoryError" in caplog.text
+    assert keep(ahead, content(2), 2).segment is not first.segment
+    ahead.close()
+
+
 def test_short_writes_are_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     real = os.pwritev
     with monkeypatch.context() as patch:

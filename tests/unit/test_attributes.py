@@ -479,6 +479,28 @@ def test_DAT_07_deflated_bomb_and_broken_streams_are_refused(monkeypatch: pytest
         read_header(b"", DEFLATED)
 
 
+CHECKED = struct.pack("<LL", zlib.crc32(identity()), len(identity()))
+
+
+def read_with(behind: bytes, *, at_once: bool) -> Header:
+    """Read a deflated data set and what follows it, together or byte for byte."""
+    scan = Scan(DEFLATED)
+    encoded = deflate(identity())
+    for piece in (encoded + behind,) if at_once else (encoded, *(bytes([byte]) for byte in behind)):
+        scan.feed(piece)
+    return scan.header()
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
+def test_DAT_07_what_follows_a_deflated_stream_is_known_or_refused(at_once: bool):
+    """One NUL, where the length is odd (PS3.5 A.5); gzip's trailer is in files of real encoders."""
+    for behind in (b"", b"\0", CHECKED, CHECKED + b"\0"):
+        assert read_with(behind, at_once=at_once).sop_instance_uid == "1.2.3.1"
+    for behind in (b"\1", bytes(2), bytes(8), bytes(9), CHECKED[:7], CHECKED + bytes(2), b"MZ" + bytes(5000)):
+        with pytest.raises(NotUnderstood, match="bytes follow"):
+            read_with(behind, at_once=at_once)
+
+
 # -- while it comes
 
 

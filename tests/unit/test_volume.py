@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import struct
 from itertools import permutations
 
 import numpy as np
@@ -311,12 +312,16 @@ def test_a_single_slice_takes_its_thickness(tmp_path):
         ({"PixelSpacing": [0, 0.7]}, "Pixel Spacing is 0 x 0.7 mm"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "in colour"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "'PALETTE COLOR', not a greyscale"),
+        ({"SamplesPerPixel": 0}, "the pixel data has 0 samples per pixel"),
         ({"Rows": 0}, "the pixel data is implausible: 0 rows x 7 columns x 1 frames"),
         ({"Rows": 6}, "the pixel data is cut off: 84 bytes belong there, 70 are there"),
         ({"Rows": 65535, "Columns": 65535}, "the pixel data is cut off: 8589672450 bytes belong there"),
         ({"Rows": 65535, "Columns": 65535, "NumberOfFrames": 2}, "would take 17179344900 bytes"),
         ({"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}, "12 bits per pixel"),
+        ({"BitsAllocated": 17, "BitsStored": 17, "HighBit": 16}, "17 bits per pixel"),
         ({"BitsStored": 17, "HighBit": 16}, "implausible"),
+        ({"NumberOfFrames": -1}, "the pixel data is implausible: 5 rows x 7 columns x -1 frames"),
+        ({"NumberOfFrames": 0}, "the pixel data is implausible: 5 rows x 7 columns x 0 frames"),
         ({"NumberOfFrames": 2, "Rows": 1}, "without a position for each"),
         ({"RescaleSlope": None, "RescaleIntercept": None}, "Rescale Slope is missing"),
         ({"RescaleSlope": 0}, "Rescale Slope is 0"),
@@ -326,6 +331,45 @@ def test_a_single_slice_takes_its_thickness(tmp_path):
 )
 def test_DAT_08_DAT_09_what_no_slice_may_be(tmp_path, changes, reason):
     assert reason in refusal(write(tmp_path, [slice_(0), slice_(1, **changes), slice_(2)]))
+
+
+def element(number, vr, value) -> bytes:
+    return struct.pack("<HH2sH", 0x28, number, vr, len(value)) + value
+
+
+ROWS_AS_WRITTEN = element(0x10, b"US", struct.pack("<H", ROWS))
+
+
+@pytest.mark.parametrize(
+    ("new", "reason"),
+    [
+        (element(0x10, b"UL", struct.pack("<L", ROWS)), "Rows is stated to be of another value representation"),
+        (element(0x10, b"SS", struct.pack("<H", ROWS)), "Rows is stated to be of another value representation"),
+        (element(0x10, b"IS", b"5 "), "Rows is stated to be of another value representation"),
+        (element(0x10, b"US", b"\5"), "Rows cannot be read"),
+        (element(0x10, b"US", b"\5\0\0"), "Rows cannot be read"),
+        (element(0x10, b"US", b"\5\0\5\0"), "Rows is not a whole number"),
+        (element(8, b"IS", b"abc ") + ROWS_AS_WRITTEN, "Number of Frames is not a whole number"),
+        (element(8, b"IS", b"1.5 ") + ROWS_AS_WRITTEN, "Number of Frames"),
+        (element(8, b"IS", b"-1") + ROWS_AS_WRITTEN, "-1 frames"),
+    ],
+    ids=["UL", "SS", "IS", "one byte", "three bytes", "two numbers", "abc frames", "1.5 frames", "-1 frames"],
+)
+def test_DAT_09_numbers_that_are_encoded_as_none_may_be_are_refused(tmp_path, new, reason):
+    paths = write(tmp_path, [slice_(k) for k in range(3)])
+    raw = paths[1].read_bytes()
+    assert raw.count(ROWS_AS_WRITTEN) == 1
+    paths[1].write_bytes(raw.replace(ROWS_AS_WRITTEN, new))
+    assert reason in refusal(paths)
+
+
+def test_DAT_09_pixel_data_of_odd_length_are_cut_off(tmp_path):
+    paths = write(tmp_path, [slice_(k) for k in range(3)])
+    raw = paths[1].read_bytes()
+    whole = struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 2 * ROWS * COLUMNS)
+    assert raw.count(whole) == 1
+    paths[1].write_bytes(raw.replace(whole, struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 69))[:-1])
+    assert "the pixel data is cut off: 70 bytes belong there, 69 are there" in refusal(paths)
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"32.5", b"nan "), (b"32.5", b"1e99"), (b"32.5", b"ab.c")])
