@@ -130,7 +130,12 @@ def take(database: Database, peer: str) -> Step | None:
 
 
 def _alike(row: Row[Any]) -> tuple[Any, ...]:
-    return row.commitment_id, row.ae_title, row.host, row.port
+    return row.commitment_id, *_address(row)
+
+
+def _address(row: Row[Any]) -> tuple[str, str, int]:
+    """Return where a delivery goes, or a request went."""
+    return row.ae_title, row.host, row.port
 
 
 def _of(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivered]:
@@ -154,6 +159,8 @@ def _write_request(connection: Connection, first: Row[Any], deliveries: Sequence
         "transaction_uid": str(derive_uid("storage commitment", first.peer, last, sent_at, uids)),
         "peer": first.peer,
         "ae_title": first.ae_title,
+        "host": first.host,
+        "port": first.port,
         "deliveries": [one.delivery_id for one in deliveries],
         "asked_at": None,
         "answered_at": None,
@@ -271,7 +278,8 @@ def record(database: Database, report: Report, calling_ae_title: str, *, actor: 
     """Note a peer's answer to a request.
 
     What it keeps is confirmed; what it does not have, or does not name, is sent again, and failed after `MOST_LOSSES`
-    times. A request is answered once; what comes again, or from another AE title than was asked, changes nothing.
+    times. A request is answered once; what comes again, or from another AE title than was asked, changes nothing. So
+    does what it says of a delivery that was sent to another address since: that one is not at this peer.
     """
     query = sa.select(_commitment).where(_commitment.c.transaction_uid == report.transaction_uid)
     with database.write() as connection:
@@ -287,7 +295,7 @@ def record(database: Database, report: Report, calling_ae_title: str, *, actor: 
         connection.execute(answered.values(answered_at=now(), words=words))
         for one in _of(connection, request.deliveries):
             row = _sent(connection, one.delivery_id, None if one.sop_instance_uid in kept else request.id)
-            if row is None:
+            if row is None or _address(row) != _address(request):
                 continue
             if one.sop_instance_uid in kept:
                 _confirm(connection, row.id, "the peer committed to keep it", actor)

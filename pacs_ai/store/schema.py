@@ -327,7 +327,9 @@ commitment = Table(  # what this node asks of others
     _id(),
     Column("transaction_uid", String(64), nullable=False, unique=True),
     Column("peer", String(64), nullable=False),
-    Column("ae_title", String(16), nullable=False),
+    Column("ae_title", String(16), nullable=False),  # whom it was sent to, and where
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
     Column("deliveries", JSON, nullable=False),  # their ids
     Column("asked_at", Instant),  # when the peer took the request, or refused it
     Column("answered_at", Instant),

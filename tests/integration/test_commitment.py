@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
-from commitment_bed import Bed
+from commitment_bed import PLAN, Bed
 from committing_peer import CommittingPeer
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -31,6 +31,7 @@ from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
 from pacs_ai.states import DeliveryState
 from pacs_ai.store import commitments, journal, resending, retention, retraction, schema
 from pacs_ai.store.commitments import Verdict
+from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
 if TYPE_CHECKING:
@@ -288,6 +289,26 @@ def test_a_failure_of_an_older_request_does_not_undo_a_newer_delivery(make_bed, 
     contrary = Report(older.transaction_uid, [], dict.fromkeys(older.kept, 0x0112))
     assert reported(bed, contrary) == 0x0000
     assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+@pytest.mark.parametrize("ae_title", ["NEWPACS", "COMMITTER"])
+def test_DEL_07_a_late_answer_of_the_former_peer_does_not_confirm_what_went_to_another_address(
+    make_bed, make_committer, ae_title
+):
+    bed, another = make_bed(make_committer(answers="never")), make_committer(ae_title=ae_title)
+    bed.peer.losing[bed.uids[0]] = 1
+    report = asked(bed)
+    bed.due()
+    bed.step()  # the query does not show the first, which waits now
+    moved = Address("pacs", ae_title, "127.0.0.1", another.port, PLAN)
+    resending.retry(bed.stations.database, [bed.rows[0].id], actor=ME, addresses={"pacs": moved})
+    bed.deliver()
+    assert another.received == bed.uids[:1]
+    assert reported(bed, report) == 0x0000
+    assert bed.stations.deliveries() == ["sent", "confirmed"]
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    assert len(another.requests) == 1, "the new one was asked"
 
 
 @sqlite

@@ -361,6 +361,8 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("transaction_uid", sa.String(length=64), nullable=False),
         sa.Column("peer", sa.String(length=64), nullable=False),
         sa.Column("ae_title", sa.String(length=16), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("port", sa.Integer(), nullable=False),
         sa.Column("deliveries", sa.JSON(), nullable=False),
         sa.Column("asked_at", sa.Float(53), nullable=True),
         sa.Column("answered_at", sa.Float(53), nullable=True),
