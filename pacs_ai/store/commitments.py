@@ -277,9 +277,9 @@ def _journal_open(connection: Connection, row: Row[Any], reason: str, actor: str
 def record(database: Database, report: Report, calling_ae_title: str, *, actor: str) -> Verdict:
     """Note a peer's answer to a request.
 
-    What it keeps is confirmed; what it does not have, or does not name, is sent again, and failed after `MOST_LOSSES`
-    times. A request is answered once; what comes again, or from another AE title than was asked, changes nothing. So
-    does what it says of a delivery that was sent to another address since: that one is not at this peer.
+    What it keeps is confirmed; what it does not have, names as another SOP class, or does not name is sent again, and
+    failed after `MOST_LOSSES` times. A request is answered once; what comes again, or from another AE title than was
+    asked, changes nothing. Nor does what it says of a delivery that went to another address since: others have that.
     """
     query = sa.select(_commitment).where(_commitment.c.transaction_uid == report.transaction_uid)
     with database.write() as connection:
@@ -288,22 +288,31 @@ def record(database: Database, report: Report, calling_ae_title: str, *, actor: 
             return Verdict.UNKNOWN
         if request.answered_at is not None:
             return Verdict.REPEATED
-        kept = {uid for _, uid in report.kept}
-        reasons = {uid: reason for (_, uid), reason in report.failures.items()}
-        words = f"{len(kept)} kept, {len(reasons)} not"
+        words = f"{len(report.kept)} kept, {len(report.failures)} not"
         answered = sa.update(_commitment).where(_commitment.c.id == request.id)
         connection.execute(answered.values(answered_at=now(), words=words))
         for one in _of(connection, request.deliveries):
-            row = _sent(connection, one.delivery_id, None if one.sop_instance_uid in kept else request.id)
+            fault = _fault(report, one)
+            row = _sent(connection, one.delivery_id, request.id if fault else None)
             if row is None or _address(row) != _address(request):
                 continue
-            if one.sop_instance_uid in kept:
-                _confirm(connection, row.id, "the peer committed to keep it", actor)
+            if fault:
+                _miss(connection, row, f"the peer does not commit to it: {fault}", actor)
             else:
-                reason = reasons.get(one.sop_instance_uid)
-                why = "its answer does not name it" if reason is None else reason_words(reason)
-                _miss(connection, row, f"the peer does not commit to it: {why}", actor)
+                _confirm(connection, row.id, "the peer committed to keep it", actor)
         return Verdict.TAKEN
+
+
+def _fault(report: Report, one: Delivered) -> str:
+    """Return why an answer does not commit to an instance, "" where it does: what it names as failed is not kept."""
+    uid = one.sop_instance_uid
+    failed = [reason for (_, failed_uid), reason in report.failures.items() if failed_uid == uid]
+    if failed:
+        return reason_words(failed[0])
+    classes = {sop_class_uid for sop_class_uid, kept_uid in report.kept if kept_uid == uid}
+    if not classes:
+        return "its answer does not name it"
+    return "" if classes == {one.sop_class_uid} else "its answer names it as another SOP class"
 
 
 def _sent(connection: Connection, delivery_id: int, commitment_id: int | None) -> Row[Any] | None:

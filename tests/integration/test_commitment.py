@@ -170,7 +170,7 @@ def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirm
     assert retention.forget(bed.stations.database) == 1
     assert len(bed.requests) == commitments.MOST_ASKS - 1
     late = bed.peer.requests[0]  # it answers at last, and to the first of the requests
-    report = Report(str(late.TransactionUID), [("1.2.840.10008.5.1.4.1.1.66.4", uid) for uid in bed.uids], {})
+    report = Report(str(late.TransactionUID), references(bed), {})
     assert commitments.record(bed.stations.database, report, "COMMITTER", actor=ME) is Verdict.TAKEN
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
 
@@ -237,13 +237,16 @@ def reported(bed, report, calling="COMMITTER", syntax=ExplicitVRLittleEndian, ty
     return service(request).status
 
 
+def references(bed):
+    return [(one.sop_class_uid, one.sop_instance_uid) for one in bed.stations.rows(schema.result)]
+
+
 def asked(bed):
     """Deliver and ask a peer that does not answer by itself; returns its good answer."""
     bed.deliver()
     bed.step()
     (row,) = bed.requests
-    kept = [(one.sop_class_uid, one.sop_instance_uid) for one in bed.stations.rows(schema.result)]
-    return Report(row.transaction_uid, kept, {})
+    return Report(row.transaction_uid, references(bed), {})
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -277,6 +280,38 @@ def test_what_an_answer_leaves_out_is_sent_again(make_bed, make_committer):
     assert reported(bed, Report(report.transaction_uid, report.kept[:1], {})) == 0x0000
     assert bed.stations.deliveries() == ["confirmed", "waiting"]
     assert "does not name it" in bed.rows[1].reason
+
+
+#: Secondary Capture Image Storage, which none of the results is.
+ANOTHER_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@sqlite
+def test_DEL_07_what_an_answer_names_as_another_sop_class_is_not_confirmed(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    first, second = report.kept
+    assert reported(bed, Report(report.transaction_uid, [(ANOTHER_CLASS, first[1]), second], {})) == 0x0000
+    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert "names it as another SOP class" in bed.rows[0].reason
+
+
+@pytest.mark.parametrize("failed_class", ["its own", ANOTHER_CLASS])
+@sqlite
+def test_DEL_07_what_an_answer_names_among_the_failed_is_not_confirmed_whatever_else_it_says(
+    make_bed, make_committer, failed_class
+):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    first, second = report.kept
+    kept_class = ANOTHER_CLASS if failed_class == "its own" else first[0]
+    failed = (first[0] if failed_class == "its own" else failed_class, first[1])
+    contrary = Report(report.transaction_uid, [(kept_class, first[1]), second], {failed: 0x0119})
+    written = commitment.encode_report(contrary, ExplicitVRLittleEndian)
+    assert commitment.read_report(written, ExplicitVRLittleEndian).kept == (second,)
+    assert commitments.record(bed.stations.database, contrary, "COMMITTER", actor=ME) is Verdict.TAKEN
+    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert "0x0119" in bed.rows[0].reason
 
 
 @sqlite
