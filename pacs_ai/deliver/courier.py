@@ -216,6 +216,11 @@ class Courier:
         instead = ""
         if outcome.not_accepted:
             instead = outbox.not_accepted(self._database, held, parcel, outcome.status, outcome.words)
+        elif outcome.status is None:
+            words = f"{outcome.words}; {_way_out(parcel)}"
+            outbox.failed(self._database, held, parcel, None, words)
+            _log.error("%s of job %d not sent to %s: %s", parcel.kind, parcel.job_id, held.peer, words)
+            return True
         else:
             outbox.failed(self._database, held, parcel, outcome.status, outcome.words)
         if instead:
@@ -230,4 +235,11 @@ class Courier:
             sop_class_uid=parcel.sop_class_uid,
             sop_instance_uid=parcel.sop_instance_uid,
             transfer_syntax_uid=parcel.transfer_syntax_uid,
+            sha256=parcel.sha256,
         )
+
+
+def _way_out(parcel: Parcel) -> str:
+    """Say what a person can do about a file that cannot be sent as it is."""
+    back = f"put it back from a backup and `pacs-ai retry --delivery {parcel.delivery_id}`"
+    return back if parcel.kind in NOTICES else f"`pacs-ai retry {parcel.job_id}` makes it anew, or {back}"

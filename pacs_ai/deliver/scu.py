@@ -6,6 +6,7 @@ answered is `Category.TRANSIENT`, to be sent again; storing the same instance tw
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import deque
@@ -58,12 +59,19 @@ NOT_ACCEPTED = frozenset({status.SOP_CLASS_NOT_SUPPORTED, status.NO_SUCH_SOP_CLA
 
 @dataclass(frozen=True)
 class Outgoing:
-    """An instance to send: a DICOM file (PS3.10) and what its data set is."""
+    """An instance to send: a DICOM file (PS3.10) and what its data set is.
+
+    Parameters
+    ----------
+    sha256
+        Digest (hex) that the file must have, or it is not sent; "" where none was recorded.
+    """
 
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    sha256: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -349,7 +357,8 @@ def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
     Raises
     ------
     NotUnderstood
-        No such file, no DICOM file, a damaged or empty one, or one in another transfer syntax than it was said to be.
+        No such file, no DICOM file, a damaged or empty one, one of another digest than was recorded, or in another
+        transfer syntax than it was said to be.
     """
     try:
         meta, offset = split_dataset(instance.path)
@@ -360,6 +369,10 @@ def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
     except READING_FAULTS as error:
         raise NotUnderstood(f"{instance.path.name} is damaged within its file meta, so it cannot be sent") from error
     with file:
+        if instance.sha256 and hashlib.file_digest(file, "sha256").hexdigest() != instance.sha256:
+            raise NotUnderstood(
+                f"{instance.path.name} is damaged (SHA-256 differs from the recorded one), so it cannot be sent"
+            )
         if found != instance.transfer_syntax_uid:
             raise NotUnderstood(
                 f"{instance.path.name} is in {contexts.name_of(found) or 'an unknown encoding'}, not in "

@@ -232,6 +232,34 @@ def test_a_damaged_result_fails_and_the_others_are_sent(stations, two_jobs, keep
     assert f"{first.sha256} is damaged" in stations.rows(schema.delivery)[0].reason
 
 
+def flip(path):
+    """Change one bit near the end, within the pixels or the last text."""
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x01
+    path.write_bytes(content)
+
+
+def test_a_result_of_which_a_bit_changed_is_not_sent_until_it_is_whole_again(
+    stations, two_jobs, keeping_peer, tmp_path, caplog
+):
+    first, *others = stations.rows(schema.result)
+    path = Files(tmp_path / "store" / "files").path(first.sha256)
+    flip(path)
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["failed", "sent", "sent", "sent"]
+    assert keeping_peer.stored == [row.sop_instance_uid for row in others]
+    failed = stations.rows(schema.delivery)[0]
+    assert f"{first.sha256} is damaged" in failed.reason
+    assert "`pacs-ai retry 1` makes it anew" in failed.reason
+    assert not failed.doubtful, "the peer has nothing of it"
+    assert f"SEG of job 1 not sent to pacs: {failed.reason}" in caplog.text
+    flip(path)  # put back from a backup
+    resending.retry(stations.database, [failed.id], actor="operator")
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["sent"] * 4
+
+
 def waits_alone(stations, reason):
     """Assert that the first of four results waits longer each time, the SR that cites it too, and nothing else."""
     assert stations.deliveries() == ["waiting", "waiting", "sent", "sent"]
