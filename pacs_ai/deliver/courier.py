@@ -183,6 +183,8 @@ class Courier:
         return found
 
     def _keep_back(self, held: Round, parcel: Parcel, doubt: Doubt) -> None:
+        if doubt.comment:
+            outbox.remark(self._database, held, parcel, doubt.comment)
         if doubt.is_another:
             outbox.hold(self._database, held, parcel, doubt.words)
             _log.error("%s of job %d held: %s", parcel.kind, parcel.job_id, doubt.words)
@@ -204,6 +206,8 @@ class Courier:
 
     def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> bool:
         """Note what became of one object; tells whether what comes after it in its job may be sent in this round."""
+        if outcome.comment:
+            outbox.remark(self._database, held, parcel, outcome.comment)
         if outcome.stored:
             confirm = any(peer.commitment for peer in self._config.peer if peer.name == held.peer)
             outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words, confirm=confirm)

@@ -90,11 +90,13 @@ class Outcome:
     category
         SUCCESS and WARNING: the peer has it. TRANSIENT: send it again. PERMANENT: a person has to look.
     words
-        The reason, for an administrator.
+        The reason, for an administrator and the log.
     not_accepted
         The peer takes no object of this kind in this transfer syntax: another form may do.
     doubtful
         It was sent, or some of it, and not answered: the peer may have it.
+    comment
+        What the peer said of it in its own words (0000,0902), which may name a patient: for no log.
     """
 
     sop_instance_uid: str
@@ -103,6 +105,7 @@ class Outcome:
     words: str
     not_accepted: bool = False
     doubtful: bool = False
+    comment: str = ""
 
     @property
     def stored(self) -> bool:
@@ -304,8 +307,9 @@ def _outcome(remote: Remote, uid: str, answer: command.Answer) -> Outcome:
     category = status.classify(answer.status)
     if category in {Category.CANCEL, Category.PENDING}:
         category = Category.PERMANENT
-    words = f"{remote}: {_status_words(answer)}"
-    return Outcome(uid, answer.status, category, words, not_accepted=answer.status in NOT_ACCEPTED)
+    words = f"{remote}: {status.meaning(answer.status)}"
+    not_accepted = answer.status in NOT_ACCEPTED
+    return Outcome(uid, answer.status, category, words, not_accepted=not_accepted, comment=answer.comment)
 
 
 def _matching_answer(assoc: Association, context_id: int, asked: int, message_id: int) -> command.Answer:
@@ -320,10 +324,7 @@ def _matching_answer(assoc: Association, context_id: int, asked: int, message_id
 
 
 def _status_words(answer: command.Answer) -> str:
-    if answer.status is None:
-        return "no status"
-    words = status.meaning(answer.status)
-    return f'{words}, "{answer.comment}"' if answer.comment else words
+    return "no status" if answer.status is None else status.meaning(answer.status)
 
 
 def _kind(sop_class_uid: str, transfer_syntax_uid: str) -> str:

@@ -207,9 +207,16 @@ def asked(database: Database, step: Step, *, seconds: float) -> None:
             _schedule(connection, step.deliveries, seconds)
 
 
-def refused(database: Database, step: Step, words: str) -> None:
-    """Note that the peer does not take such requests: whether it has the results is looked up at once."""
+def refused(database: Database, step: Step, words: str, *, comment: str = "") -> None:
+    """Note that the peer does not take such requests: whether it has the results is looked up at once.
+
+    Parameters
+    ----------
+    comment
+        What the peer said of it in its own words, which may name a patient.
+    """
     with database.write() as connection:
+        _remark(connection, step, comment)
         _note_asked(connection, step, words)
         _schedule(connection, step.deliveries, 0.0)
 
@@ -219,6 +226,13 @@ def _note_asked(connection: Connection, step: Step, words: str) -> None:
     connection.execute(sa.update(_commitment).where(this).values(asked_at=now(), words=words))
     these = [one.delivery_id for one in step.deliveries]
     connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(asks=_delivery.c.asks + 1))
+
+
+def _remark(connection: Connection, step: Step, comment: str) -> None:
+    """Keep what the peer said in its own words, where it said anything."""
+    if comment:
+        these = [one.delivery_id for one in step.deliveries]
+        connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(comment=comment))
 
 
 def later(database: Database, step: Step, *, seconds: float) -> None:
@@ -247,13 +261,14 @@ def looked(database: Database, step: Step, found: Collection[str], *, actor: str
                 _miss(connection, row, "a query does not show it", actor)
 
 
-def unknown(database: Database, step: Step, words: str, *, actor: str) -> int:
+def unknown(database: Database, step: Step, words: str, *, comment: str = "", actor: str) -> int:
     """Note that the peer offers no query either: it is asked anew, and after `MOST_ASKS` requests no more.
 
-    Returns how many deliveries stay unconfirmed.
+    Returns how many deliveries stay unconfirmed. `comment` as `refused`.
     """
     left = 0
     with database.write() as connection:
+        _remark(connection, step, comment)
         for one in step.deliveries:
             row = _sent(connection, one.delivery_id, step.commitment_id)
             if row is None:

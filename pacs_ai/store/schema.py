@@ -299,6 +299,7 @@ delivery = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("status", Integer),  # of the last C-STORE response
+    Column("comment", Text, nullable=False),  # what the peer said last in its own words; it may name a patient
     Column("doubtful", Boolean, nullable=False),  # a try ended without an answer: the peer may have it
     Column("attempts", Integer, nullable=False),
     Column("due_at", Instant, nullable=False),

@@ -147,6 +147,29 @@ def test_DEL_07_a_peer_that_takes_no_requests_is_looked_at_at_once(make_bed, mak
 
 
 @sqlite
+def test_PRI_01_what_a_peer_says_of_a_request_or_a_query_stands_in_the_row_and_nowhere_else(
+    make_bed, make_committer, caplog
+):
+    bed = make_bed(make_committer(action_status=0x0110, comment="no ZZPHI^MARKER here"))
+    bed.deliver()
+    bed.step()
+    assert {row.comment for row in bed.rows} == {"no ZZPHI^MARKER here"}
+    bed.peer.comment = "ZZPHI^MARKER is not known"
+    bed.step()
+    assert {row.comment for row in bed.rows} == {"ZZPHI^MARKER is not known"}
+    assert "refuses the request for storage commitment with 0x0110" in caplog.text
+    for _ in range(commitments.MOST_ASKS):
+        bed.due()
+        bed.step()
+    while bed.step():
+        pass
+    assert "result(s) stay unconfirmed" in caplog.text
+    assert "ZZPHI" not in caplog.text
+    told = [row.reason for row in (*bed.rows, *bed.stations.rows(schema.journal))]
+    assert not [words for words in told if "ZZPHI" in words]
+
+
+@sqlite
 def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirmed(make_bed, make_committer):
     bed = make_bed(make_committer(answers="never", queries=False))
     bed.deliver()

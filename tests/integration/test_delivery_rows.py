@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import threading
 import tracemalloc
 from datetime import timedelta
@@ -26,7 +27,7 @@ from pacs_ai.deliver.scu import Outcome
 from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import Category
 from pacs_ai.profiles import Kind, Wanted, encodings
-from pacs_ai.store import clock, orders, outbox, resending, schema, trail
+from pacs_ai.store import clock, orders, outbox, resending, schema, trail, views
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
@@ -260,6 +261,34 @@ def test_a_result_of_which_a_bit_changed_is_not_sent_until_it_is_whole_again(
     assert stations.deliveries() == ["sent"] * 4
 
 
+COMMENT = "patient ZZPHI^MARKER (ZZPHI-4711) unknown"
+
+
+def test_PRI_01_what_a_peer_says_in_its_own_words_stands_in_the_row_and_nowhere_else(
+    stations, two_jobs, keeping_peer, caplog
+):
+    keeping_peer.status, keeping_peer.comment = 0xC000, COMMENT
+    caplog.set_level(logging.DEBUG, "pacs_ai")
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["failed"] * 4
+    assert "SEG of job 1 refused by pacs" in caplog.text
+    assert "ZZPHI" not in caplog.text
+    rows = stations.rows(schema.delivery)
+    assert {row.comment for row in rows} == {COMMENT}
+    others = [
+        row.reason for table in (schema.journal, schema.delivery, schema.destination) for row in stations.rows(table)
+    ]
+    assert not [reason for reason in others if "ZZPHI" in reason]
+    with stations.database.read() as connection:
+        assert {one.comment for one in views.deliveries(connection)} == {""}
+        assert {one.comment for one in views.deliveries(connection, comments=True)} == {COMMENT}
+    keeping_peer.status = 0x0000
+    resending.retry(stations.database, [row.id for row in rows], actor="operator")
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["sent"] * 4
+    assert {row.comment for row in stations.rows(schema.delivery)} == {""}, "it was of the former try"
+
+
 def waits_alone(stations, reason):
     """Assert that the first of four results waits longer each time, the SR that cites it too, and nothing else."""
     assert stations.deliveries() == ["waiting", "waiting", "sent", "sent"]
@@ -417,6 +446,16 @@ def test_DEL_10_a_fault_of_the_node_in_asking_sends_nothing_and_is_asked_again(v
         connection.execute(sa.update(schema.delivery).values(due_at=clock.now()))
     bed.deliver()
     assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+def test_PRI_01_what_a_peer_says_of_a_query_stands_in_the_row_and_nowhere_else(verifying, asked, caplog):
+    bed = verifying
+    asked.comment = COMMENT
+    bed.deliver()
+    assert bed.stations.deliveries() == ["waiting", "waiting"]
+    assert "cannot be asked" in caplog.text
+    assert "ZZPHI" not in caplog.text
+    assert [(row.comment, "ZZPHI" in row.reason) for row in bed.rows] == [(COMMENT, False)] * 2
 
 
 def test_DEL_10_a_peer_that_cannot_be_asked_gets_nothing(verifying, asked):

@@ -185,6 +185,17 @@ def test_a_peer_that_is_away_is_told_later_and_what_was_decided_stands(make_bed,
 
 
 @sqlite
+def test_PRI_01_what_a_peer_says_of_its_answer_stands_in_the_row_and_not_in_the_log(make_bed, asker, caplog):
+    bed = make_bed()
+    asker.status, asker.comment = 0x0110, "no ZZPHI^MARKER here"
+    asker.ask(bed.receiver.port, "2.25.7", CT)
+    bed.pledger.step()
+    assert bed.row.reason.endswith('0x0110, "no ZZPHI^MARKER here"')
+    assert "answered what this node keeps with 0x0110" in caplog.text
+    assert "ZZPHI" not in caplog.text
+
+
+@sqlite
 def test_a_fault_of_the_node_is_tried_again_later_as_a_peer_that_is_away(make_bed, asker, monkeypatch, caplog):
     bed = make_bed()
     asker.ask(bed.receiver.port, "2.25.7", CT)

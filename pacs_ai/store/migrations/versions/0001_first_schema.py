@@ -329,6 +329,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("comment", sa.Text(), nullable=False),
         sa.Column("doubtful", sa.Boolean(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.Float(53), nullable=False),
