@@ -27,7 +27,7 @@ from pacs_ai.store.owners import BEAT_SECONDS, Watch
 from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pacs_ai.config import Config
     from pacs_ai.deliver.connection import Remote
@@ -117,14 +117,15 @@ class Courier:
 
     def serve(self, held: Round) -> None:
         """Send one round and note each outcome as it happens."""
-        remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
         try:
-            parcels, lost = self._verified(held, remote), ""
+            remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
+            parcels = self._verified(held, remote)
         except Unavailable as error:
-            parcels, lost = list(held.parcels), str(error)
+            self._end(held, held.parcels, lost=str(error))
+            return
         waiting = {parcel.sop_instance_uid: parcel for parcel in parcels}
         held_up: set[int] = set()  # jobs of which an object waits or takes another form: what cites it waits too
-        outgoing = [] if lost else [self._outgoing(parcel) for parcel in parcels]
+        outgoing, lost = [self._outgoing(parcel) for parcel in parcels], ""
 
         def is_held_back(instance: Outgoing) -> bool:
             parcel = waiting[instance.sop_instance_uid]
@@ -138,7 +139,11 @@ class Courier:
                 if self._note(held, parcel, outcome):
                     continue
             held_up.add(parcel.job_id)
-        for parcel in waiting.values():
+        self._end(held, waiting.values(), lost=lost)
+
+    def _end(self, held: Round, left: Iterable[Parcel], *, lost: str) -> None:
+        """Give the destination back; what is left of the round waits, as `lost` says, or for what it cites."""
+        for parcel in left:
             outbox.postponed(
                 self._database, held, parcel, None, lost or "waits for the object that it cites", self._backoff
             )

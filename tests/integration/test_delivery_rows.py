@@ -34,6 +34,7 @@ from pacs_ai.store.files import Files
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 PLAN = plan_of(Wanted(Kind.SEGMENTATION, "binary"), Wanted(Kind.TEXT_REPORT))
 HOURS = 8
+PEERS = [{"name": one.peer, "ae_title": one.ae_title, "host": one.host, "port": one.port} for one in (PACS, ARCHIVE)]
 
 
 class FarPacs:
@@ -81,7 +82,7 @@ def test_DEL_01_eight_hours_of_outage_end_without_loss_or_doubles(database, send
     pacs = FarPacs()
     monkeypatch.setattr(courier_module, "send", pacs)
     many_results(stations, sender, count)
-    courier = Courier(Config(), stations.database, Files(tmp_path / "files"), ME)
+    courier = Courier(Config.model_validate({"peer": PEERS}), stations.database, Files(tmp_path / "files"), ME)
     waits = []
 
     def serve() -> None:
@@ -184,6 +185,23 @@ def test_DEL_08_the_address_is_that_of_the_time_of_the_job_until_a_person_says_o
     assert stations.deliveries() == ["sent", "sent"]
 
 
+def test_DEL_08_a_peer_that_was_removed_gets_nothing_until_it_is_back(stations, bed, keeping_peer, tmp_path, caplog):
+    courier = bed(keeping_peer.port)
+    without = Config.model_validate({"store": {"folder": tmp_path / "store"}})
+    serve(stations, Courier(without, stations.database, Files(tmp_path / "store" / "files"), ME))
+    assert keeping_peer.associations == 0
+    assert stations.deliveries() == ["waiting", "waiting"]
+    (destination,) = stations.rows(schema.destination)
+    assert destination.failures == 1
+    reasons = {destination.reason, *(row.reason for row in stations.rows(schema.delivery))}
+    (reason,) = reasons
+    assert reason.startswith("there is no [[peer]] called pacs in the configuration any more")
+    assert reason in caplog.text
+    serve(stations, courier)  # one probe, as after any failure
+    serve(stations, courier)
+    assert stations.deliveries() == ["sent", "sent"]
+
+
 def test_DEL_09_one_destination_down_does_not_hold_up_the_other(stations, source, tmp_path, monkeypatch):
     stations.enqueue(stations.work(source, destinations=(PACS, ARCHIVE)))
     stations.finish(stations.claim(), "SEG", "SR")
@@ -193,7 +211,7 @@ def test_DEL_09_one_destination_down_does_not_hold_up_the_other(stations, source
     monkeypatch.setattr(
         courier_module, "send", lambda remote, *rest: (far if remote.port == 104 else near)(remote, *rest)
     )
-    courier = Courier(Config(), stations.database, Files(tmp_path / "files"), ME)
+    courier = Courier(Config.model_validate({"peer": PEERS}), stations.database, Files(tmp_path / "files"), ME)
     serve(stations, courier, "pacs")
     serve(stations, courier, "archive")
     peers = {(row.peer, row.state) for row in stations.rows(schema.delivery)}
@@ -333,7 +351,8 @@ def test_DEL_01_a_round_that_breaks_off_is_tried_again_ever_later_and_given_up(
         return near(remote, *rest)
 
     monkeypatch.setattr(courier_module, "send", broken)
-    config = Config.model_validate({"deliver": {"first_backoff_seconds": 60, "give_up_hours": 0.1}})
+    backoff = {"first_backoff_seconds": 60, "give_up_hours": 0.1}
+    config = Config.model_validate({"peer": PEERS, "deliver": backoff})
     courier = Courier(config, stations.database, Files(tmp_path / "files"), ME)
     pacs = schema.destination.c.peer == "pacs"
     waits = []
