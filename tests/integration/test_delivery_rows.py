@@ -12,6 +12,7 @@ from itertools import pairwise
 import audit_schema
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from commitment_bed import Bed
 from committing_peer import CommittingPeer
 from pynetdicom import AE, evt
@@ -19,6 +20,7 @@ from stations import ARCHIVE, ME, PACS, Stations
 from stored_results import finish_with, plan_of
 
 from pacs_ai.audit.events import Teller
+from pacs_ai.cli import main
 from pacs_ai.config import Config
 from pacs_ai.deliver import courier as courier_module
 from pacs_ai.deliver import patients
@@ -27,7 +29,7 @@ from pacs_ai.deliver.scu import Outcome
 from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import Category
 from pacs_ai.profiles import Kind, Wanted, encodings
-from pacs_ai.store import clock, orders, outbox, resending, schema, trail, views
+from pacs_ai.store import clock, orders, outbox, resending, schema, trail
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
@@ -283,7 +285,7 @@ COMMENT = "patient ZZPHI^MARKER (ZZPHI-4711) unknown"
 
 
 def test_PRI_01_what_a_peer_says_in_its_own_words_stands_in_the_row_and_nowhere_else(
-    stations, two_jobs, keeping_peer, caplog
+    stations, two_jobs, keeping_peer, database, tmp_path, caplog
 ):
     keeping_peer.status, keeping_peer.comment = 0xC000, COMMENT
     caplog.set_level(logging.DEBUG, "pacs_ai")
@@ -297,9 +299,18 @@ def test_PRI_01_what_a_peer_says_in_its_own_words_stands_in_the_row_and_nowhere_
         row.reason for table in (schema.journal, schema.delivery, schema.destination) for row in stations.rows(table)
     ]
     assert not [reason for reason in others if "ZZPHI" in reason]
-    with stations.database.read() as connection:
-        assert {one.comment for one in views.deliveries(connection)} == {""}
-        assert {one.comment for one in views.deliveries(connection, comments=True)} == {COMMENT}
+    path = tmp_path / "pacs-ai.toml"
+    path.write_text(f'[store]\ndatabase = "{database.engine.url}"\n')
+
+    def shown(*words):
+        done = CliRunner().invoke(main, ["--config", str(path), *words])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    for words in (["deliveries"], ["deliveries", "--json"], ["jobs", "1"], ["jobs", "1", "--json"]):
+        assert "ZZPHI" not in shown(*words)
+    for words in (["deliveries", "--comments"], ["deliveries", "--comments", "--json"]):
+        assert shown(*words).count("ZZPHI^MARKER") == 4
     keeping_peer.status = 0x0000
     resending.retry(stations.database, [row.id for row in rows], actor="operator")
     serve(stations, two_jobs)
