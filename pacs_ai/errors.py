@@ -113,7 +113,19 @@ class Mismatch(Permanent):
 
 
 class NotOffered(Permanent):
-    """A peer does not offer the service that is asked of it, or refuses this request."""
+    """A peer does not offer the service that is asked of it, or refuses this request.
+
+    Parameters
+    ----------
+    message
+        For people and logs.
+    comment
+        What the peer said of it in its own words, which may name a patient: for the database only.
+    """
+
+    def __init__(self, message: str, comment: str = "") -> None:
+        super().__init__(message)
+        self.comment = comment
 
 
 class PipelineFault(Permanent):

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from keeping_peer import commented
 from pydicom import Dataset
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.sop_class import (
@@ -26,7 +27,8 @@ class CommittingPeer:
 
     Of a request for storage commitment it commits to what it has stored, study by study as it came, unless `answers`
     is "never"; "here" answers on the association of the request, "elsewhere" on one of its own to `node_port`. `losing`
-    maps a SOP Instance UID to how many more times it is lost after its C-STORE was answered Success.
+    maps a SOP Instance UID to how many more times it is lost after its C-STORE was answered Success. With a `comment`
+    queries are refused, and so is a request that has an `action_status`; both bear it.
     """
 
     ae_title: str = "COMMITTER"
@@ -44,6 +46,7 @@ class CommittingPeer:
     statuses: list[int] = field(default_factory=list)
     queried: int = 0
     patients: dict[str, str] = field(default_factory=dict)
+    comment: str = ""
 
     def start(self) -> None:
         """Listen."""
@@ -86,13 +89,13 @@ class CommittingPeer:
             self.stored[uid] = ds
         return 0x0000
 
-    def _action(self, event: evt.Event) -> tuple[int, None]:
+    def _action(self, event: evt.Event) -> tuple[int | Dataset, None]:
         assert event.action_type == 1
         self.requests.append(event.action_information)
         if self.action_status == 0x0000 and self.answers != "never":
             answer = self.here if self.answers == "here" else self.elsewhere
             threading.Thread(target=answer, args=(event.assoc, event.action_information)).start()
-        return self.action_status, None
+        return commented(self.action_status, self.comment), None
 
     def event(self, request: Dataset) -> tuple[Dataset, int]:
         """Return what the peer says of a request, and the Event Type ID."""
@@ -134,8 +137,11 @@ class CommittingPeer:
             self.statuses.append(int(response.Status) if "Status" in response else -1)
             self._changed.notify_all()
 
-    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+    def _find(self, event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
         self.queried += 1
+        if self.comment:
+            yield commented(0xC000, self.comment), None
+            return
         wanted = event.identifier
         for ds in list(self.stored.values()):
             if ds.StudyInstanceUID != wanted.StudyInstanceUID:
@@ -162,6 +168,7 @@ class AskingPeer:
     ae_title: str = "ASKER"
     port: int = 0
     status: int = 0x0000
+    comment: str = ""
     reports: list[tuple[int, Dataset]] = field(default_factory=list)
     roles: list[tuple[bool, bool]] = field(default_factory=list)
 
@@ -200,8 +207,8 @@ class AskingPeer:
         assoc.release()
         return int(answer.Status)
 
-    def _event(self, event: evt.Event) -> tuple[int, None]:
+    def _event(self, event: evt.Event) -> tuple[Dataset, None]:
         context = next(one for one in event.assoc.accepted_contexts if one.context_id == event.context.context_id)
         self.roles.append((context.as_scu, context.as_scp))
         self.reports.append((event.event_type, event.event_information))
-        return self.status, None
+        return commented(self.status, self.comment), None

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pydicom import Dataset
 from pynetdicom import AE, evt
 
 from pacs_ai.dicom import contexts
@@ -22,9 +23,9 @@ class KeepingPeer:
     """A storage SCP on loopback that writes each instance to `folder`, unless it was told to answer otherwise.
 
     `statuses` maps a SOP Instance UID to the statuses of its next C-STOREs, first one first; afterwards and for all
-    others it is `status`. What was answered with a failure is not kept. `stored` lists the SOP Instance UIDs of what
-    was kept, in the order of arrival, a second time if it came a second time. While `gate` is not set, a C-STORE of a
-    SOP class in `gated` (of any, where that is empty) waits for its answer.
+    others it is `status`; a failure bears `comment`. What was answered with a failure is not kept. `stored` lists the
+    SOP Instance UIDs of what was kept, in the order of arrival, a second time if it came a second time. While `gate`
+    is not set, a C-STORE of a SOP class in `gated` (of any, where that is empty) waits for its answer.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class KeepingPeer:
     supported: list[PresentationContext] = field(default_factory=contexts.acceptor_contexts)
     port: int = 0
     status: int = 0x0000
+    comment: str = ""
     statuses: dict[str, list[int]] = field(default_factory=dict)
     stored: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -86,7 +88,7 @@ class KeepingPeer:
         with self._changed:
             self.associations += 1
 
-    def _store(self, event: evt.Event) -> int:
+    def _store(self, event: evt.Event) -> int | Dataset:
         uid = str(event.request.AffectedSOPInstanceUID)
         with self._changed:
             self.requests.append(uid)
@@ -100,4 +102,14 @@ class KeepingPeer:
             with self._changed:
                 self.stored.append(uid)
                 self._changed.notify_all()
-        return status
+            return status
+        return commented(status, self.comment)
+
+
+def commented(status: int, comment: str) -> Dataset:
+    """Return a response's status with an Error Comment (0000,0902)."""
+    ds = Dataset()
+    ds.Status = status
+    if comment:
+        ds.ErrorComment = comment
+    return ds

@@ -8,7 +8,7 @@ import click
 
 from pacs_ai.cli import tables, words
 from pacs_ai.cli.session import Session, pass_session
-from pacs_ai.cli.words import as_json, example
+from pacs_ai.cli.words import as_json, example, with_comments
 from pacs_ai.states import DeliveryState, JobState
 
 if TYPE_CHECKING:
@@ -102,18 +102,26 @@ def jobs(
 @click.option("--peer", metavar="NAME", help="Only those to this peer.")
 @click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
 @click.option("--job", "job_id", type=int, metavar="JOB", help="Only results of this job.")
+@with_comments
 @_limit
 @as_json
 @pass_session
 def deliveries(
-    session: Session, peer: str | None, state: str | None, job_id: int | None, limit: int, *, as_json: bool
+    session: Session,
+    peer: str | None,
+    state: str | None,
+    job_id: int | None,
+    limit: int,
+    *,
+    comments: bool,
+    as_json: bool,
 ) -> None:
     """List results on their way: state, tries, the peer's answer."""
     from pacs_ai.store import views
 
     states = [DeliveryState(state)] if state else None
     with session.reading() as connection:
-        found = views.deliveries(connection, job_id=job_id, peer=peer, states=states, limit=limit)
+        found = views.deliveries(connection, job_id=job_id, peer=peer, states=states, limit=limit, comments=comments)
         tries = tables.next_tries(connection)
     if as_json:
         words.print_json(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 
 from pacs_ai.cli import words
 from pacs_ai.cli.session import Session, pass_session
-from pacs_ai.cli.words import TROUBLE, as_json, example
+from pacs_ai.cli.words import TROUBLE, as_json, example, with_comments
 from pacs_ai.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ def echo(session: Session, peer: str, *, as_json: bool) -> None:
 @click.command(epilog=example("pacs-ai send main-pacs /data/chest-ct", "pacs-ai send PACS_AI@localhost:11112 a.dcm"))
 @click.argument("peer", metavar="PEER | AE@HOST:PORT")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, exists=True))
+@with_comments
 @as_json
 @pass_session
-def send(session: Session, peer: str, paths: Sequence[Path], *, as_json: bool) -> None:
+def send(session: Session, peer: str, paths: Sequence[Path], *, comments: bool, as_json: bool) -> None:
     """Send DICOM files, or whole folders, to a peer (C-STORE).
 
     They are sent as they are, byte for byte. Exit code 0: the peer has all of them. 1: it does not.
@@ -65,7 +67,8 @@ def send(session: Session, peer: str, paths: Sequence[Path], *, as_json: bool) -
         why = f": {found.skipped[0][0]}: {found.skipped[0][1]}" if found.skipped else ""
         raise UserError(f"nothing to send: no DICOM file in {', '.join(map(str, paths))}{why}")
     with progress.counted(f"sending to {remote.ae_title}", len(found.instances)) as step:
-        outcomes = scu.send_files(remote, found.instances, lambda _done, _total, _outcome: step())
+        answers = scu.send_files(remote, found.instances, lambda _done, _total, _outcome: step())
+    outcomes = answers if comments else [replace(one, comment="") for one in answers]
     missing = [outcome for outcome in outcomes if not outcome.stored]
     if as_json:
         words.print_json(
@@ -89,7 +92,7 @@ def _summarise(
         click.echo(f"{words.many(len(skipped), 'file')} left out; the first, {path.name}: {why}")
     reasons: dict[str, list[Outcome]] = {}
     for outcome in missing:
-        reasons.setdefault(outcome.words, []).append(outcome)
+        reasons.setdefault(words.said(outcome.words, outcome.comment), []).append(outcome)
     for reason, those in reasons.items():
         click.echo(f"pacs-ai: not stored: {words.many(len(those), 'instance')}: {reason}", err=True)
 

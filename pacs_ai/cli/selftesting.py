@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ def selftest(session: Session, peer: str, profile: str | None, out: Path | None,
     with tempfile.TemporaryDirectory(prefix="pacs-ai-selftest-") as scratch:
         folder = out or Path(scratch)
         made = _make(folder, _taken(plan, remote), config.node.name)
-        outcomes = scu.send_files(remote, scu.scan(made).instances)
+        outcomes = [replace(one, comment="") for one in scu.send_files(remote, scu.scan(made).instances)]
     missing = [outcome for outcome in outcomes if not outcome.stored]
     if as_json:
         words.print_json({"peer": str(remote), "outcomes": outcomes})

@@ -43,10 +43,14 @@ def delivery_table(found: Sequence[DeliveryView], tries: Mapping[str, datetime])
     return words.rows(
         drawn,
         (
-            (one.id, one.job_id, one.kind, one.peer, coloured(one.state), one.attempts, _when(one, tries), one.reason)
+            (one.id, one.job_id, one.kind, one.peer, coloured(one.state), one.attempts, _when(one, tries), _said(one))
             for one in found
         ),
     )
+
+
+def _said(one: DeliveryView) -> str:
+    return words.said(one.reason, one.comment)
 
 
 def _when(one: DeliveryView, tries: Mapping[str, datetime]) -> str:

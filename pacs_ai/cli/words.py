@@ -27,6 +27,16 @@ TROUBLE, WRONG, INTERRUPTED = 1, 2, 130
 _PIPE_WIDTH = 240
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+with_comments = click.option(
+    "--comments",
+    is_flag=True,
+    help="With what the peer said in its own words (Error Comment). It may name a patient: let nobody else see it.",
+)
+
+
+def said(words: str, comment: str) -> str:
+    """Return a reason with what the peer said of it in its own words, where there is any."""
+    return f'{words}, "{comment}"' if comment else words
 
 
 class Plain(click.ClickException):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pacs_ai.deliver.connection import Remote
+from pacs_ai.errors import Unavailable
 
 if TYPE_CHECKING:
     from pacs_ai.config import Config
@@ -29,8 +30,16 @@ def remote(config: Config, peer: Peer) -> Remote:
 
 
 def remote_at(config: Config, name: str, ae_title: str, host: str, port: int) -> Remote:
-    """Return how the node calls a peer at the address that a delivery keeps, also where the peer is no more."""
+    """Return how the node calls a peer at the address that a delivery keeps.
+
+    Raises
+    ------
+    Unavailable
+        The peer was removed or renamed, so nothing says any more whether it is called over TLS or asked whose a study
+        is: it is not called.
+    """
     peer = next((one for one in config.peer if one.name == name), None)
     if peer is None:
-        return Remote(ae_title, host, port, config.calling_ae_title)
+        words = f"there is no [[peer]] called {name} in the configuration any more, so {ae_title} is not called"
+        raise Unavailable(f"{words}; put it back, or `pacs-ai cancel` the jobs of `pacs-ai deliveries --peer {name}`")
     return replace(remote(config, peer), ae_title=ae_title, host=host, port=port)

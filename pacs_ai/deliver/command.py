@@ -54,7 +54,7 @@ class Answer:
     sop_class_uid, sop_instance_uid
         As affected; "" where the peer left them out, which PS3.7 9.3.1.2 allows.
     comment
-        Error Comment (0000,0902), printable ASCII only: it is the peer's text and goes to logs.
+        Error Comment (0000,0902), printable ASCII only. It is the peer's text and may name a patient: for no log.
     has_data_set
         A data set follows.
     own_message_id, type_id

@@ -105,7 +105,7 @@ class Confirmer:
             inquiry.ask(remote, asked, taken=taken, answered=answered, seconds=wait)
         except NotOffered as error:
             _log.warning("%s: %s; a query shows whether it has the results", step.peer, error)
-            commitments.refused(self._database, step, str(error))
+            commitments.refused(self._database, step, str(error), comment=error.comment)
 
     def _look_up(self, step: Step, remote: Remote) -> None:
         """Look series by series what the peer has."""
@@ -120,7 +120,8 @@ class Confirmer:
                 found |= {match["SOPInstanceUID"] for match in inquiry.find(remote, "IMAGE", keys, asking)}
         except NotOffered as error:
             words = f"{error}, and it did not answer on storage commitment"
-            if left := commitments.unknown(self._database, step, words, actor=self._owner):
+            left = commitments.unknown(self._database, step, words, comment=error.comment, actor=self._owner)
+            if left:
                 _log.warning("%s: %d result(s) stay unconfirmed: %s", step.peer, left, words)
             return
         missing = len({one.sop_instance_uid for one in step.deliveries} - found)

@@ -27,7 +27,7 @@ from pacs_ai.store.owners import BEAT_SECONDS, Watch
 from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pacs_ai.config import Config
     from pacs_ai.deliver.connection import Remote
@@ -117,14 +117,15 @@ class Courier:
 
     def serve(self, held: Round) -> None:
         """Send one round and note each outcome as it happens."""
-        remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
         try:
-            parcels, lost = self._verified(held, remote), ""
+            remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
+            parcels = self._verified(held, remote)
         except Unavailable as error:
-            parcels, lost = list(held.parcels), str(error)
+            self._end(held, held.parcels, lost=str(error))
+            return
         waiting = {parcel.sop_instance_uid: parcel for parcel in parcels}
         held_up: set[int] = set()  # jobs of which an object waits or takes another form: what cites it waits too
-        outgoing = [] if lost else [self._outgoing(parcel) for parcel in parcels]
+        outgoing, lost = [self._outgoing(parcel) for parcel in parcels], ""
 
         def is_held_back(instance: Outgoing) -> bool:
             parcel = waiting[instance.sop_instance_uid]
@@ -138,7 +139,11 @@ class Courier:
                 if self._note(held, parcel, outcome):
                     continue
             held_up.add(parcel.job_id)
-        for parcel in waiting.values():
+        self._end(held, waiting.values(), lost=lost)
+
+    def _end(self, held: Round, left: Iterable[Parcel], *, lost: str) -> None:
+        """Give the destination back; what is left of the round waits, as `lost` says, or for what it cites."""
+        for parcel in left:
             outbox.postponed(
                 self._database, held, parcel, None, lost or "waits for the object that it cites", self._backoff
             )
@@ -183,6 +188,8 @@ class Courier:
         return found
 
     def _keep_back(self, held: Round, parcel: Parcel, doubt: Doubt) -> None:
+        if doubt.comment:
+            outbox.remark(self._database, held, parcel, doubt.comment)
         if doubt.is_another:
             outbox.hold(self._database, held, parcel, doubt.words)
             _log.error("%s of job %d held: %s", parcel.kind, parcel.job_id, doubt.words)
@@ -204,6 +211,8 @@ class Courier:
 
     def _note(self, held: Round, parcel: Parcel, outcome: Outcome) -> bool:
         """Note what became of one object; tells whether what comes after it in its job may be sent in this round."""
+        if outcome.comment:
+            outbox.remark(self._database, held, parcel, outcome.comment)
         if outcome.stored:
             confirm = any(peer.commitment for peer in self._config.peer if peer.name == held.peer)
             outbox.accepted(self._database, held, parcel, outcome.status or 0, outcome.words, confirm=confirm)
@@ -216,6 +225,11 @@ class Courier:
         instead = ""
         if outcome.not_accepted:
             instead = outbox.not_accepted(self._database, held, parcel, outcome.status, outcome.words)
+        elif outcome.status is None:
+            words = f"{outcome.words}; {_way_out(parcel)}"
+            outbox.failed(self._database, held, parcel, None, words)
+            _log.error("%s of job %d not sent to %s: %s", parcel.kind, parcel.job_id, held.peer, words)
+            return True
         else:
             outbox.failed(self._database, held, parcel, outcome.status, outcome.words)
         if instead:
@@ -230,4 +244,11 @@ class Courier:
             sop_class_uid=parcel.sop_class_uid,
             sop_instance_uid=parcel.sop_instance_uid,
             transfer_syntax_uid=parcel.transfer_syntax_uid,
+            sha256=parcel.sha256,
         )
+
+
+def _way_out(parcel: Parcel) -> str:
+    """Say what a person can do about a file that cannot be sent as it is."""
+    back = f"put it back from a backup and `pacs-ai retry --delivery {parcel.delivery_id}`"
+    return back if parcel.kind in NOTICES else f"`pacs-ai retry {parcel.job_id}` makes it anew, or {back}"

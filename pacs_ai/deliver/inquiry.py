@@ -82,7 +82,8 @@ def _is_response(assoc: Association, context_id: int, syntax: str, answered: Cal
         return False
     _expect(assoc, answer, command.N_ACTION_RQ)
     if answer.status not in _TAKEN:
-        raise NotOffered(f"{assoc.remote} refuses the request for storage commitment with {_words(answer)}")
+        words = f"{assoc.remote} refuses the request for storage commitment with {_code(answer)}"
+        raise NotOffered(words, answer.comment)
     return True
 
 
@@ -133,7 +134,7 @@ def tell(remote: Remote, report: Report) -> None:
         _, answer, _ = assoc.message(assoc.remote.dimse_seconds, _LONGEST)
         _expect(assoc, answer, command.N_EVENT_REPORT_RQ)
     if answer.status != status.SUCCESS:
-        raise NotOffered(f"{remote} answered what this node keeps with {_words(answer)}")
+        raise NotOffered(f"{remote} answered what this node keeps with {_code(answer)}", answer.comment)
 
 
 def told_nobody(_query: Query) -> None:
@@ -181,7 +182,7 @@ def find(
             if answer.status == status.SUCCESS:
                 return matches
             if answer.status not in {status.PENDING, status.PENDING_WARNING}:
-                raise NotOffered(f"{remote} answered a query with {_words(answer)}")
+                raise NotOffered(f"{remote} answered a query with {_code(answer)}", answer.comment)
             if len(matches) >= _MOST_MATCHES:
                 raise NotOffered(f"{remote} answered a query with more than {_MOST_MATCHES} matches")
             matches.append(_match(data, syntax, keys))
@@ -212,6 +213,5 @@ def _expect(assoc: Association, answer: command.Answer, asked: int) -> None:
         raise Unavailable(f"{assoc.remote} sent something else than the answer to the request")
 
 
-def _words(answer: command.Answer) -> str:
-    said = f"0x{answer.status or 0:04X}"
-    return f'{said} ("{answer.comment}")' if answer.comment else said
+def _code(answer: command.Answer) -> str:
+    return f"0x{answer.status or 0:04X}"

@@ -27,11 +27,14 @@ class Doubt:
         The peer has the study under another Patient ID: a person has to decide. Otherwise it is asked again later.
     status
         What stands for it in the delivery's row.
+    comment
+        What the peer said of it in its own words, which may name a patient: for no log.
     """
 
     words: str
     is_another: bool
     status: int = status.PROCESSING_FAILURE
+    comment: str = ""
 
 
 def ask(
@@ -53,7 +56,7 @@ def ask(
         keys = {"StudyInstanceUID": study_instance_uid, "PatientID": ""}
         matches = inquiry.find(remote, "STUDY", keys, asking)
     except NotOffered as error:
-        return Doubt(f"whose the study is cannot be asked: {error}", is_another=False)
+        return Doubt(f"whose the study is cannot be asked: {error}", is_another=False, comment=error.comment)
     whose = {match["PatientID"].strip() for match in matches if match["StudyInstanceUID"] == study_instance_uid}
     if not whose:
         return Doubt(f"{remote} does not have the study", is_another=False, status=status.NO_SUCH_OBJECT_INSTANCE)

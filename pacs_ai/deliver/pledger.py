@@ -93,7 +93,7 @@ class Pledger:
         try:
             self._tell(pledge)
         except (Unavailable, NotOffered) as error:
-            goes_on = pledges.later(self._database, pledge, str(error), self._backoff)
+            goes_on = pledges.later(self._database, pledge, _reason(error), self._backoff)
             _log.warning("%s is told %s what is kept: %s", pledge.peer, "later" if goes_on else "never", error)
         else:
             pledges.told(self._database, pledge)
@@ -111,6 +111,12 @@ class Pledger:
         except OSError as error:
             _log.error("a file that somebody asked to keep cannot be read: %s", error.strerror)
             return False
+
+
+def _reason(error: Unavailable | NotOffered) -> str:
+    """Return why a peer could not be told, with what it said of it in its own words: for no log."""
+    comment = error.comment if isinstance(error, NotOffered) else ""
+    return f'{error}, "{comment}"' if comment else str(error)
 
 
 def _keep_nothing(_sha256: str) -> bool:

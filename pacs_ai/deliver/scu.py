@@ -6,6 +6,7 @@ answered is `Category.TRANSIENT`, to be sent again; storing the same instance tw
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import deque
@@ -58,12 +59,19 @@ NOT_ACCEPTED = frozenset({status.SOP_CLASS_NOT_SUPPORTED, status.NO_SUCH_SOP_CLA
 
 @dataclass(frozen=True)
 class Outgoing:
-    """An instance to send: a DICOM file (PS3.10) and what its data set is."""
+    """An instance to send: a DICOM file (PS3.10) and what its data set is.
+
+    Parameters
+    ----------
+    sha256
+        Digest (hex) that the file must have, or it is not sent; "" where none was recorded.
+    """
 
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    sha256: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -82,11 +90,13 @@ class Outcome:
     category
         SUCCESS and WARNING: the peer has it. TRANSIENT: send it again. PERMANENT: a person has to look.
     words
-        The reason, for an administrator.
+        The reason, for an administrator and the log.
     not_accepted
         The peer takes no object of this kind in this transfer syntax: another form may do.
     doubtful
         It was sent, or some of it, and not answered: the peer may have it.
+    comment
+        What the peer said of it in its own words (0000,0902), which may name a patient: for no log.
     """
 
     sop_instance_uid: str
@@ -95,6 +105,7 @@ class Outcome:
     words: str
     not_accepted: bool = False
     doubtful: bool = False
+    comment: str = ""
 
     @property
     def stored(self) -> bool:
@@ -296,8 +307,9 @@ def _outcome(remote: Remote, uid: str, answer: command.Answer) -> Outcome:
     category = status.classify(answer.status)
     if category in {Category.CANCEL, Category.PENDING}:
         category = Category.PERMANENT
-    words = f"{remote}: {_status_words(answer)}"
-    return Outcome(uid, answer.status, category, words, not_accepted=answer.status in NOT_ACCEPTED)
+    words = f"{remote}: {status.meaning(answer.status)}"
+    not_accepted = answer.status in NOT_ACCEPTED
+    return Outcome(uid, answer.status, category, words, not_accepted=not_accepted, comment=answer.comment)
 
 
 def _matching_answer(assoc: Association, context_id: int, asked: int, message_id: int) -> command.Answer:
@@ -312,10 +324,7 @@ def _matching_answer(assoc: Association, context_id: int, asked: int, message_id
 
 
 def _status_words(answer: command.Answer) -> str:
-    if answer.status is None:
-        return "no status"
-    words = status.meaning(answer.status)
-    return f'{words}, "{answer.comment}"' if answer.comment else words
+    return "no status" if answer.status is None else status.meaning(answer.status)
 
 
 def _kind(sop_class_uid: str, transfer_syntax_uid: str) -> str:
@@ -349,7 +358,8 @@ def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
     Raises
     ------
     NotUnderstood
-        No such file, no DICOM file, a damaged or empty one, or one in another transfer syntax than it was said to be.
+        No such file, no DICOM file, a damaged or empty one, one of another digest than was recorded, or in another
+        transfer syntax than it was said to be.
     """
     try:
         meta, offset = split_dataset(instance.path)
@@ -360,6 +370,10 @@ def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
     except READING_FAULTS as error:
         raise NotUnderstood(f"{instance.path.name} is damaged within its file meta, so it cannot be sent") from error
     with file:
+        if instance.sha256 and hashlib.file_digest(file, "sha256").hexdigest() != instance.sha256:
+            raise NotUnderstood(
+                f"{instance.path.name} is damaged (SHA-256 differs from the recorded one), so it cannot be sent"
+            )
         if found != instance.transfer_syntax_uid:
             raise NotUnderstood(
                 f"{instance.path.name} is in {contexts.name_of(found) or 'an unknown encoding'}, not in "

@@ -109,7 +109,8 @@ def read_report(data: bytes, transfer_syntax_uid: str) -> Report:
     """Read the data set of an N-EVENT-REPORT-RQ; NotUnderstood where it is none."""
     ds = decoded(data, transfer_syntax_uid)
     failures = _references(ds, "FailedSOPSequence", "FailureReason")
-    kept = tuple(one for one in _references(ds, "ReferencedSOPSequence") if one not in failures)
+    failed = {uid for _, uid in failures}  # under whatever SOP class: committed to are the others (PS3.4 J.3.3)
+    kept = tuple(one for one in _references(ds, "ReferencedSOPSequence") if one[1] not in failed)
     return Report(_transaction(ds), kept, failures)
 
 

@@ -130,7 +130,12 @@ def take(database: Database, peer: str) -> Step | None:
 
 
 def _alike(row: Row[Any]) -> tuple[Any, ...]:
-    return row.commitment_id, row.ae_title, row.host, row.port
+    return row.commitment_id, *_address(row)
+
+
+def _address(row: Row[Any]) -> tuple[str, str, int]:
+    """Return where a delivery goes, or a request went."""
+    return row.ae_title, row.host, row.port
 
 
 def _of(connection: Connection, delivery_ids: Sequence[int]) -> list[Delivered]:
@@ -154,6 +159,8 @@ def _write_request(connection: Connection, first: Row[Any], deliveries: Sequence
         "transaction_uid": str(derive_uid("storage commitment", first.peer, last, sent_at, uids)),
         "peer": first.peer,
         "ae_title": first.ae_title,
+        "host": first.host,
+        "port": first.port,
         "deliveries": [one.delivery_id for one in deliveries],
         "asked_at": None,
         "answered_at": None,
@@ -200,9 +207,16 @@ def asked(database: Database, step: Step, *, seconds: float) -> None:
             _schedule(connection, step.deliveries, seconds)
 
 
-def refused(database: Database, step: Step, words: str) -> None:
-    """Note that the peer does not take such requests: whether it has the results is looked up at once."""
+def refused(database: Database, step: Step, words: str, *, comment: str = "") -> None:
+    """Note that the peer does not take such requests: whether it has the results is looked up at once.
+
+    Parameters
+    ----------
+    comment
+        What the peer said of it in its own words, which may name a patient.
+    """
     with database.write() as connection:
+        _remark(connection, step, comment)
         _note_asked(connection, step, words)
         _schedule(connection, step.deliveries, 0.0)
 
@@ -212,6 +226,13 @@ def _note_asked(connection: Connection, step: Step, words: str) -> None:
     connection.execute(sa.update(_commitment).where(this).values(asked_at=now(), words=words))
     these = [one.delivery_id for one in step.deliveries]
     connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(asks=_delivery.c.asks + 1))
+
+
+def _remark(connection: Connection, step: Step, comment: str) -> None:
+    """Keep what the peer said in its own words, where it said anything."""
+    if comment:
+        these = [one.delivery_id for one in step.deliveries]
+        connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(comment=comment))
 
 
 def later(database: Database, step: Step, *, seconds: float) -> None:
@@ -240,13 +261,14 @@ def looked(database: Database, step: Step, found: Collection[str], *, actor: str
                 _miss(connection, row, "a query does not show it", actor)
 
 
-def unknown(database: Database, step: Step, words: str, *, actor: str) -> int:
+def unknown(database: Database, step: Step, words: str, *, comment: str = "", actor: str) -> int:
     """Note that the peer offers no query either: it is asked anew, and after `MOST_ASKS` requests no more.
 
-    Returns how many deliveries stay unconfirmed.
+    Returns how many deliveries stay unconfirmed. `comment` as `refused`.
     """
     left = 0
     with database.write() as connection:
+        _remark(connection, step, comment)
         for one in step.deliveries:
             row = _sent(connection, one.delivery_id, step.commitment_id)
             if row is None:
@@ -270,8 +292,9 @@ def _journal_open(connection: Connection, row: Row[Any], reason: str, actor: str
 def record(database: Database, report: Report, calling_ae_title: str, *, actor: str) -> Verdict:
     """Note a peer's answer to a request.
 
-    What it keeps is confirmed; what it does not have, or does not name, is sent again, and failed after `MOST_LOSSES`
-    times. A request is answered once; what comes again, or from another AE title than was asked, changes nothing.
+    What it keeps is confirmed; what it does not have, names as another SOP class, or does not name is sent again, and
+    failed after `MOST_LOSSES` times. A request is answered once; what comes again, or from another AE title than was
+    asked, changes nothing. Nor does what it says of a delivery that went to another address since: others have that.
     """
     query = sa.select(_commitment).where(_commitment.c.transaction_uid == report.transaction_uid)
     with database.write() as connection:
@@ -280,22 +303,31 @@ def record(database: Database, report: Report, calling_ae_title: str, *, actor: 
             return Verdict.UNKNOWN
         if request.answered_at is not None:
             return Verdict.REPEATED
-        kept = {uid for _, uid in report.kept}
-        reasons = {uid: reason for (_, uid), reason in report.failures.items()}
-        words = f"{len(kept)} kept, {len(reasons)} not"
+        words = f"{len(report.kept)} kept, {len(report.failures)} not"
         answered = sa.update(_commitment).where(_commitment.c.id == request.id)
         connection.execute(answered.values(answered_at=now(), words=words))
         for one in _of(connection, request.deliveries):
-            row = _sent(connection, one.delivery_id, None if one.sop_instance_uid in kept else request.id)
-            if row is None:
+            fault = _fault(report, one)
+            row = _sent(connection, one.delivery_id, request.id if fault else None)
+            if row is None or _address(row) != _address(request):
                 continue
-            if one.sop_instance_uid in kept:
-                _confirm(connection, row.id, "the peer committed to keep it", actor)
+            if fault:
+                _miss(connection, row, f"the peer does not commit to it: {fault}", actor)
             else:
-                reason = reasons.get(one.sop_instance_uid)
-                why = "its answer does not name it" if reason is None else reason_words(reason)
-                _miss(connection, row, f"the peer does not commit to it: {why}", actor)
+                _confirm(connection, row.id, "the peer committed to keep it", actor)
         return Verdict.TAKEN
+
+
+def _fault(report: Report, one: Delivered) -> str:
+    """Return why an answer does not commit to an instance, "" where it does: what it names as failed is not kept."""
+    uid = one.sop_instance_uid
+    failed = [reason for (_, failed_uid), reason in report.failures.items() if failed_uid == uid]
+    if failed:
+        return reason_words(failed[0])
+    classes = {sop_class_uid for sop_class_uid, kept_uid in report.kept if kept_uid == uid}
+    if not classes:
+        return "its answer does not name it"
+    return "" if classes == {one.sop_class_uid} else "its answer names it as another SOP class"
 
 
 def _sent(connection: Connection, delivery_id: int, commitment_id: int | None) -> Row[Any] | None:

@@ -132,6 +132,7 @@ def insert_deliveries(
                 "waited_seconds": 0.0,
                 "asks": 0,
                 "losses": 0,
+                "comment": "",
                 "created_at": now(),
             },
         ).scalar_one_or_none()

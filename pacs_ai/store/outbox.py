@@ -105,6 +105,7 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
                 DeliveryEvent.CLAIMED,
                 actor=owner,
                 reason="being sent",
+                comment="",
                 attempts=_delivery.c.attempts + 1,
             )
         parcels = tuple(
@@ -193,6 +194,14 @@ def _state(connection: Connection, held: Round, parcel: Parcel) -> str | None:
         sa.select(_delivery.c.state).where(_delivery.c.id == parcel.delivery_id).with_for_update()
     ).scalar_one()
     return state if _holds(connection, held) else None
+
+
+def remark(database: Database, held: Round, parcel: Parcel, comment: str) -> None:
+    """Keep what the peer says of an object in its own words: they may name a patient, and stand nowhere but here."""
+    with database.write() as connection:
+        if _state(connection, held, parcel) is not None:
+            this = sa.update(_delivery).where(_delivery.c.id == parcel.delivery_id)
+            connection.execute(this.values(comment=comment))
 
 
 def accepted(

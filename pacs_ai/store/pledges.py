@@ -174,6 +174,8 @@ def _candidates(database: Database, references: Sequence[Reference]) -> dict[str
             rows.setdefault(row.sop_instance_uid, []).append(row)
     found: dict[str, Any] = {}
     for sop_class_uid, uid in references:
+        if isinstance(found.get(uid), int):
+            continue  # named under two SOP classes: what failed under one is kept under none
         current = [row for row in rows.get(uid, []) if row.role == Role.CURRENT]
         if not current:
             found[uid] = status.NO_SUCH_OBJECT_INSTANCE

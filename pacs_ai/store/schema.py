@@ -316,6 +316,7 @@ delivery = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("status", Integer),  # of the last C-STORE response
+    Column("comment", Text, nullable=False),  # what the peer said last in its own words; it may name a patient
     Column("doubtful", Boolean, nullable=False),  # a try ended without an answer: the peer may have it
     Column("attempts", Integer, nullable=False),
     Column("due_at", Instant, nullable=False),
@@ -344,7 +345,9 @@ commitment = Table(  # what this node asks of others
     _id(),
     Column("transaction_uid", String(64), nullable=False, unique=True),
     Column("peer", String(64), nullable=False),
-    Column("ae_title", String(16), nullable=False),
+    Column("ae_title", String(16), nullable=False),  # whom it was sent to, and where
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
     Column("deliveries", JSON, nullable=False),  # their ids
     Column("asked_at", Instant),  # when the peer took the request, or refused it
     Column("answered_at", Instant),

@@ -102,6 +102,7 @@ class DeliveryView:
     attempts: int
     due_at: datetime
     sent_at: datetime | None
+    comment: str  #: the peer's own words, where they were asked for; they may name a patient
 
 
 @dataclass(frozen=True)
@@ -284,8 +285,15 @@ def deliveries(
     peer: str | None = None,
     states: Sequence[DeliveryState] | None = None,
     limit: int = 100,
+    comments: bool = False,
 ) -> list[DeliveryView]:
-    """Return deliveries, the newest first."""
+    """Return deliveries, the newest first.
+
+    Parameters
+    ----------
+    comments
+        With what the peers said in their own words, which may name a patient.
+    """
     query = (
         sa.select(
             _delivery,
@@ -319,6 +327,7 @@ def deliveries(
             attempts=row.attempts,
             due_at=row.due_at,
             sent_at=row.sent_at,
+            comment=row.comment if comments else "",
         )
         for row in connection.execute(query)
     ]

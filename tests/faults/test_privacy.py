@@ -38,21 +38,29 @@ def scratch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory, plugins, make_peer, scratch):
-    """A node that says all it can say, with pipelines that work, break and refuse, and a peer that is not there."""
+    """A node that says all it can say, with pipelines that work, break and refuse, and with peers of three kinds.
+
+    One keeps what it gets, one is not there, and one refuses everything and names the patient in its Error Comment.
+    """
     pacs = make_peer()
+    strict = make_peer(ae_title="STRICT", status=0xC000, comment=f"patient {NAME} ({PATIENT_ID}) unknown")
     bad = [{"name": deed, "use": "story", "settings": {"do": deed}} for deed in ("blow_up", "lie")]
     names = ("good", "blow_up", "lie", "absent", "ct-lung")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(scratch))
         made = RunningNode(
             tmp_path_factory.mktemp("marker") / "node",
-            peer=[peer_table("pacs", pacs.ae_title, pacs.port), peer_table("gone", "GONE", free_port())],
+            peer=[
+                peer_table("pacs", pacs.ae_title, pacs.port),
+                peer_table("gone", "GONE", free_port()),
+                peer_table("strict", strict.ae_title, strict.port),
+            ],
             pipeline=[{"name": "good", "use": "story"}, *bad, {"name": "absent", "use": "never-installed"}],
             route=[
                 {
                     "when": {"description": f"to {name}"},
                     "run": name,
-                    "deliver_to": ["pacs", "gone"] if name == "good" else ["pacs"],
+                    "deliver_to": ["pacs", "gone", "strict"] if name == "good" else ["pacs"],
                     "report_not_analysed": True,
                 }
                 for name in names
@@ -96,6 +104,7 @@ def life(node, make_module_series):
     refuse_every_way(node, paths)
     good = jobs["good"].id
     node.until(lambda: sum(one.state == "sent" for one in node.deliveries(good)) == 2, what="the results")
+    node.until(lambda: sum(one.state == "failed" for one in node.deliveries(good)) == 2, what="the refusals")
     node.until(lambda: any(one.attempts > 1 for one in node.deliveries(good)), what="a second try to reach GONE")
     node.until(
         lambda: any(one.kind == "not-analysed" and one.state == "sent" for one in node.deliveries()), what="a notice"
@@ -136,6 +145,9 @@ def test_PRI_01_the_marker_patient_stands_only_where_he_belongs(node, life):
     hits += [str(path) for path in everywhere if any(marker in os.fsencode(path) for marker in MARKERS)]
     hits = [hit for hit in hits if hit not in allowed_in_log(node, hit)]
     assert hits == []
+    with node.read() as connection:
+        comments = connection.execute(sa.select(schema.delivery.c.comment)).scalars().all()
+    assert f"patient {NAME} ({PATIENT_ID}) unknown" in comments, "the peer that names the patient was never heard"
     kept = [path for path in everywhere if belongs(node, path)]
     assert any(b"ZZPHI^MARKER" in path.read_bytes() for path in kept), "the marker never reached the node"
 

@@ -266,3 +266,18 @@ def test_send_says_what_did_not_arrive(beside, peer, make_instances):
     assert "not stored: 1 instance" in done.stderr
     outcomes = cli.json("send", "main-pacs", instances[1].path)["outcomes"]
     assert [one["status"] for one in outcomes] == [0]
+
+
+def test_PRI_01_what_a_peer_says_in_its_own_words_is_shown_only_where_it_is_asked_for(beside, peer, make_instances):
+    _, cli = beside
+    (instance,) = make_instances()
+    peer.statuses[instance.sop_instance_uid] = [0xC000] * 3
+    peer.comment = "patient ZZPHI^MARKER unknown"
+    try:
+        silent = cli("send", "main-pacs", instance.path, code=1)
+        silent_json = cli("send", "main-pacs", instance.path, "--json", code=1)
+        told = cli("send", "main-pacs", instance.path, "--comments", code=1)
+    finally:
+        peer.comment = ""
+    assert "ZZPHI" not in silent.output + silent_json.output
+    assert '(0xC000), "patient ZZPHI^MARKER unknown"' in told.stderr

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
-from commitment_bed import Bed
+from commitment_bed import PLAN, Bed
 from committing_peer import CommittingPeer
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -31,6 +31,7 @@ from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
 from pacs_ai.states import DeliveryState
 from pacs_ai.store import commitments, journal, resending, retention, retraction, schema
 from pacs_ai.store.commitments import Verdict
+from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
 if TYPE_CHECKING:
@@ -146,6 +147,29 @@ def test_DEL_07_a_peer_that_takes_no_requests_is_looked_at_at_once(make_bed, mak
 
 
 @sqlite
+def test_PRI_01_what_a_peer_says_of_a_request_or_a_query_stands_in_the_row_and_nowhere_else(
+    make_bed, make_committer, caplog
+):
+    bed = make_bed(make_committer(action_status=0x0110, comment="no ZZPHI^MARKER here"))
+    bed.deliver()
+    bed.step()
+    assert {row.comment for row in bed.rows} == {"no ZZPHI^MARKER here"}
+    bed.peer.comment = "ZZPHI^MARKER is not known"
+    bed.step()
+    assert {row.comment for row in bed.rows} == {"ZZPHI^MARKER is not known"}
+    assert "refuses the request for storage commitment with 0x0110" in caplog.text
+    for _ in range(commitments.MOST_ASKS):
+        bed.due()
+        bed.step()
+    while bed.step():
+        pass
+    assert "result(s) stay unconfirmed" in caplog.text
+    assert "ZZPHI" not in caplog.text
+    told = [row.reason for row in (*bed.rows, *bed.stations.rows(schema.journal))]
+    assert not [words for words in told if "ZZPHI" in words]
+
+
+@sqlite
 def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirmed(make_bed, make_committer):
     bed = make_bed(make_committer(answers="never", queries=False))
     bed.deliver()
@@ -169,7 +193,7 @@ def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirm
     assert retention.forget(bed.stations.database) == 1
     assert len(bed.requests) == commitments.MOST_ASKS - 1
     late = bed.peer.requests[0]  # it answers at last, and to the first of the requests
-    report = Report(str(late.TransactionUID), [("1.2.840.10008.5.1.4.1.1.66.4", uid) for uid in bed.uids], {})
+    report = Report(str(late.TransactionUID), references(bed), {})
     assert commitments.record(bed.stations.database, report, "COMMITTER", actor=ME) is Verdict.TAKEN
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
 
@@ -236,13 +260,16 @@ def reported(bed, report, calling="COMMITTER", syntax=ExplicitVRLittleEndian, ty
     return service(request).status
 
 
+def references(bed):
+    return [(one.sop_class_uid, one.sop_instance_uid) for one in bed.stations.rows(schema.result)]
+
+
 def asked(bed):
     """Deliver and ask a peer that does not answer by itself; returns its good answer."""
     bed.deliver()
     bed.step()
     (row,) = bed.requests
-    kept = [(one.sop_class_uid, one.sop_instance_uid) for one in bed.stations.rows(schema.result)]
-    return Report(row.transaction_uid, kept, {})
+    return Report(row.transaction_uid, references(bed), {})
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -278,6 +305,38 @@ def test_what_an_answer_leaves_out_is_sent_again(make_bed, make_committer):
     assert "does not name it" in bed.rows[1].reason
 
 
+#: Secondary Capture Image Storage, which none of the results is.
+ANOTHER_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@sqlite
+def test_DEL_07_what_an_answer_names_as_another_sop_class_is_not_confirmed(make_bed, make_committer):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    first, second = report.kept
+    assert reported(bed, Report(report.transaction_uid, [(ANOTHER_CLASS, first[1]), second], {})) == 0x0000
+    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert "names it as another SOP class" in bed.rows[0].reason
+
+
+@pytest.mark.parametrize("failed_class", ["its own", ANOTHER_CLASS])
+@sqlite
+def test_DEL_07_what_an_answer_names_among_the_failed_is_not_confirmed_whatever_else_it_says(
+    make_bed, make_committer, failed_class
+):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+    first, second = report.kept
+    kept_class = ANOTHER_CLASS if failed_class == "its own" else first[0]
+    failed = (first[0] if failed_class == "its own" else failed_class, first[1])
+    contrary = Report(report.transaction_uid, [(kept_class, first[1]), second], {failed: 0x0119})
+    written = commitment.encode_report(contrary, ExplicitVRLittleEndian)
+    assert commitment.read_report(written, ExplicitVRLittleEndian).kept == (second,)
+    assert commitments.record(bed.stations.database, contrary, "COMMITTER", actor=ME) is Verdict.TAKEN
+    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert "0x0119" in bed.rows[0].reason
+
+
 @sqlite
 def test_a_failure_of_an_older_request_does_not_undo_a_newer_delivery(make_bed, make_committer):
     bed = make_bed(make_committer(answers="never", queries=False))
@@ -288,6 +347,26 @@ def test_a_failure_of_an_older_request_does_not_undo_a_newer_delivery(make_bed, 
     contrary = Report(older.transaction_uid, [], dict.fromkeys(older.kept, 0x0112))
     assert reported(bed, contrary) == 0x0000
     assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+@pytest.mark.parametrize("ae_title", ["NEWPACS", "COMMITTER"])
+def test_DEL_07_a_late_answer_of_the_former_peer_does_not_confirm_what_went_to_another_address(
+    make_bed, make_committer, ae_title
+):
+    bed, another = make_bed(make_committer(answers="never")), make_committer(ae_title=ae_title)
+    bed.peer.losing[bed.uids[0]] = 1
+    report = asked(bed)
+    bed.due()
+    bed.step()  # the query does not show the first, which waits now
+    moved = Address("pacs", ae_title, "127.0.0.1", another.port, PLAN)
+    resending.retry(bed.stations.database, [bed.rows[0].id], actor=ME, addresses={"pacs": moved})
+    bed.deliver()
+    assert another.received == bed.uids[:1]
+    assert reported(bed, report) == 0x0000
+    assert bed.stations.deliveries() == ["sent", "confirmed"]
+    bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    assert len(another.requests) == 1, "the new one was asked"
 
 
 @sqlite

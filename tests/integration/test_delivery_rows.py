@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import threading
 import tracemalloc
 from datetime import timedelta
@@ -11,6 +12,7 @@ from itertools import pairwise
 import audit_schema
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from commitment_bed import Bed
 from committing_peer import CommittingPeer
 from pynetdicom import AE, evt
@@ -18,6 +20,7 @@ from stations import ARCHIVE, ME, PACS, Stations
 from stored_results import finish_with, plan_of
 
 from pacs_ai.audit.events import Teller
+from pacs_ai.cli import main
 from pacs_ai.config import Config
 from pacs_ai.deliver import courier as courier_module
 from pacs_ai.deliver import patients
@@ -33,6 +36,7 @@ from pacs_ai.store.files import Files
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 PLAN = plan_of(Wanted(Kind.SEGMENTATION, "binary"), Wanted(Kind.TEXT_REPORT))
 HOURS = 8
+PEERS = [{"name": one.peer, "ae_title": one.ae_title, "host": one.host, "port": one.port} for one in (PACS, ARCHIVE)]
 
 
 class FarPacs:
@@ -80,7 +84,7 @@ def test_DEL_01_eight_hours_of_outage_end_without_loss_or_doubles(database, send
     pacs = FarPacs()
     monkeypatch.setattr(courier_module, "send", pacs)
     many_results(stations, sender, count)
-    courier = Courier(Config(), stations.database, Files(tmp_path / "files"), ME)
+    courier = Courier(Config.model_validate({"peer": PEERS}), stations.database, Files(tmp_path / "files"), ME)
     waits = []
 
     def serve() -> None:
@@ -183,6 +187,23 @@ def test_DEL_08_the_address_is_that_of_the_time_of_the_job_until_a_person_says_o
     assert stations.deliveries() == ["sent", "sent"]
 
 
+def test_DEL_08_a_peer_that_was_removed_gets_nothing_until_it_is_back(stations, bed, keeping_peer, tmp_path, caplog):
+    courier = bed(keeping_peer.port)
+    without = Config.model_validate({"store": {"folder": tmp_path / "store"}})
+    serve(stations, Courier(without, stations.database, Files(tmp_path / "store" / "files"), ME))
+    assert keeping_peer.associations == 0
+    assert stations.deliveries() == ["waiting", "waiting"]
+    (destination,) = stations.rows(schema.destination)
+    assert destination.failures == 1
+    reasons = {destination.reason, *(row.reason for row in stations.rows(schema.delivery))}
+    (reason,) = reasons
+    assert reason.startswith("there is no [[peer]] called pacs in the configuration any more")
+    assert reason in caplog.text
+    serve(stations, courier)  # one probe, as after any failure
+    serve(stations, courier)
+    assert stations.deliveries() == ["sent", "sent"]
+
+
 def test_DEL_09_one_destination_down_does_not_hold_up_the_other(stations, source, tmp_path, monkeypatch):
     stations.enqueue(stations.work(source, destinations=(PACS, ARCHIVE)))
     stations.finish(stations.claim(), "SEG", "SR")
@@ -192,7 +213,7 @@ def test_DEL_09_one_destination_down_does_not_hold_up_the_other(stations, source
     monkeypatch.setattr(
         courier_module, "send", lambda remote, *rest: (far if remote.port == 104 else near)(remote, *rest)
     )
-    courier = Courier(Config(), stations.database, Files(tmp_path / "files"), ME)
+    courier = Courier(Config.model_validate({"peer": PEERS}), stations.database, Files(tmp_path / "files"), ME)
     serve(stations, courier, "pacs")
     serve(stations, courier, "archive")
     peers = {(row.peer, row.state) for row in stations.rows(schema.delivery)}
@@ -230,6 +251,71 @@ def test_a_damaged_result_fails_and_the_others_are_sent(stations, two_jobs, keep
     assert stations.deliveries() == ["failed", "sent", "sent", "sent"]
     assert keeping_peer.stored == [row.sop_instance_uid for row in others]
     assert f"{first.sha256} is damaged" in stations.rows(schema.delivery)[0].reason
+
+
+def flip(path):
+    """Change one bit near the end, within the pixels or the last text."""
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x01
+    path.write_bytes(content)
+
+
+def test_a_result_of_which_a_bit_changed_is_not_sent_until_it_is_whole_again(
+    stations, two_jobs, keeping_peer, tmp_path, caplog
+):
+    first, *others = stations.rows(schema.result)
+    path = Files(tmp_path / "store" / "files").path(first.sha256)
+    flip(path)
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["failed", "sent", "sent", "sent"]
+    assert keeping_peer.stored == [row.sop_instance_uid for row in others]
+    failed = stations.rows(schema.delivery)[0]
+    assert f"{first.sha256} is damaged" in failed.reason
+    assert "`pacs-ai retry 1` makes it anew" in failed.reason
+    assert not failed.doubtful, "the peer has nothing of it"
+    assert f"SEG of job 1 not sent to pacs: {failed.reason}" in caplog.text
+    flip(path)  # put back from a backup
+    resending.retry(stations.database, [failed.id], actor="operator")
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["sent"] * 4
+
+
+COMMENT = "patient ZZPHI^MARKER (ZZPHI-4711) unknown"
+
+
+def test_PRI_01_what_a_peer_says_in_its_own_words_stands_in_the_row_and_nowhere_else(
+    stations, two_jobs, keeping_peer, database, tmp_path, caplog
+):
+    keeping_peer.status, keeping_peer.comment = 0xC000, COMMENT
+    caplog.set_level(logging.DEBUG, "pacs_ai")
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["failed"] * 4
+    assert "SEG of job 1 refused by pacs" in caplog.text
+    assert "ZZPHI" not in caplog.text
+    rows = stations.rows(schema.delivery)
+    assert {row.comment for row in rows} == {COMMENT}
+    others = [
+        row.reason for table in (schema.journal, schema.delivery, schema.destination) for row in stations.rows(table)
+    ]
+    assert not [reason for reason in others if "ZZPHI" in reason]
+    path = tmp_path / "pacs-ai.toml"
+    path.write_text(f'[store]\ndatabase = "{database.engine.url}"\n')
+
+    def shown(*words):
+        done = CliRunner().invoke(main, ["--config", str(path), *words])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    for words in (["deliveries"], ["deliveries", "--json"], ["jobs", "1"], ["jobs", "1", "--json"]):
+        assert "ZZPHI" not in shown(*words)
+    for words in (["deliveries", "--comments"], ["deliveries", "--comments", "--json"]):
+        assert shown(*words).count("ZZPHI^MARKER") == 4
+    keeping_peer.status = 0x0000
+    resending.retry(stations.database, [row.id for row in rows], actor="operator")
+    serve(stations, two_jobs)
+    assert stations.deliveries() == ["sent"] * 4
+    assert {row.comment for row in stations.rows(schema.delivery)} == {""}, "it was of the former try"
 
 
 def waits_alone(stations, reason):
@@ -276,7 +362,8 @@ def test_DEL_01_a_round_that_breaks_off_is_tried_again_ever_later_and_given_up(
         return near(remote, *rest)
 
     monkeypatch.setattr(courier_module, "send", broken)
-    config = Config.model_validate({"deliver": {"first_backoff_seconds": 60, "give_up_hours": 0.1}})
+    backoff = {"first_backoff_seconds": 60, "give_up_hours": 0.1}
+    config = Config.model_validate({"peer": PEERS, "deliver": backoff})
     courier = Courier(config, stations.database, Files(tmp_path / "files"), ME)
     pacs = schema.destination.c.peer == "pacs"
     waits = []
@@ -389,6 +476,16 @@ def test_DEL_10_a_fault_of_the_node_in_asking_sends_nothing_and_is_asked_again(v
         connection.execute(sa.update(schema.delivery).values(due_at=clock.now()))
     bed.deliver()
     assert bed.stations.deliveries() == ["sent", "sent"]
+
+
+def test_PRI_01_what_a_peer_says_of_a_query_stands_in_the_row_and_nowhere_else(verifying, asked, caplog):
+    bed = verifying
+    asked.comment = COMMENT
+    bed.deliver()
+    assert bed.stations.deliveries() == ["waiting", "waiting"]
+    assert "cannot be asked" in caplog.text
+    assert "ZZPHI" not in caplog.text
+    assert [(row.comment, "ZZPHI" in row.reason) for row in bed.rows] == [(COMMENT, False)] * 2
 
 
 def test_DEL_10_a_peer_that_cannot_be_asked_gets_nothing(verifying, asked):

@@ -58,7 +58,8 @@ def files(tmp_path):
 
 @pytest.fixture
 def courier(stations, files, tmp_path):
-    config = Config.model_validate({"store": {"folder": tmp_path / "store"}})
+    peer = {"name": "pacs", "ae_title": "KEEPER", "host": "127.0.0.1"}
+    config = Config.model_validate({"store": {"folder": tmp_path / "store"}, "peer": [peer]})
     return Courier(config, stations.database, files, ME)
 
 

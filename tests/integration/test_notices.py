@@ -283,7 +283,9 @@ def test_the_courier_makes_and_delivers_it(stations, files, config, work, keepin
     to = Address("pacs", keeping_peer.ae_title, "127.0.0.1", keeping_peer.port, PACS.plan)
     stations.enqueue(replace(work, destinations=(to,)))
     refuse(stations)
-    courier = Courier(config, stations.database, files, ME)
+    peer = {"name": "pacs", "ae_title": keeping_peer.ae_title, "host": "127.0.0.1", "port": keeping_peer.port}
+    named = Config.model_validate({"store": {"folder": config.store.folder}, "peer": [peer]})
+    courier = Courier(named, stations.database, files, ME)
 
     def delivered():
         courier.step()

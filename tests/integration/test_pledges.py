@@ -167,6 +167,18 @@ def test_what_was_purged_or_damaged_is_not_kept(make_bed, asker):
         assert pledges.held(connection) == []
 
 
+@pytest.mark.parametrize("first", [CTImageStorage, MRImageStorage])
+@sqlite
+def test_what_a_request_names_under_two_sop_classes_is_not_kept(make_bed, asker, first):
+    bed = make_bed()
+    second = MRImageStorage if first == CTImageStorage else CTImageStorage
+    asker.ask(bed.receiver.port, "2.25.7", [(first, CT[0][1]), (second, CT[0][1]), CT[1]])
+    bed.pledger.step()
+    ((_, report),) = asker.reports
+    assert [item.FailureReason for item in report.FailedSOPSequence] == [0x0119, 0x0119]
+    assert [str(item.ReferencedSOPInstanceUID) for item in report.ReferencedSOPSequence] == [CT[1][1]]
+
+
 @sqlite
 def test_a_peer_that_is_away_is_told_later_and_what_was_decided_stands(make_bed, asker):
     bed = make_bed()
@@ -182,6 +194,17 @@ def test_a_peer_that_is_away_is_told_later_and_what_was_decided_stands(make_bed,
         connection.execute(sa.update(schema.pledge).values(due_at=datetime.now(UTC)))
     assert bed.pledger.step()
     assert [event_type for event_type, _ in asker.reports] == [1]
+
+
+@sqlite
+def test_PRI_01_what_a_peer_says_of_its_answer_stands_in_the_row_and_not_in_the_log(make_bed, asker, caplog):
+    bed = make_bed()
+    asker.status, asker.comment = 0x0110, "no ZZPHI^MARKER here"
+    asker.ask(bed.receiver.port, "2.25.7", CT)
+    bed.pledger.step()
+    assert bed.row.reason.endswith('0x0110, "no ZZPHI^MARKER here"')
+    assert "answered what this node keeps with 0x0110" in caplog.text
+    assert "ZZPHI" not in caplog.text
 
 
 @sqlite

@@ -163,7 +163,7 @@ def test_DEL_03_every_status_has_its_consequence_and_words(keeping_peer, make_in
     assert keeping_peer.associations == 1
 
 
-def test_error_comment_is_shown_without_control_characters(make_instances, make_scp):
+def test_error_comment_stands_apart_and_without_control_characters(make_instances, make_scp):
     def refuse(event):
         ds = Dataset()
         ds.Status = 0xA700
@@ -172,7 +172,8 @@ def test_error_comment_is_shown_without_control_characters(make_instances, make_
 
     port = make_scp(refuse)
     [outcome] = scu.send(Remote("SCP", "127.0.0.1", port, "PACS_AI"), make_instances())
-    assert '"disk full\\x1B[31m"' in outcome.words
+    assert outcome.comment == "disk full\\x1B[31m"
+    assert "disk full" not in outcome.words
 
 
 def test_a_kind_that_the_peer_does_not_take_fails_alone_with_advice(make_peer, make_instances):

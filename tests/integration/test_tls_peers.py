@@ -24,6 +24,7 @@ from pacs_ai.config import Config
 from pacs_ai.deliver import addresses, scu
 from pacs_ai.deliver.scu import Remote
 from pacs_ai.dicom.status import Category
+from pacs_ai.errors import Unavailable
 from pacs_ai.network_sections import Tls
 
 if TYPE_CHECKING:
@@ -255,7 +256,11 @@ def test_the_configuration_says_who_is_called_so(node):
     assert remote.tls == node
     assert remote.certificate_name == "PACS"
     assert addresses.remote(Config.model_validate({"tls": node, "peer": [peer]}), config.peer[0]).tls == node
-    assert addresses.remote_at(config, "former", "FORMER", "192.0.2.1", 104).tls is None
+
+
+def test_a_peer_that_is_in_the_configuration_no_more_is_not_called_without_tls(node):
+    with pytest.raises(Unavailable, match=r"no \[\[peer\]\] called former"):
+        addresses.remote_at(Config(tls=node), "former", "FORMER", "192.0.2.1", 2762)
 
 
 @pytest.fixture

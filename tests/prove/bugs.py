@@ -188,7 +188,7 @@ def _encoded_again() -> None:
         ds.SeriesDescription = f"again {uuid.uuid4().hex[:8]}"
         path = Path(str(courier._config.store.folder) + f"-again-{uuid.uuid4().hex}")
         ds.save_as(path)
-        return replace(made, path=path)
+        return replace(made, path=path, sha256="")
 
     Courier._outgoing = again
 
