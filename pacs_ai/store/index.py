@@ -118,7 +118,10 @@ class Index:
         ------
         Unavailable
             The database is away; nothing was recorded.
+        sqlalchemy.exc.IntegrityError
+            One of them breaks a constraint, however often it is tried; nothing was recorded.
         """
+        clash: Exception | None = None
         for _ in range(_TRIES):
             try:
                 with self._database.write() as connection:
@@ -127,10 +130,13 @@ class Index:
                     self._note_associations(connection, arrivals, recording.series)
                     if marks:
                         connection.execute(self._mark, [_mark(name, *mark) for name, mark in sorted(marks.items())])
-            except (sa.exc.IntegrityError, Contended):
-                continue  # another process recorded one of these UIDs at this very moment: look again
+            except (sa.exc.IntegrityError, Contended) as error:
+                clash = error  # another process recorded one of these UIDs at this very moment: look again
+                continue
             self._announced.update(arrival.assoc_id for arrival in arrivals)
             return outcomes
+        if isinstance(clash, sa.exc.IntegrityError):
+            raise clash  # no other process: one of these can have no row
         raise Unavailable("other processes keep recording the same instances; try again")
 
     def is_recorded(self, name: str, lap: str, number: int) -> bool:

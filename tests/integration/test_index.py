@@ -17,9 +17,9 @@ from stations import DEAD, ME, Sender, Stations, instance_uid
 from pacs_ai.dicom.attributes import Header
 from pacs_ai.errors import Unavailable, UserError
 from pacs_ai.states import SeriesState
-from pacs_ai.store import completion, journal, orders, schema
+from pacs_ai.store import completion, index, journal, orders, schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.database import Database
+from pacs_ai.store.database import Contended, Database
 from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT
 from pacs_ai.store.index import Outcome, priority_of
 from pacs_ai.store.schema import Role
@@ -316,6 +316,26 @@ def test_STO_09_a_database_that_stays_locked_is_unavailable_and_nothing_is_recor
             Sender(impatient, sender.folder).index.record([arrival])
     impatient.close()
     assert stations.rows(schema.instance) == []
+    assert sender.index.record([arrival]) == [Outcome.NEW]
+
+
+def test_a_row_that_breaks_a_constraint_is_told_apart_from_other_processes_in_the_way(sender, monkeypatch):
+    """What is tried again for ever is only what may go through one day."""
+
+    def refused(*_):
+        raise sa.exc.IntegrityError("INSERT", {}, ValueError("odd"))
+
+    def in_the_way(*_):
+        raise Contended("another transaction was in the way")
+
+    arrival = sender.arrival()
+    with monkeypatch.context() as patch:
+        patch.setattr(index._Recording, "record", refused)
+        with pytest.raises(sa.exc.IntegrityError):
+            sender.index.record([arrival])
+        patch.setattr(index._Recording, "record", in_the_way)
+        with pytest.raises(Unavailable, match="other processes"):
+            sender.index.record([arrival])
     assert sender.index.record([arrival]) == [Outcome.NEW]
 
 
