@@ -17,6 +17,7 @@ from pacs_ai.receive import commitment
 from pacs_ai.receive.callers import Callers
 from pacs_ai.receive.guard import Bounds, Limits
 from pacs_ai.receive.ingest import DurableIngest
+from pacs_ai.receive.problem import Problems
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.store.ahead import SEGMENTS, Ahead
 from pacs_ai.store.files import Files
@@ -67,12 +68,13 @@ def run(config: Config, stop: threading.Event) -> None:
         settings = listen(config, files, commitment.services(config, database, receives.owner), credentials)
         receiver = Receiver(replace(settings, on_refusal=tally.refused), ingest)
         receiver.start()
+        problems = Problems(ingest, receiver)
         try:
             while not stop.wait(FIRST_SECONDS):
                 tally.write()
                 if credentials is not None:
                     credentials.renew()
-                receives.say(settled=ingest.is_settled)
+                receives.say(settled=ingest.is_settled, problem=problems.look())
         finally:
             receiver.stop(config.receive.grace_seconds)
             ingest.close()
