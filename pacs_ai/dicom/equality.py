@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -53,6 +53,7 @@ _LEFT_OUT = frozenset({0xFFFCFFFC, 0x7FE00001, 0x7FE00002})
 _PHOTOMETRIC_INTERPRETATION = 0x00280004
 #: With Planar Configuration it follows from how colour pixels are encoded (PS3.5 8.2).
 _ENCODING_OF_COLOUR = frozenset({_PHOTOMETRIC_INTERPRETATION, 0x00280006})
+_JUDGED_APART = _ENCODING_OF_COLOUR | {PIXEL_DATA}
 _TEXT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
 _BINARY_VRS = frozenset(b"OB OW".split())
 _WORD_BYTES = {
@@ -105,8 +106,7 @@ def compare(a: Path, b: Path, allowed: Allowance | None = None) -> Sameness:
 # -- what is compared
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(NamedTuple):
     """Where a value lies; its stated VR, b"" in implicit VR; the size of the words whose bytes are to be swapped."""
 
     vr: bytes
@@ -153,12 +153,11 @@ class _Comparison:
         """Compare all else first: it is short, and where it differs the pixel data need not be read."""
         if a.keys() - _ENCODING_OF_COLOUR != b.keys() - _ENCODING_OF_COLOUR:
             return Sameness.DIFFERENT
-        if not all(self._is_same(tag, a[tag], b[tag]) for tag in a if tag not in _ENCODING_OF_COLOUR | {PIXEL_DATA}):
+        if not all(self._is_same(tag, a[tag], b[tag]) for tag in a if tag not in _JUDGED_APART):
             return Sameness.DIFFERENT
         coloured = [tag for tag in _ENCODING_OF_COLOUR if tag in a or tag in b]
         is_like = all(tag in a and tag in b and self._is_same(tag, a[tag], b[tag]) for tag in coloured)
-        may_differ = self._a.is_colour(a) and self._b.is_colour(b)
-        if PIXEL_DATA not in a or not (is_like or may_differ):
+        if PIXEL_DATA not in a or not (is_like or (self._a.is_colour(a) and self._b.is_colour(b))):
             return _verdict(is_like)
         pixels = compare_pixels(a[PIXEL_DATA], b[PIXEL_DATA])
         if is_like or (pixels is Sameness.PIXELS_UNDECIDED and _are_coded(a[PIXEL_DATA], b[PIXEL_DATA])):
@@ -180,8 +179,7 @@ class _Comparison:
             return Sameness.SAME if self._have_same_bytes(a, b) else Sameness.PIXELS_UNDECIDED
         if isinstance(a, _Fragments) or isinstance(b, _Fragments):
             return Sameness.PIXELS_UNDECIDED
-        vr = next((stated for stated in (a.vr, b.vr) if stated not in {b"", b"UN"}), b"") or _vr_of(tag)
-        return _verdict(self._are_same_values(vr, a, b))
+        return _verdict(self._are_same_values(tag, a, b))
 
     def _is_same(self, tag: int, a: _Element, b: _Element) -> bool:
         return self._elements(tag, a, b) is Sameness.SAME
@@ -199,11 +197,17 @@ class _Comparison:
             for one, other in zip(items_a, items_b, strict=True)
         )
 
-    def _are_same_values(self, vr: bytes, a: _Value, b: _Value) -> bool:
-        if max(a.length, b.length) <= _SHORT:
-            return _unpadded(vr, self._a.raw(a)) == _unpadded(vr, self._b.raw(b))
-        if a.length == b.length and self._have_same_bytes(a, b):
+    def _are_same_values(self, tag: int, a: _Value, b: _Value) -> bool:
+        is_short = a.length <= _SHORT >= b.length
+        if is_short:
+            raw_a, raw_b = self._a.raw(a), self._b.raw(b)
+            if raw_a == raw_b:
+                return True
+        elif a.length == b.length and self._have_same_bytes(a, b):
             return True
+        vr = next((stated for stated in (a.vr, b.vr) if stated not in {b"", b"UN"}), b"") or _vr_of(tag)
+        if is_short:
+            return _unpadded(vr, raw_a) == _unpadded(vr, raw_b)
         if vr in _TEXT_VRS:
             if max(a.length, b.length) > _LONGEST_TEXT:
                 raise Spent

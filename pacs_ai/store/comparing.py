@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 #: So many verdicts are remembered for when a transaction failed, and is tried again.
 _REMEMBERED = 1024
-#: After so long all that was spent may be spent again, in seconds: about twice as long as it takes to spend it.
-_RECOVERY_SECONDS = 3.0
+#: After so long all that was spent may be spent again, in seconds: about three times as long as it takes to spend it.
+_RECOVERY_SECONDS = 6.0
 
 
 class Uncompared(Exception):  # noqa: N818 - no fault: compare, and begin anew

@@ -244,7 +244,7 @@ def compared(monkeypatch):
     return does
 
 
-def test_QUE_03_no_transaction_is_open_while_contents_are_compared(stations, sender, compared, monkeypatch):
+def test_STO_09_no_transaction_is_open_while_contents_are_compared(stations, sender, compared, monkeypatch):
     """Whoever sends a known UID with a byte changed holds up no other process's writing."""
     monkeypatch.setattr("pacs_ai.store.database._BUSY_SECONDS", 0.05)
     impatient = Database(stations.database.url)

@@ -372,7 +372,7 @@ def peak():
 
 
 @pytest.mark.parametrize(("last", "expected"), [(b"\0", SAME), (b"\1", DIFFERENT)])
-def test_DAT_long_pixel_data_are_compared_a_piece_at_a_time(whole: Path, tmp_path: Path, peak, last, expected):
+def test_long_pixel_data_are_compared_a_piece_at_a_time(whole: Path, tmp_path: Path, peak, last, expected):
     """An instance of 150 MB, sent again with a byte changed."""
     long = lengthened(whole, tmp_path / "long.dcm", 150_000_000)
     other = lengthened(whole, tmp_path / "other.dcm", 150_000_000, last)
@@ -381,7 +381,7 @@ def test_DAT_long_pixel_data_are_compared_a_piece_at_a_time(whole: Path, tmp_pat
     assert most < 16_000_000
 
 
-def test_DAT_where_a_name_differs_the_pixel_data_are_not_read(whole: Path, tmp_path: Path):
+def test_where_a_name_differs_the_pixel_data_are_not_read(whole: Path, tmp_path: Path):
     long = lengthened(whole, tmp_path / "long.dcm", 150_000_000)
     renamed = tmp_path / "renamed.dcm"
     renamed.write_bytes(whole.read_bytes().replace(b"Doe^Jane", b"Doe^Joan"))
@@ -392,7 +392,7 @@ def test_DAT_where_a_name_differs_the_pixel_data_are_not_read(whole: Path, tmp_p
     assert before - allowed.size - allowed.pixels < 1_000_000
 
 
-def test_DAT_pixel_data_too_long_to_be_read_here_are_left_to_the_worker(whole: Path, tmp_path: Path, monkeypatch):
+def test_pixel_data_too_long_to_be_read_here_are_left_to_the_worker(whole: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(equality, "MAX_PIXEL_BYTES", 1_000_000)
     long = lengthened(whole, tmp_path / "long.dcm", 600_000)
     same = lengthened(whole, tmp_path / "same.dcm", 600_000)
@@ -403,7 +403,7 @@ def test_DAT_pixel_data_too_long_to_be_read_here_are_left_to_the_worker(whole: P
     assert compare(long, longer) is compare(long, renamed) is DIFFERENT
 
 
-def test_DAT_many_elements_take_little_memory_and_too_many_are_not_compared(
+def test_many_elements_take_little_memory_and_too_many_are_not_compared(
     whole: Path, tmp_path: Path, peak, monkeypatch: pytest.MonkeyPatch
 ):
     raw, paths = whole.read_bytes(), []
@@ -421,7 +421,7 @@ def test_DAT_many_elements_take_little_memory_and_too_many_are_not_compared(
     assert most < 40_000_000
 
 
-def test_DAT_several_comparisons_share_what_they_may_cost(whole: Path, tmp_path: Path):
+def test_several_comparisons_share_what_they_may_cost(whole: Path, tmp_path: Path):
     raw = whole.read_bytes()
     other = tmp_path / "other.dcm"
     other.write_bytes(raw.replace(b"LO\x02\0P1", b"LO\x04\0P1  ", 1))
@@ -434,7 +434,7 @@ def test_DAT_several_comparisons_share_what_they_may_cost(whole: Path, tmp_path:
     assert [compare(whole, other, allowed) for _ in range(4)] == [SAME, SAME, NOT_COMPARED, NOT_COMPARED]
 
 
-def test_DAT_other_long_values_and_deflated_data_sets_are_bounded_too(
+def test_other_long_values_and_deflated_data_sets_are_bounded_too(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     raw, paths = whole.read_bytes(), []
@@ -458,7 +458,7 @@ def test_DAT_other_long_values_and_deflated_data_sets_are_bounded_too(
     assert compare(whole, deflated) is NOT_COMPARED
 
 
-def test_DAT_long_texts_are_the_same_byte_by_byte_or_not_compared(
+def test_long_texts_are_the_same_byte_by_byte_or_not_compared(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     raw, paths = whole.read_bytes(), []
