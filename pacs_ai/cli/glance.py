@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from pacs_ai.store.views import JobView, SeriesView
 
 KINDS = ("receive", "route", "infer", "deliver")
-#: A process of another host that said nothing for so long is taken for dead; those of this host are looked at.
+#: A process of another host that said nothing for so long is taken for dead; those of this host are looked at, and may
+#: be amid a long step, those aside that say every few seconds that they live.
 _SILENT_SECONDS = 60.0
+_HEARD_ALWAYS = ("receive",)
 #: A destination that failed so often in a row needs a person; a short interruption mends itself.
 _MANY_FAILURES = 3
 #: So many of one kind are named one by one.
@@ -218,9 +220,18 @@ def _process_troubles(look: Look) -> Iterator[Trouble]:
         yield Trouble("node", f"has no {', '.join(missing)} process", "its log says why; pacs-ai run starts all")
     for process in look.processes:
         silent = words.since(process.seen_at)
-        if process.host != socket.gethostname() and silent > _SILENT_SECONDS:
-            subject = f"{process.kind} process on {process.host}"
-            yield Trouble(subject, f"was last heard of {words.lasting(silent)} ago", "look after that host")
+        subject, is_here = _process_name(process), process.host == socket.gethostname()
+        if silent > _SILENT_SECONDS and (not is_here or process.kind in _HEARD_ALWAYS):
+            advice = "look after its disk and its database: it may hang" if is_here else "look after that host"
+            yield Trouble(subject, f"was last heard of {words.lasting(silent)} ago", advice)
+        elif process.problem:
+            what, _, advice = process.problem.rpartition("; ")
+            yield Trouble(subject, what, advice)
+
+
+def _process_name(process: ProcessView) -> str:
+    is_here = process.host == socket.gethostname()
+    return f"{process.kind} process {process.pid}" if is_here else f"{process.kind} process on {process.host}"
 
 
 def _destination_troubles(look: Look) -> Iterator[Trouble]:

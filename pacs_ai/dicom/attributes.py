@@ -347,14 +347,6 @@ class Inflating:
             raise NotUnderstood(_BEHIND)
 
 
-def inflate(data_set: bytes | memoryview) -> bytes:
-    """Return the data set that was deflated; raises what `Inflating` does."""
-    inflating = Inflating()
-    inflated = b"".join(inflating.feed(data_set))
-    inflating.end()
-    return inflated
-
-
 def numbers(header: Header, keyword: str) -> tuple[float, ...]:
     """Return the attribute's values as finite numbers; () where it is absent or any of them is none (DS, IS, US)."""
     try:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pacs_ai.dicom.elements import SHORT_VR
 from pacs_ai.errors import NotUnderstood
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _PREAMBLE_BYTES = 128
 _HEADER = struct.Struct("<HH2sH")
@@ -56,8 +52,3 @@ def split(raw: bytes) -> Part10:
     if not transfer_syntax_uid:
         raise NotUnderstood("the file meta information names no transfer syntax")
     return Part10(transfer_syntax_uid, memoryview(raw)[at:])
-
-
-def read(path: Path) -> Part10:
-    """Return transfer syntax and data set of a file; `NotUnderstood` as `split`, and OSError."""
-    return split(path.read_bytes())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pacs_ai.dicom.attributes import Header
+    from pacs_ai.errors import Transient
     from pacs_ai.receive.indexing import Record
     from pacs_ai.store.ahead import Ahead
     from pacs_ai.store.files import Files, Incoming, StoredFile
@@ -134,6 +135,16 @@ class DurableIngest:
         Not while what earlier processes left is being indexed, nor where disk or database fails, hangs or lags.
         """
         return not self._indexing.is_late and not self._indexing.is_recovering
+
+    @property
+    def trouble(self) -> Transient | None:
+        """Why nothing that waits for its row gets it at this moment; None where it does, or nothing waits."""
+        return self._indexing.trouble
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether a file that may hold instances of an earlier process cannot be read."""
+        return self._ahead is not None and self._ahead.is_unreadable
 
     @property
     def owes_nothing(self) -> bool:

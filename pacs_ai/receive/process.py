@@ -16,6 +16,7 @@ from pacs_ai.receive import commitment
 from pacs_ai.receive.callers import Callers
 from pacs_ai.receive.guard import Bounds, Limits
 from pacs_ai.receive.ingest import DurableIngest
+from pacs_ai.receive.problem import Problems
 from pacs_ai.receive.scp import Listen, Receiver
 from pacs_ai.receive.space import FreeSpace
 from pacs_ai.store.ahead import SEGMENTS, Ahead
@@ -69,12 +70,13 @@ def run(config: Config, stop: threading.Event) -> None:
         receiver = Receiver(replace(settings, on_refusal=tally.refused, has_free_space=space), ingest)
         space.start()
         receiver.start()
+        problems = Problems(ingest, receiver)
         try:
             while not stop.wait(FIRST_SECONDS):
                 tally.write()
                 if credentials is not None:
                     credentials.renew()
-                receives.say(settled=ingest.is_settled)
+                receives.say(settled=ingest.is_settled, problem=problems.look())
         finally:
             receiver.stop(config.receive.grace_seconds)
             ingest.close()

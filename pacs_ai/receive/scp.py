@@ -209,6 +209,11 @@ class Receiver:
         """How many associations are open, or have something under way."""
         return len(self._open)
 
+    @property
+    def hangs(self) -> bool:
+        """Whether every thread that writes may hang, so that all is refused."""
+        return self._desk.hangs
+
     def start(self) -> None:
         """Let peers in; returns at once."""
         for port, how in ((self._plain, "port"), (self._tls, "TLS port")):

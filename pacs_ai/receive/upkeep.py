@@ -122,6 +122,7 @@ class Upkeep:
 
     def _tidy(self, is_quiet: Callable[[], bool]) -> None:
         ahead = self._ahead
+        self._files.disk.look_again()
         ahead.rest()
         ahead.prepare()
         self._laps = frozenset(

@@ -25,6 +25,8 @@ _SHORTAGES = {
     errno.EIO: "the disk reports an input/output error: look at the kernel's log",
     errno.ENOMEM: "the system has no memory left",
 }
+#: So much is written to see whether there is room again: a short instance.
+_PROBE_BYTES = 1 << 20
 
 
 class Disk:
@@ -33,6 +35,7 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._broken = ""
+        self._short = ""
 
     @contextlib.contextmanager
     def storing(self, new: Path) -> Iterator[Path]:
@@ -58,8 +61,9 @@ class Disk:
         self._synced(os.fsync, descriptor)
 
     def sync_content(self, descriptor: int) -> None:
-        """As `sync`, of a file whose size does not change."""
+        """As `sync`, of a file whose size does not change: what was written to it is on the disk."""
         self._synced(os.fdatasync, descriptor)
+        self._short = ""
 
     def _synced(self, call: Callable[[int], None], descriptor: int) -> None:
         try:
@@ -69,6 +73,28 @@ class Disk:
                 self._broken = "the disk failed to sync, so nothing more is written until the node is started again"
             raise
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether a sync failed, so that nothing more is written."""
+        return bool(self._broken)
+
+    @property
+    def short(self) -> str:
+        """Why the last write failed; "" where another has succeeded since."""
+        return self._short
+
+    def look_again(self) -> None:
+        """Find out, where a write failed, whether another succeeds: a file without a name is written and synced."""
+        if not self._short or self._broken:
+            return
+        with contextlib.suppress(OSError):  # it stays short; not every file system knows such files
+            descriptor = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                write(descriptor, bytes(_PROBE_BYTES))
+                self.sync_content(descriptor)
+            finally:
+                os.close(descriptor)
+
     def refuse_if_broken(self) -> None:
         """Raise OutOfResources where a sync failed before."""
         if self._broken:
@@ -76,7 +102,7 @@ class Disk:
 
     def shortage(self, error: OSError) -> OutOfResources:
         """Return an error in words."""
-        words = _SHORTAGES.get(error.errno or 0, error.strerror or "the operating system refused")
+        words = self._short = _SHORTAGES.get(error.errno or 0, error.strerror or "the operating system refused")
         return OutOfResources(f"{self._folder}: {words}")
 
 

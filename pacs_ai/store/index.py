@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 
-from pacs_ai.dicom.equality import Sameness, compare
-from pacs_ai.errors import NotUnderstood, Unavailable
+from pacs_ai.dicom.equality import Sameness
+from pacs_ai.errors import Unavailable
 from pacs_ai.log import shown
 from pacs_ai.states import SeriesEvent, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.clock import now
+from pacs_ai.store.comparing import Comparisons, Pair, Uncompared, pairs_of
 from pacs_ai.store.database import Contended
 from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT
 from pacs_ai.store.holds import withhold_for_conflict
@@ -37,6 +38,11 @@ _NO_MARKS: Mapping[str, tuple[str, int]] = MappingProxyType({})
 _Series = Any
 _C_STORE_HIGH = 1
 _TRIES = 5
+#: What a conflict is about, for people.
+_CONTENTS = {
+    Sameness.DIFFERENT: "other content",
+    Sameness.NOT_COMPARED: "content that is too much to be compared",
+}
 
 # Every received instance runs these, so they are built once.
 _KNOWN_SERIES = (
@@ -99,7 +105,7 @@ class Index:
 
     def __init__(self, database: Database, path_of: Callable[[str], Path], owner: str) -> None:
         self._database = database
-        self._path_of = path_of
+        self._comparisons = Comparisons(path_of)
         self._owner = owner
         self._announced: set[str] = set()
         self._mark = database.insert_over(_ahead, ["segment"])
@@ -113,24 +119,37 @@ class Index:
 
         The second invariant of docs/architecture.md: the same instance again changes nothing, the same in other
         clothes is a variant, and other content under the same SOP Instance UID sets the series to ``conflict``.
+        Contents are compared while no transaction is open: the one that finds out which are to be compared is undone,
+        and the next one makes sure that they are still those.
 
         Raises
         ------
         Unavailable
             The database is away; nothing was recorded.
+        sqlalchemy.exc.IntegrityError
+            One of them breaks a constraint, however often it is tried; nothing was recorded.
         """
+        clash: Exception | None = None
+        compared: dict[Pair, Sameness] = {}
         for _ in range(_TRIES):
             try:
                 with self._database.write() as connection:
-                    recording = _Recording(connection, self._database, self._path_of, self._owner)
+                    recording = _Recording(connection, self._database, compared, self._owner)
                     outcomes = recording.record(arrivals)
                     self._note_associations(connection, arrivals, recording.series)
                     if marks:
                         connection.execute(self._mark, [_mark(name, *mark) for name, mark in sorted(marks.items())])
-            except (sa.exc.IntegrityError, Contended):
-                continue  # another process recorded one of these UIDs at this very moment: look again
+            except (sa.exc.IntegrityError, Contended) as error:
+                clash = error  # another process recorded one of these UIDs at this very moment: look again
+                continue
+            except Uncompared as missing:
+                clash = None
+                compared |= self._comparisons.learn(missing.pairs)
+                continue
             self._announced.update(arrival.assoc_id for arrival in arrivals)
             return outcomes
+        if isinstance(clash, sa.exc.IntegrityError):
+            raise clash  # no other process: one of these can have no row
         raise Unavailable("other processes keep recording the same instances; try again")
 
     def is_recorded(self, name: str, lap: str, number: int) -> bool:
@@ -174,12 +193,14 @@ class Index:
 
 
 class _Recording:
-    """One transaction's work."""
+    """One transaction's work, with what was found of contents that were compared before it."""
 
-    def __init__(self, connection: Connection, database: Database, path_of: Callable[[str], Path], owner: str) -> None:
+    def __init__(
+        self, connection: Connection, database: Database, compared: Mapping[Pair, Sameness], owner: str
+    ) -> None:
         self._connection = connection
         self._database = database
-        self._path_of = path_of
+        self._compared = compared
         self._owner = owner
         self._new: list[dict[str, Any]] = []
         self._left: Counter[int] = Counter()  # series -> current instances whose place another took
@@ -188,6 +209,9 @@ class _Recording:
     def record(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         self.series = self._series_rows(arrivals)
         known = self._known(arrivals)
+        missing = [pair for pair in pairs_of(arrivals, known) if pair not in self._compared]
+        if missing:
+            raise Uncompared(missing)
         outcomes = [self._judge(arrival, known[arrival.header.sop_instance_uid]) for arrival in arrivals]
         if self._new:
             self._connection.execute(_INSERT_INSTANCES, self._new)
@@ -218,19 +242,19 @@ class _Recording:
         return outcome
 
     def _compare(self, arrival: Arrival, series: _Series, current: Mapping[str, Any]) -> tuple[Role, Outcome]:
-        try:
-            sameness = compare(self._path_of(current["sha256"]), self._path_of(arrival.sha256))
-        except (NotUnderstood, OSError):
-            sameness = Sameness.DIFFERENT  # the stored one can no longer be read: a person has to know
+        pair = current["sha256"], arrival.sha256
+        if pair not in self._compared:
+            raise Uncompared([pair])
+        sameness = self._compared[pair]
         if sameness is Sameness.SAME:
             return Role.VARIANT, Outcome.VARIANT
         if sameness is Sameness.PIXELS_UNDECIDED:
             return Role.UNVERIFIED, Outcome.UNVERIFIED
         for series_id in sorted({series.id, current["series_id"]}):
-            self._conflict(series_id, arrival)
+            self._conflict(series_id, arrival, _CONTENTS[sameness])
         return Role.CONFLICT, Outcome.CONFLICT
 
-    def _conflict(self, series_id: int, arrival: Arrival) -> None:
+    def _conflict(self, series_id: int, arrival: Arrival, content: str) -> None:
         query = sa.select(_series.c.state).where(_series.c.id == series_id).with_for_update()
         if self._connection.execute(query).scalar_one() == SeriesState.CONFLICT:
             return
@@ -239,7 +263,7 @@ class _Recording:
             series_id,
             SeriesEvent.DIFFERING_INSTANCE,
             actor=self._owner,
-            reason=f"{shown(arrival.calling_ae_title)} sent other content under SOP Instance UID "
+            reason=f"{shown(arrival.calling_ae_title)} sent {content} under SOP Instance UID "
             f"{arrival.header.sop_instance_uid}; decide with: pacs-ai resolve SERIES --keep first|latest",
         )
         withhold_for_conflict(self._connection, series_id, actor=self._owner)

@@ -70,17 +70,20 @@ class Receives:
         self._presence = Presence(folder / "receiving", self.owner, disk)
         processes.register(database, self.owner, processes.RECEIVE, detail, self._presence.gone)
         self._presence.succeed()
-        self._said, self._said_at = False, time.monotonic()
+        self._said, self._said_at = (False, ""), time.monotonic()
         #: Tells, when this process has stopped, whether all that was answered Success has its rows.
         self.owes_nothing: Callable[[], bool] = lambda: False
 
-    def say(self, *, settled: bool) -> None:
-        """Say that it lives and whether all that was answered Success has its rows, when that is news or time."""
-        if settled == self._said and time.monotonic() - self._said_at < BEAT_SECONDS:
+    def say(self, *, settled: bool, problem: str = "") -> None:
+        """Say that it lives, whether all that was answered Success has its rows, and what is wrong.
+
+        It is said when it is news, or time to.
+        """
+        if (settled, problem) == self._said and time.monotonic() - self._said_at < BEAT_SECONDS:
             return
         with suppress(Transient):
-            processes.settle(self._database, self.owner, settled=settled)
-            self._said, self._said_at = settled, time.monotonic()
+            processes.settle(self._database, self.owner, settled=settled, problem=problem)
+            self._said, self._said_at = (settled, problem), time.monotonic()
 
     def end(self) -> None:
         """Leave, where nothing is owed; else it counts as dead, and another process takes its place."""

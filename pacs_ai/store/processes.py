@@ -31,7 +31,13 @@ _ENDED = "ended without saying so"
 
 @dataclass(frozen=True)
 class ProcessView:
-    """One process of the node."""
+    """One process of the node.
+
+    Parameters
+    ----------
+    problem
+        What keeps it from its work, and behind the last "; " what to do; "" where nothing does.
+    """
 
     owner: str
     kind: str
@@ -40,6 +46,7 @@ class ProcessView:
     pid: int
     started_at: datetime
     seen_at: datetime
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,9 @@ def seen(database: Database, owner: str) -> None:
         connection.execute(sa.update(_process).where(_process.c.owner == owner).values(seen_at=now()))
 
 
-def settle(database: Database, owner: str, *, settled: bool) -> None:
-    """Say that this receive process lives, and whether all that was answered Success has its rows."""
-    values: dict[str, object] = {"seen_at": now(), "settled": settled}
+def settle(database: Database, owner: str, *, settled: bool, problem: str = "") -> None:
+    """Say that this receive process lives, whether all that was answered Success has its rows, and what is wrong."""
+    values: dict[str, object] = {"seen_at": now(), "settled": settled, "problem": problem}
     if settled:
         values["given_up"] = False
     with database.write() as connection:
@@ -137,7 +144,7 @@ def running(connection: Connection) -> list[ProcessView]:
     """Return the processes that are not known to be dead."""
     rows = connection.execute(sa.select(_process).order_by(_process.c.kind, _process.c.started_at)).all()
     return [
-        ProcessView(row.owner, row.kind, row.detail, row.host, row.pid, row.started_at, row.seen_at)
+        ProcessView(row.owner, row.kind, row.detail, row.host, row.pid, row.started_at, row.seen_at, row.problem)
         for row in rows
         if not is_dead(row.owner)
     ]

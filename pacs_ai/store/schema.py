@@ -402,6 +402,7 @@ process = Table(
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
     Column("settled", Boolean, nullable=False),  # all that it, or who was before it, answered Success has its rows
+    Column("problem", Text, nullable=False, default=""),  # what keeps it from its work, and what to do; "" where none
     Column("given_up", Boolean, nullable=False),  # what it may owe the index is not waited for any more
 )
 

@@ -13,7 +13,7 @@ from pydicom.uid import UID
 from pacs_ai import config
 from pacs_ai.deliver import command, pdus, scu
 from pacs_ai.deliver.connection import Remote
-from pacs_ai.dicom import attributes, characters, contexts, identifiers, status, structure
+from pacs_ai.dicom import attributes, characters, contexts, equality, identifiers, status, structure
 from pacs_ai.dicom.status import Category
 from pacs_ai.infer import pixels
 from pacs_ai.profiles import FORMS
@@ -91,6 +91,8 @@ def test_fixed_limits():
         structure.MAX_ELEMENTS,
         attributes.MAX_INFLATION,
         attributes.MAX_CHARACTERS,
+        equality.MAX_ELEMENTS,
+        equality.MAX_PIXEL_BYTES,
         pixels.MAX_DECODED_BYTES,
     ]
     assert f"averaged over {guard.Bounds().pace_seconds:.0f} s" in TEXT

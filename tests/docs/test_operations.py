@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import inspect
 import re
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ import pytest
 from page_blocks import DOCS, ROOT, blocks, file_block, table
 
 from pacs_ai import config
+from pacs_ai.receive import problem
 from pacs_ai.store import migrate, version
 from pacs_ai.store.database import Database
 
@@ -105,3 +107,9 @@ def test_backup_by_sqlite_holds_what_was_committed(tmp_path):
     restored.close()
     assert "pacs_ai.sqlite" in PAGE.read_text()
     assert config.Config().database_url.endswith("/pacs_ai.sqlite")
+
+
+def test_what_a_receive_process_says_is_wrong_is_on_the_page():
+    said = re.findall(r'"((?:refuses|cannot|lags)[^"{]*)', inspect.getsource(problem))
+    assert len(said) == 6
+    assert [words for words in said if f"`{words}" not in PAGE.read_text()] == []

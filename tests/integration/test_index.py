@@ -12,14 +12,14 @@ import pytest
 import sqlalchemy as sa
 from pydicom.encaps import encapsulate
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless
-from stations import DEAD, ME, Sender, Stations, instance_uid
+from stations import DEAD, ME, Clock, Sender, Stations, instance_uid
 
 from pacs_ai.dicom.attributes import Header
 from pacs_ai.errors import Unavailable, UserError
 from pacs_ai.states import SeriesState
-from pacs_ai.store import completion, journal, orders, schema
+from pacs_ai.store import comparing, completion, index, journal, orders, schema
 from pacs_ai.store.clock import now
-from pacs_ai.store.database import Database
+from pacs_ai.store.database import Contended, Database
 from pacs_ai.store.enqueue import ROUTINE, STAT, URGENT
 from pacs_ai.store.index import Outcome, priority_of
 from pacs_ai.store.schema import Role
@@ -227,6 +227,126 @@ def test_long_and_odd_text_is_taken_as_it_is(stations, sender):
     assert stations.rows(schema.study)[0].accession_number == odd["AccessionNumber"]
 
 
+# -- comparing
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """Return a list of what is done while contents are compared, and what was compared: one call for each pair."""
+    does, real = [], comparing.compare
+
+    def compare(a, b, allowed):
+        for do in does:
+            do()
+        return real(a, b, allowed)
+
+    monkeypatch.setattr(comparing, "compare", compare)
+    return does
+
+
+def test_STO_09_no_transaction_is_open_while_contents_are_compared(stations, sender, compared, monkeypatch):
+    """Whoever sends a known UID with a byte changed holds up no other process's writing."""
+    monkeypatch.setattr("pacs_ai.store.database._BUSY_SECONDS", 0.05)
+    impatient = Database(stations.database.url)
+    wrote = []
+
+    def write() -> None:
+        with impatient.write() as connection:
+            if not impatient.is_sqlite:
+                connection.execute(sa.text("LOCK TABLE study, series, instance IN ACCESS EXCLUSIVE MODE"))
+            connection.execute(sa.update(schema.study).values(accession_number="A1"))
+        wrote.append(True)
+
+    sender.send(numbers=[1, 2], content=1)
+    compared.append(write)
+    batch = [
+        sender.arrival(number=1, content=1, transfer_syntax_uid=ImplicitVRLittleEndian),
+        sender.arrival(number=2, content=2),
+        sender.arrival(number=3),
+        sender.arrival(number=3, content=2),
+    ]
+    assert sender.index.record(batch) == [Outcome.VARIANT, Outcome.CONFLICT, Outcome.NEW, Outcome.CONFLICT]
+    assert wrote == [True] * 3
+    impatient.close()
+
+
+def test_what_was_compared_with_something_else_meanwhile_is_judged_anew(stations, sender, compared):
+    """Retention deletes the first content, and another process records a third one, amid the comparison."""
+    sender.send(content=1)
+    third = Sender(stations.database, sender.folder)
+    calls = []
+
+    def meanwhile() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            purge(stations)
+            assert third.send(content=3) == [Outcome.NEW]
+
+    compared.append(meanwhile)
+    other = sender.arrival(content=3, transfer_syntax_uid=ImplicitVRLittleEndian)
+    assert sender.index.record([other]) == [Outcome.VARIANT]
+    assert len(calls) == 2
+    assert roles(stations) == [Role.VARIANT, Role.CURRENT, Role.VARIANT]
+
+
+def test_what_never_stays_as_it_was_compared_is_tried_again_later(stations, sender, monkeypatch):
+    sender.send(content=1)
+    other = sender.arrival(content=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing.Comparisons, "learn", lambda *_: {})
+        with pytest.raises(Unavailable, match="other processes"):
+            sender.index.record([other])
+    assert roles(stations) == [Role.CURRENT]
+    assert sender.index.record([other]) == [Outcome.CONFLICT]
+
+
+def test_a_pair_is_compared_once_however_often_its_transaction_fails(sender, compared, monkeypatch):
+    sender.send(content=1)
+    calls = []
+    compared.append(lambda: calls.append(1))
+    other = sender.arrival(content=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(index._Recording, "_judge", failing(Unavailable("the database does not answer")))
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                sender.index.record([other])
+    assert sender.index.record([other]) == [Outcome.CONFLICT]
+    assert len(calls) == 1
+
+
+def test_sent_again_after_it_was_deleted_and_others_in_the_same_batch(stations, sender):
+    """What is compared with what is known before the transaction judges."""
+    sender.send(numbers=[1, 2], content=1)
+    stations.complete()
+    purge(stations)
+    restored = [sender.arrival(number=1, content=1), sender.arrival(number=1, content=2)]
+    replaced = [sender.arrival(number=2, content=content) for content in (2, 1, 3, 2)]
+    assert sender.index.record(restored) == [Outcome.REPEAT, Outcome.CONFLICT]
+    assert sender.index.record(replaced) == [Outcome.NEW, Outcome.REPEAT, Outcome.CONFLICT, Outcome.REPEAT]
+
+
+def test_STO_06_what_is_too_much_to_be_compared_is_a_conflict_that_says_so(stations, sender, monkeypatch):
+    """Beyond what a batch may cost: shown to a person; what is identical stays the same whatever it costs."""
+    monkeypatch.setattr("pacs_ai.dicom.equality._ALL_ELEMENTS", 60)  # a pair has some 40
+    clock = Clock()
+    monkeypatch.setattr(sender.index, "_comparisons", comparing.Comparisons(sender.folder.joinpath, clock))
+    sender.send(numbers=[1, 2, 3], content=1)
+    batch = [sender.arrival(number=n, content=1, transfer_syntax_uid=ImplicitVRLittleEndian) for n in (1, 2)]
+    repeated = [sender.arrival(number=n, content=1) for n in (1, 2, 3)]
+    outcomes = sender.index.record([*batch, *repeated])
+    assert outcomes == [Outcome.VARIANT, Outcome.CONFLICT, *[Outcome.REPEAT] * 3]
+    assert "content that is too much to be compared under SOP Instance UID 1.2.3.1.2" in stations.series().reason
+    clock.forward(60)
+    assert sender.send(numbers=[3], content=1, transfer_syntax_uid=ImplicitVRLittleEndian) == [Outcome.VARIANT]
+
+
+def failing(error: Exception):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
 # -- several at once
 
 
@@ -316,6 +436,20 @@ def test_STO_09_a_database_that_stays_locked_is_unavailable_and_nothing_is_recor
             Sender(impatient, sender.folder).index.record([arrival])
     impatient.close()
     assert stations.rows(schema.instance) == []
+    assert sender.index.record([arrival]) == [Outcome.NEW]
+
+
+def test_a_row_that_breaks_a_constraint_is_told_apart_from_other_processes_in_the_way(sender, monkeypatch):
+    """What is tried again for ever is only what may go through one day."""
+
+    arrival = sender.arrival()
+    with monkeypatch.context() as patch:
+        patch.setattr(index._Recording, "record", failing(sa.exc.IntegrityError("INSERT", {}, ValueError("odd"))))
+        with pytest.raises(sa.exc.IntegrityError):
+            sender.index.record([arrival])
+        patch.setattr(index._Recording, "record", failing(Contended("another transaction was in the way")))
+        with pytest.raises(Unavailable, match="other processes"):
+            sender.index.record([arrival])
     assert sender.index.record([arrival]) == [Outcome.NEW]
 
 

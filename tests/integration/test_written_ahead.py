@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 from listening_bed import until
 from raw_peer import CT_CONTEXTS, data_set
 
@@ -237,6 +239,39 @@ def test_an_instance_that_can_have_no_row_is_set_aside_and_holds_nobody_up(
     until(lambda: again.rows == ["1.2.1", "lost"])
     until(lambda: not list((side.folder / "ahead").glob("*.*")))
     assert f"{aside} is indexed now" in caplog.text
+
+
+def test_a_row_that_the_database_refuses_is_set_aside_and_holds_nobody_up(
+    make: Callable[..., Side], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Through the true index: a constraint that one of a batch breaks is no race with another process."""
+    database = Database(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    schema.metadata.create_all(database.engine)
+    odd = "CREATE TRIGGER odd BEFORE INSERT ON instance WHEN NEW.sop_instance_uid = '1.2.1' BEGIN SELECT {}; END"
+    with database.write() as connection:
+        connection.exec_driver_sql(odd.format("RAISE(ABORT, 'odd')"))
+    gate = threading.Event()
+    index = Index(database, Files(tmp_path / "files").path, "receive:1")
+
+    def record(*arrivals: Any) -> None:
+        gate.wait(60)
+        index.record(*arrivals)
+
+    def rows() -> list[str]:
+        with database.read() as connection:
+            return [row[0] for row in connection.execute(sa.select(schema.instance.c.sop_instance_uid))]
+
+    side = make(record=record, is_recorded=index.is_recorded)
+    assert [side.send(f"1.2.{number}") for number in range(4)] == [[None]] * 4
+    gate.set()
+    until(lambda: rows() == ["1.2.0", "1.2.2", "1.2.3"])
+    until(lambda: "it was set aside as" in caplog.text)
+    assert re.search(r"\d instances are committed one by one after IntegrityError", caplog.text)
+    assert "an instance that was received cannot be indexed (IntegrityError)" in caplog.text
+    assert len(list((side.folder / "ahead").glob("*.dcm"))) == 1
+    until(lambda: side.ingest.owes_nothing)
+    side.ingest.close()
+    database.close()
 
 
 def test_what_was_set_aside_is_let_go_when_it_was_sent_again(make: Callable[..., Side], monkeypatch):

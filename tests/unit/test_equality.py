@@ -4,6 +4,7 @@ import itertools
 import math
 import struct
 import subprocess
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,14 +13,15 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
 )
 
-from pacs_ai.dicom import part10
-from pacs_ai.dicom.equality import Sameness, compare
+from pacs_ai.dicom import equality, part10, piecewise
+from pacs_ai.dicom.equality import Sameness, allowance, compare
 from pacs_ai.errors import NotUnderstood
 from pacs_ai.infer.pixel_equality import compare_pixels
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SAME, UNDECIDED, DIFFERENT = Sameness.SAME, Sameness.PIXELS_UNDECIDED, Sameness.DIFFERENT
+NOT_COMPARED = Sameness.NOT_COMPARED
 
 
 def an_instance() -> Dataset:
@@ -309,7 +312,7 @@ def test_truncated_files_are_not_understood(whole: Path, tmp_path: Path):
 
 
 def test_a_file_is_split_into_transfer_syntax_and_data_set(whole: Path):
-    file = part10.read(whole)
+    file = part10.split(whole.read_bytes())
     assert file.transfer_syntax_uid == ExplicitVRLittleEndian
     assert bytes(file.data_set[:6]) == b"\x08\0\x08\0CS"
 
@@ -330,3 +333,142 @@ def test_any_changed_byte_is_a_difference_or_not_understood(whole: Path, tmp_pat
             found[None] += 1
     assert found[DIFFERENT] > 100 < found[None]
     assert found[SAME] < 40, "only in a VR, reserved bytes or padding"
+
+
+# -- what comparing may cost
+
+
+def lengthened(whole: Path, other: Path, size: int, last: bytes = b"\0") -> Path:
+    """Copy an instance with pixel data of so many zeros, the last bytes aside; they take no room on the disk."""
+    raw = whole.read_bytes()
+    at = raw.index(struct.pack("<HH2s", 0x7FE0, 0x10, b"OW")) + 8
+    with other.open("wb") as file:
+        file.write(raw[:at] + struct.pack("<L", size))
+        file.truncate(at + 4 + size - len(last))
+        file.seek(0, 2)
+        file.write(last)
+    return other
+
+
+def with_items(count: int, *, value: bytes = b"1 ") -> bytes:
+    """Return a private sequence of so many items of one element each."""
+    item = struct.pack("<HH2sH", 0x31, 0x1001, b"LO", len(value)) + value
+    items = b"".join([struct.pack("<HHL", 0xFFFE, 0xE000, len(item)) + item] * count)
+    return struct.pack("<HH2sHL", 0x33, 0x1003, b"SQ", 0, len(items)) + items
+
+
+@pytest.fixture
+def peak():
+    """Return what a comparison comes to, and how many bytes it had in memory at most."""
+
+    def measure(a: Path, b: Path) -> tuple[Sameness, int]:
+        tracemalloc.start()
+        try:
+            return compare(a, b), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure
+
+
+@pytest.mark.parametrize(("last", "expected"), [(b"\0", SAME), (b"\1", DIFFERENT)])
+def test_long_pixel_data_are_compared_a_piece_at_a_time(whole: Path, tmp_path: Path, peak, last, expected):
+    """An instance of 150 MB, sent again with a byte changed."""
+    long = lengthened(whole, tmp_path / "long.dcm", 150_000_000)
+    other = lengthened(whole, tmp_path / "other.dcm", 150_000_000, last)
+    found, most = peak(long, other)
+    assert found is expected
+    assert most < 16_000_000
+
+
+def test_where_a_name_differs_the_pixel_data_are_not_read(whole: Path, tmp_path: Path):
+    long = lengthened(whole, tmp_path / "long.dcm", 150_000_000)
+    renamed = tmp_path / "renamed.dcm"
+    renamed.write_bytes(whole.read_bytes().replace(b"Doe^Jane", b"Doe^Joan"))
+    other = lengthened(renamed, tmp_path / "other.dcm", 150_000_000)
+    allowed = allowance()
+    before = allowed.size + allowed.pixels
+    assert compare(long, other, allowed) is DIFFERENT
+    assert before - allowed.size - allowed.pixels < 1_000_000
+
+
+def test_pixel_data_too_long_to_be_read_here_are_left_to_the_worker(whole: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(equality, "MAX_PIXEL_BYTES", 1_000_000)
+    long = lengthened(whole, tmp_path / "long.dcm", 600_000)
+    same = lengthened(whole, tmp_path / "same.dcm", 600_000)
+    longer = lengthened(whole, tmp_path / "longer.dcm", 600_002)
+    renamed = tmp_path / "renamed.dcm"
+    renamed.write_bytes(long.read_bytes().replace(b"Doe^Jane", b"Doe^Joan"))
+    assert compare(long, same) is UNDECIDED
+    assert compare(long, longer) is compare(long, renamed) is DIFFERENT
+
+
+def test_many_elements_take_little_memory_and_too_many_are_not_compared(
+    whole: Path, tmp_path: Path, peak, monkeypatch: pytest.MonkeyPatch
+):
+    raw, paths = whole.read_bytes(), []
+    for name, value in (("a", b"1 "), ("b", b"1 "), ("c", b"2 ")):
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(insert(raw, 0x7FE00010, with_items(20_000, value=value)))
+    a, b, c = paths
+    found, most = peak(a, b)
+    assert found is SAME
+    assert most < 40_000_000
+    assert compare(a, c) is DIFFERENT
+    monkeypatch.setattr(equality, "MAX_ELEMENTS", 79_000)
+    found, most = peak(a, b)
+    assert found is compare(a, c) is NOT_COMPARED
+    assert most < 40_000_000
+
+
+def test_several_comparisons_share_what_they_may_cost(whole: Path, tmp_path: Path):
+    raw = whole.read_bytes()
+    other = tmp_path / "other.dcm"
+    other.write_bytes(raw.replace(b"LO\x02\0P1", b"LO\x04\0P1  ", 1))
+    allowed = allowance()
+    before = allowed.elements
+    assert compare(whole, other, allowed) is SAME
+    cost = before - allowed.elements
+    assert cost > 20
+    allowed.elements = 2 * cost + 1
+    assert [compare(whole, other, allowed) for _ in range(4)] == [SAME, SAME, NOT_COMPARED, NOT_COMPARED]
+
+
+def test_other_long_values_and_deflated_data_sets_are_bounded_too(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    raw, paths = whole.read_bytes(), []
+    for name, end in (("a", b"\0\0"), ("b", b"\0\0"), ("c", b"\0\1")):
+        paths.append(tmp_path / name)
+        value = struct.pack("<HH2sHL", 0x33, 0x1003, b"OB", 0, 3_000_000) + bytes(2_999_998) + end
+        paths[-1].write_bytes(insert(raw, 0x7FE00010, value))
+    a, b, c = paths
+    assert compare(a, b) is SAME
+    assert compare(a, c) is DIFFERENT
+    odd = tmp_path / "odd"
+    odd.write_bytes(a.read_bytes().replace(struct.pack("<HL", 0, 3_000_000) + b"\0", struct.pack("<HL", 0, 2_999_999)))
+    assert compare(a, odd) is compare(odd, a) is SAME
+    assert compare(c, odd) is compare(odd, c) is DIFFERENT
+    with monkeypatch.context() as patch:
+        patch.setattr(equality, "_SIZE", 1_000_000)
+        assert compare(a, b) is NOT_COMPARED
+    deflated = save(an_instance(), tmp_path / "deflated.dcm", DeflatedExplicitVRLittleEndian)
+    assert compare(whole, deflated) is SAME
+    monkeypatch.setattr(piecewise, "_MOST_INFLATED", 100)
+    assert compare(whole, deflated) is NOT_COMPARED
+
+
+def test_long_texts_are_the_same_byte_by_byte_or_not_compared(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    raw, paths = whole.read_bytes(), []
+    for name, text in (("a", b"x" * 9000), ("b", b"x" * 9000), ("c", b"x" * 8998 + b"  "), ("d", b"x" * 8998)):
+        paths.append(tmp_path / name)
+        value = struct.pack("<HH2sHL", 0x33, 0x1003, b"UT", 0, len(text)) + text
+        paths[-1].write_bytes(insert(raw, 0x7FE00010, value))
+    a, b, c, d = paths
+    assert compare(c, d) is compare(d, c) is SAME
+    assert compare(a, c) is DIFFERENT
+    monkeypatch.setattr(equality, "_LONGEST_TEXT", 8000)
+    assert compare(a, b) is SAME
+    assert compare(a, c) is compare(c, d) is NOT_COMPARED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,6 +22,20 @@ HERE = socket.gethostname()
 
 def process(kind: str, host: str = HERE, silent: float = 1.0) -> ProcessView:
     return ProcessView(f"{kind}:b:1:1", kind, "", host, 1, NOW, datetime.now(UTC) - timedelta(seconds=silent))
+
+
+def test_a_process_that_says_what_is_wrong_needs_a_person():
+    broken = replace(process("receive"), problem="refuses what peers send; the disk; restart the node")
+    (trouble,) = glance._troubles(Config(), look(processes=[broken, *map(process, glance.KINDS[1:])]))
+    assert trouble == glance.Trouble("receive process 1", "refuses what peers send; the disk", "restart the node")
+
+
+def test_a_receive_process_of_this_host_that_says_nothing_may_hang_and_the_others_may_be_busy():
+    silent = [process(kind, silent=90.0) for kind in glance.KINDS]
+    (trouble,) = glance._troubles(Config(), look(processes=silent))
+    assert trouble.subject == "receive process 1"
+    assert "was last heard of" in trouble.words
+    assert "may hang" in trouble.advice
 
 
 def job(number: int, state: JobState, reason: str = "because") -> JobView:

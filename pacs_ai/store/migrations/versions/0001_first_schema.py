@@ -122,6 +122,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("started_at", sa.Float(53), nullable=False),
         sa.Column("seen_at", sa.Float(53), nullable=False),
         sa.Column("settled", sa.Boolean(), nullable=False),
+        sa.Column("problem", sa.Text(), nullable=False),
         sa.Column("given_up", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("owner", name=op.f("pk_process")),
     )
