@@ -260,6 +260,23 @@ def _half_files_stay() -> None:
     os.unlink = lambda path, **options: None if "/.new/" in os.fspath(path) else unlink(path, **options)
 
 
+def _aborted_out_of_resources() -> None:
+    from pacs_ai.dicom import status
+    from pacs_ai.receive.exchange import Exchange
+
+    answer = Exchange._answer
+
+    def abort(exchange: Any, message: Any, told: Any) -> None:
+        if told.status & 0xFF00 != status.OUT_OF_RESOURCES or message is not exchange._message:
+            answer(exchange, message, told)
+            return
+        exchange._message = None
+        exchange._let_go(message)
+        exchange._link.abort()
+
+    Exchange._answer = abort
+
+
 def _acknowledged_before_the_segment() -> None:
     from pacs_ai.receive.indexing import Indexing
     from pacs_ai.store.ahead import Ahead
@@ -385,6 +402,9 @@ BUGS = {
     ),
     "fsyncretried": Bug(
         _fsync_retried, "a failed fsync is tried again, and then believed", "errors", "fsync .* Success"
+    ),
+    "abortfull": Bug(
+        _aborted_out_of_resources, "what cannot be stored is aborted, not answered", "errors", "failing .* not answered"
     ),
     "halffiles": Bug(_half_files_stay, "what could not be written stays behind", "errors", "left half written"),
     "aheadack": Bug(
