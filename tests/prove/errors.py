@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from prove import bench, checker, faults, kill, power, wire
+from prove.peers import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 #: Calls of one instance: the file's own come first, a commit writes some dozens of pages.
 _CALLS = (*range(1, 16), *range(18, 130, 12))
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
 #: Call -> what it may fail with.
 _FAILURES = {
     "open": ("ENOSPC", "EMFILE", "EDQUOT", "EROFS", "EIO", "ENOMEM"),
@@ -248,7 +248,7 @@ def _fill(receiver: _Receiver, mount: power.Mount, name: str, at: int, outcome: 
 
 def unanswered(what: str, statuses: Sequence[int | None]) -> list[str]:
     """Say which of these is no answer of a node whose disk fails: that is Success, or A7xx."""
-    odd = [status for status in statuses if status is None or (status and status not in _OUT_OF_RESOURCES)]
+    odd = [status for status in statuses if status is None or (status and status not in OUT_OF_RESOURCES)]
     return [f"{what}: not answered" if status is None else f"{what}: answered {status:#06x}" for status in odd]
 
 
