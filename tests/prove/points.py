@@ -202,9 +202,7 @@ def _one(
             if place.mount is not None:
                 place.mount.cut(choice.getrandbits(32), place.cut)
             found = checker.damaged_names(place.store)
-            if (
-                place.cut == "tear"
-            ):  # before anything is sent again, in whose place a damaged file would be written anew
+            if place.cut == "tear":  # before anything is sent again: a file that is damaged may be written anew then
                 _recover(made, place.store, peers)
                 found += checker.damaged_names(place.store)
             made.settle(place.store, peers, SETTLE_SECONDS)
