@@ -340,6 +340,9 @@ def _transfers(store: Store, journals: Journals) -> Iterator[str]:
         if count > tried[name] or row["arrivals"] != count:
             yield f"I14 {tried[name]} transfers of a series were tried, {count} and {row['arrivals']} counted: {name}"
     known = {row["id"] for row in store.rows["association"]}
+    for row in store.rows["association"]:
+        if row["ended_at"] is None:
+            yield f"I12 an association has not ended, so nobody tells what came over it: {row['id']}"
     for row in store.rows["instance"]:
         if row["assoc_id"] not in known or (row["assoc_id"], row["series_id"]) not in by:
             yield f"I12 instance {row['id']} came over an association that nobody remembers"

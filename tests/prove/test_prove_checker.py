@@ -83,6 +83,7 @@ def test_a_lost_file_is_found(copy):
         ("UPDATE journal SET actor = 'another' WHERE event = 'finished'", "I5"),
         ("UPDATE association_series SET arrivals = arrivals - 1", "I12"),
         ("DELETE FROM association", "I12"),
+        ("UPDATE association SET ended_at = NULL", "I12"),
         ("UPDATE association_series SET arrivals = arrivals + 1", "I14"),
         ("UPDATE series SET arrivals = arrivals + 1", "I14"),
     ],
