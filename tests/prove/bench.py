@@ -60,7 +60,9 @@ class Server:
     """A fork server (`prove.forkserver`) with an empty store to copy; one serves all harnesses of a thread in turn."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+        # the node of this working copy, whichever one is installed
+        paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._folder = tempfile.TemporaryDirectory(prefix="prove-server-")
         self._log = Path(self._folder.name) / "log"
@@ -167,9 +169,17 @@ class Victim:
         return status
 
     def end(self) -> None:
-        """Kill and reap it."""
+        """Kill and reap it.
+
+        Raises
+        ------
+        Stuck
+            It had come to an end of its own before, and not in order.
+        """
         self.kill()
-        self.reap()
+        status = self.reap()
+        if status not in {0, -signal.SIGKILL}:
+            raise Stuck(f"a process of the node ended with {status}")
 
 
 @dataclass
@@ -248,8 +258,6 @@ class Bench:
         Stuck
             It does not come to rest; the message says what is left.
         """
-        if self.bug:
-            seconds = min(seconds, BUG_PATIENCE_SECONDS)
         victim = self.fork(store, peers)
         try:
             port = port_of(victim)
@@ -262,17 +270,47 @@ class Bench:
                     peers.send_series(port, series)
                 if time.monotonic() > limit:
                     raise Stuck(f"{len(peers.unacked)} series are not acknowledged: {self.tail()}")
-            while left := unsettled(store, peers.acked, self.database):
-                if time.monotonic() > limit:
-                    raise Stuck(f"not done after {seconds:g} s: {left}")
-                time.sleep(PAUSE_SECONDS)
-            victim.say(do="stop")
-            victim.hear()
-            status = victim.reap()
-            if status:
-                raise Stuck(f"the node ended with {status} when it was stopped: {self.tail()}")
+            left = self._await_rest(store, peers, limit)
+            self._stop(victim)
+            if left:
+                raise Stuck(f"not done after {seconds:g} s: {left}")
         finally:
             victim.end()
+
+    def _await_rest(self, store: Path, peers: Peers, limit: float) -> str:
+        """Wait until nothing is left to do; say what is, where that takes too long.
+
+        A node that is known to be wrong is not waited for where nothing happens any more.
+        """
+        earlier, since = "", time.monotonic()
+        while left := unsettled(store, peers.acked, self.database):
+            now = time.monotonic()
+            if left != earlier:
+                earlier, since = left, now
+            if now > limit or (self.bug and now - since > BUG_PATIENCE_SECONDS):
+                break
+            time.sleep(PAUSE_SECONDS)
+        return left
+
+    def _stop(self, victim: Victim) -> None:
+        """Stop it as a person would: what is under way comes to its end."""
+        victim.say(do="stop")
+        victim.hear()
+        if status := victim.reap():
+            raise Stuck(f"the node ended with {status} when it was stopped: {self.tail()}")
+
+    def broken_by(self, stuck: Stuck, store: Path, peers: Peers) -> list[str]:
+        """Say that a node did not come to rest, and of one that is wrong on purpose, what is wrong with its store.
+
+        That something took long is no sign of a bug: a machine may be busy.
+        """
+        found = [f"I4 {stuck}"]
+        if self.bug:
+            try:
+                found += checker.violations(store, peers.journals)
+            except sqlite3.Error as error:
+                found.append(f"the database is damaged: {error}")
+        return found
 
     def _await_recovery(self, store: Path, acked: Collection[str]) -> None:
         """Note how long it takes until all that had been answered Success has rows."""
@@ -287,7 +325,7 @@ class Bench:
 
     def violations(self, store: Path, peers: Peers, twin: Mapping[str, list[str]] | None = None) -> list[str]:
         """Hold a store that has settled against the journals, and start the node once more: that changes nothing."""
-        found = [*self.late, *checker.violations(store, peers.journals, twin)]
+        found = [*self.late, *peers.wrong(), *checker.violations(store, peers.journals, twin)]
         if found or self.database is not None:
             return found
         before = checker.picture(store)
@@ -297,10 +335,7 @@ class Bench:
                 raise Stuck(f"the node does not start again: {self.tail()}")
             victim.say(do="look around")
             victim.hear()
-            victim.say(do="stop")
-            victim.hear()
-            if status := victim.reap():
-                raise Stuck(f"the node ended with {status} when it was stopped: {self.tail()}")
+            self._stop(victim)
         finally:
             victim.end()
         return checker.recovered(before, checker.picture(store))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _TRANSFERRED = ("sent", "confirmed")
 _PAGE = 4096
 _FINAL = {"done", "superseded"}
+#: In which state a life begins, by its journal's first `before`: a series' first row is that of its first change.
+_FIRST = {"series": "receiving", "job": "", "delivery": ""}
 #: Tables that a start may change though there is nothing to recover.
 _OF_PROCESSES = {"process", "audit_notice", "audit_event", "audit_cursor", "ahead"}
 #: Longest recovery, and so much more for each instance: several times what it takes, because machines are busy.
@@ -268,7 +270,11 @@ def _one_end(store: Store, journals: Journals) -> Iterator[str]:
 
 
 def _peer_has(store: Store, journals: Journals) -> Iterator[str]:
-    """I6: the destination has each result once, byte for byte what is stored, and nothing else."""
+    """I6: the destination has each result once, byte for byte what is stored, and nothing else.
+
+    A harness has one destination, to which every result goes: what a job that is done has made is there, whatever the
+    node's own tables say of deliveries.
+    """
     results = {row["sop_instance_uid"]: row for row in store.rows["result"]}
     kept = defaultdict(set)
     for one in journals.lines(journals.kept):
@@ -287,10 +293,19 @@ def _peer_has(store: Store, journals: Journals) -> Iterator[str]:
                 yield f"I6 delivery {row['id']} is {row['state']}, and the destination never got it"
     wanted = Counter(row["job_id"] for row in store.rows["result"])
     done = {row["id"] for row in store.rows["job"] if row["state"] == "done"}
+    addressed = defaultdict(set)
     for row in store.rows["job_destination"]:
-        made, gone = wanted[row["job_id"]], sent[row["job_id"], row["peer"]]
-        if row["job_id"] in done and not 0 < made == gone:
-            yield f"I6 job {row['job_id']} is done with {made} results, {gone} sent"
+        addressed[row["job_id"]].add(row["peer"])
+    for job_id in sorted(done):
+        if len(addressed[job_id]) != 1:
+            yield f"I6 job {job_id} is done, and goes to {len(addressed[job_id])} destinations"
+        for peer in addressed[job_id] or {""}:
+            made, gone = wanted[job_id], sent[job_id, peer]
+            if not 0 < made == gone:
+                yield f"I6 job {job_id} is done with {made} results, {gone} sent"
+    for uid, row in results.items():
+        if row["job_id"] in done and uid not in kept:
+            yield f"I6 job {row['job_id']} is done, and the destination never got {uid}"
 
 
 def _confirmed(store: Store, journals: Journals) -> Iterator[str]:
@@ -325,6 +340,9 @@ def _transfers(store: Store, journals: Journals) -> Iterator[str]:
         if count > tried[name] or row["arrivals"] != count:
             yield f"I14 {tried[name]} transfers of a series were tried, {count} and {row['arrivals']} counted: {name}"
     known = {row["id"] for row in store.rows["association"]}
+    for row in store.rows["association"]:
+        if row["ended_at"] is None:
+            yield f"I12 an association has not ended, so nobody tells what came over it: {row['id']}"
     for row in store.rows["instance"]:
         if row["assoc_id"] not in known or (row["assoc_id"], row["series_id"]) not in by:
             yield f"I12 instance {row['id']} came over an association that nobody remembers"
@@ -360,17 +378,23 @@ def _references_in(path: Path) -> tuple[str, frozenset[str]]:
 
 
 def _journal(store: Store, journals: Journals) -> Iterator[str]:
-    """I9: every state follows from the one before it, and the last one is the row's."""
+    """I9: every life is told from its beginning, every state follows from the one before it, the last is the row's."""
     lives = defaultdict(list)
     for row in sorted(store.rows["journal"], key=lambda row: row["id"]):
         lives[row["subject"], row["subject_id"]].append(row)
-    for subject in ("series", "job", "delivery"):
+    for subject, first in _FIRST.items():
         for row in store.rows[subject]:
-            life = lives[subject, str(row["id"])]
+            life = lives.pop((subject, str(row["id"])), [])
+            begun = life[0]["before"] if life else row["state"]
+            if begun != first:
+                yield f"I9 the journal of {subject} {row['id']} has not got its beginning, but {begun}"
             if any(one["before"] != earlier["after"] for earlier, one in pairwise(life)):
                 yield f"I9 {subject} {row['id']} changed its state without a journal row"
             if life and life[-1]["after"] != row["state"]:
                 yield f"I9 {subject} {row['id']} is {row['state']}, its journal says {life[-1]['after']}"
+    yield from (
+        f"I9 the journal tells of {subject} {name}, which is not there" for subject, name in lives if subject in _FIRST
+    )
 
 
 def _as_without_faults(store: Store, twin: Mapping[str, list[str]]) -> Iterator[str]:

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from prove import bench, checker, faults, kill, power, wire
+from prove.peers import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 #: Calls of one instance: the file's own come first, a commit writes some dozens of pages.
 _CALLS = (*range(1, 16), *range(18, 130, 12))
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
 #: Call -> what it may fail with.
 _FAILURES = {
     "open": ("ENOSPC", "EMFILE", "EDQUOT", "EROFS", "EIO", "ENOMEM"),
@@ -39,6 +39,8 @@ _AHEAD_FAILURES = {
     faults.COMMIT: ("ENOSPC",),
 }
 _SYNCS = ("fsync", "fdatasync")
+#: Series that are sent until a failure strikes.
+_TRIES = 5
 
 
 def run(
@@ -123,9 +125,10 @@ class _Receiver:
 
     def count(self) -> dict[str, int]:
         """End the failure when it has struck, or all is done that it could have struck; say how often it did."""
-        while not (said := self._ask("look"))["hit"] and bench.unrecorded(self.store, self.peers.acked):
+        while not self._ask("look")["hit"] and bench.unrecorded(self.store, self.peers.acked):
             time.sleep(0.005)
-        return self._ask("end") if said["hit"] else {**said, **self._ask("end")}
+        said = self._ask("end")
+        return said if self.is_ahead else {**said, "behind": 0}  # without what is ahead, the answer waits for all of it
 
     def _ask(self, what: str) -> dict[str, int]:
         self.victim.say(do=what)
@@ -146,22 +149,34 @@ class _Receiver:
         return {path.name for path in (self.store / "files" / ".new").iterdir()}
 
 
+def _strike(receiver: _Receiver, call: str, name: str, at: int) -> tuple[str, list[int | None], dict[str, int]]:
+    """Send a series while one call fails, and another where it did not come to that call.
+
+    Returns the series, what it was answered, and how often the failure struck, also where nobody waited for it.
+    """
+    series, statuses, said = "", [], {"hit": 0, "behind": 0}
+    for _ in range(_TRIES):
+        if not said["hit"]:
+            victim, series = receiver.victim, receiver.peers.begin_series(3)
+            victim.say(do="arm", call=call, at=at, error=faults.ERRORS.get(name, 0), short=name == "short")
+            victim.hear()
+            statuses = _send(receiver.peers, receiver.port, series)
+            said = receiver.count()
+    return series, statuses, said
+
+
 def _one(receiver: _Receiver, call: str, name: str, at: int, outcome: kill.Outcome) -> list[str]:
     """Send a series while one call fails; then one without a failure."""
-    victim, peers = receiver.victim, receiver.peers
-    series = peers.begin_series(3)
-    error = faults.ERRORS.get(name, 0)
-    victim.say(do="arm", call=call, at=at, error=error, short=name == "short")
-    victim.hear()
-    statuses = _send(peers, receiver.port, series)
-    said = receiver.count()
+    peers, what = receiver.peers, f"{call} {at} failing with {name}"
+    series, statuses, said = _strike(receiver, call, name, at)
     hit = said["hit"]
     outcome.count(failures=hit, behind=said["behind"])
-    what = f"{call} {at} failing with {name}"
     refused = [status for status in statuses if status not in (0, None)]
-    found = [f"{what}: answered {status:#06x}" for status in refused if status not in _OUT_OF_RESOURCES]
-    if hit > said["behind"] and name != "short" and not refused and None not in statuses:
-        found.append(f"{what}: everything was answered Success")
+    found = unanswered(what, statuses)
+    if not hit:
+        found.append(f"{what}: it never struck, so nothing is proved")
+    if hit > said["behind"] and name != "short" and not refused:
+        found.append(f"{what}: Success and no A7xx, though it struck before the answer")
     if name == "short" and refused:
         found.append(f"{what}: refused, though the rest could be written")
     distrusts = call in _SYNCS and name == "EIO" and hit
@@ -218,7 +233,7 @@ def _fill(receiver: _Receiver, mount: power.Mount, name: str, at: int, outcome: 
     mount.fail(0)
     refused = [status for status in statuses if status not in (0, None)]
     outcome.count(refused=len(refused), stored=statuses.count(0))
-    found = [f"{what}: answered {status:#06x}" for status in refused if status not in _OUT_OF_RESOURCES]
+    found = unanswered(what, statuses)
     if name == "EIO":
         receiver.end()  # it may have seen a sync fail, and then trusts this disk no more
         assert receiver.victim
@@ -229,6 +244,12 @@ def _fill(receiver: _Receiver, mount: power.Mount, name: str, at: int, outcome: 
     if left := list((receiver.store / "files" / ".new").iterdir()):
         outcome.count(left_for_the_sweep=len(left))
     return found + checker.damaged_names(receiver.store)
+
+
+def unanswered(what: str, statuses: Sequence[int | None]) -> list[str]:
+    """Say which of these is no answer of a node whose disk fails: that is Success, or A7xx."""
+    odd = [status for status in statuses if status is None or (status and status not in OUT_OF_RESOURCES)]
+    return [f"{what}: not answered" if status is None else f"{what}: answered {status:#06x}" for status in odd]
 
 
 def _send(peers: bench.Peers, port: int, series: str) -> list[int | None]:
@@ -250,29 +271,35 @@ def _send(peers: bench.Peers, port: int, series: str) -> list[int | None]:
 def _at_random(
     made: bench.Bench, store: Path, peers: bench.Peers, choice: random.Random, count: int, outcome: kill.Outcome
 ) -> None:
-    """Let failures fall into a whole node at work; then it must come to rest with everything kept."""
+    """Let so many failures fall into a whole node at work; then it must come to rest with everything kept."""
     kinds: list[tuple[str, str]] = [
         (c, n) for failures in (_FAILURES, _AHEAD_FAILURES) for c, names in failures.items() for n in names
     ]
-    victim, port = None, 0
-    for _ in itertools.repeat(None, count):
+    victim, port, struck = None, 0, 0
+    for _ in itertools.repeat(None, 50 + _TRIES * count):
+        if struck == count or outcome.violations:
+            break
         if victim is None:
             victim = made.fork(store, peers)
             port = bench.port_of(victim) or 0
         series = peers.begin_series(3)
         call, name = choice.choice(kinds)
-        word: dict[str, Any] = {"call": call, "at": choice.randrange(1, 30), "error": faults.ERRORS[name]}
+        word: dict[str, Any] = {"call": call, "at": choice.randrange(1, 6), "error": faults.ERRORS[name]}
         victim.say(do="arm", **word)
         victim.hear()
-        peers.send_series(port, series)
+        outcome.violations += unanswered(f"{call} failing with {name} at random", _send(peers, port, series))
         victim.say(do="end")
         said = victim.hear()
-        outcome.count(failures=int(said["hit"]) if said else 0)
-        outcome.done += 1
+        hit = int(said["hit"]) if said else 0
+        outcome.count(failures=hit)
+        struck += hit
+        if said is None:
+            outcome.violations.append(f"{call} failing with {name} at random: the node ended: {made.tail()}")
         if said is None or choice.randrange(8) == 0:
             victim.end()
             victim = None
     if victim is not None:
         victim.end()
+    outcome.done += struck  # what did not come to its call is no case
     made.settle(store, peers)
     outcome.violations += checker.violations(store, peers.journals)

@@ -24,6 +24,8 @@ MEAN_SECONDS = (0.04, 0.16)
 EARLY = 8
 #: Series that may wait for their results at once.
 MOST_OPEN = 12
+#: Cycles in which each thing that may happen has happened, however slow the machine.
+LONG_ENOUGH = 200
 
 
 @dataclass
@@ -58,12 +60,23 @@ def cycle(made: bench.Bench, store: Path, peers: bench.Peers, choice: random.Ran
                 senders[-1].start()
             time.sleep(choice.expovariate(1 / choice.choice(MEAN_SECONDS)))
     finally:
-        victim.kill()
-        status = victim.reap()
+        end(victim, senders)
+
+
+def end(victim: bench.Victim, senders: list[threading.Thread]) -> None:
+    """Kill it, and wait for those who send to it."""
+    try:
+        victim.end()
+    finally:
         for sender in senders:
             sender.join()
-    if status > 0:
-        raise bench.Stuck(f"a process of the node ended with {status}: {made.tail()}")
+
+
+def in_vain(outcome: Outcome, *names: str, least: int = LONG_ENOUGH) -> list[str]:
+    """Say what never happened in so many cycles: they proved nothing then."""
+    if outcome.done < least:
+        return []
+    return [f"nothing {name} in {outcome.done} of {outcome.name}" for name in names if not outcome.figures.get(name)]
 
 
 def run(
@@ -97,6 +110,8 @@ def run(
         peers.close()
         if not outcome.violations:
             shutil.rmtree(store)
+    if not outcome.violations:
+        outcome.violations += in_vain(outcome, "acknowledged", "delivered", "by_tls")
     outcome.seconds = time.monotonic() - begin
     return outcome
 
@@ -106,7 +121,7 @@ def _one_store(made, store, peers, choice, outcome, cycles, until, per_check) ->
         for number in range(1, cycles + 1):
             cycle(made, store, peers, choice)
             outcome.done += 1
-            outcome.violations += [f"a proper association was answered by PDU type {n}" for n in peers.turned_away]
+            outcome.violations += peers.wrong()
             over = time.monotonic() > until
             if number % per_check == 0 or number == cycles or over:
                 made.settle(store, peers)
@@ -114,7 +129,7 @@ def _one_store(made, store, peers, choice, outcome, cycles, until, per_check) ->
             if over or outcome.violations:
                 break
     except bench.Stuck as stuck:
-        outcome.violations.append(f"I4 {stuck}")
+        outcome.violations += made.broken_by(stuck, store, peers)
     outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects, by_tls=peers.by_tls)
 
 

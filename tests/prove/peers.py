@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Between two looks at whether there is more to do.
 PAUSE_SECONDS = 0.02
+#: What a node may answer that cannot store for now.
+OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Peers:
     resulted: set[str] = field(default_factory=set)
     turned_away: list[int] = field(default_factory=list)
     refused: Counter[int] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ class Peers:
         self._kept = self.journals.kept.open("a")
         self.kept_objects = 0
         self.by_tls = 0  # associations that went through
-        self.keeper = wire.Keeper(self._keep, lambda uid: self.on_answered and self.on_answered(uid))
+        self.keeper = wire.Keeper(self._keep, lambda uid: self.on_answered and self.on_answered(uid), self._note_broken)
 
     def close(self) -> None:
         """Close the journals, listen no longer."""
@@ -54,6 +57,15 @@ class Peers:
         with self._lock:
             for journal in (self._acks, self._tries, self._kept):
                 journal.close()
+
+    def wrong(self) -> list[str]:
+        """Say what no node may do to its peers, whatever becomes of it: break them, turn them away, refuse for ever."""
+        found = [f"a proper association was answered by PDU type {number}" for number in self.turned_away]
+        odd = sorted(status for status in self.refused if status not in OUT_OF_RESOURCES)
+        return [*self.broken, *found, *(f"a proper instance was answered {status:#06x}" for status in odd)]
+
+    def _note_broken(self, error: Exception) -> None:
+        self.broken.append(f"a peer broke: {type(error).__name__}: {error}")
 
     def _keep(self, uid: str, syntax: str, data_set: bytes) -> None:
         digest = hashlib.sha256(data_set).hexdigest()
@@ -137,6 +149,12 @@ class Peers:
 
     def send_while_it_lives(self, port: int, seed: int, most_open: int, tls: ssl.SSLContext | None = None) -> None:
         """Send series after series, until the node goes away; never more than it works off."""
+        try:
+            self._send_series_after_series(port, seed, most_open, tls)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a thread
+            self._note_broken(error)
+
+    def _send_series_after_series(self, port: int, seed: int, most_open: int, tls: ssl.SSLContext | None) -> None:
         choice = random.Random(seed)
         while True:
             with self._lock:

@@ -55,7 +55,7 @@ def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, An
         return None if word is None else word["calls"]
     finally:
         peers.on_keep = peers.on_answered = None
-        _end(made, victim)
+        victim.end()
 
 
 def tell_recovery(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, Any]) -> list[str] | None:
@@ -69,14 +69,7 @@ def tell_recovery(made: bench.Bench, store: Path, peers: bench.Peers, point: dic
         word = victim.hear()
         return None if word is None else word["calls"]
     finally:
-        _end(made, victim)
-
-
-def _end(made: bench.Bench, victim: bench.Victim) -> None:
-    victim.kill()
-    status = victim.reap()
-    if status not in {-signal.SIGKILL, 0}:
-        raise bench.Stuck(f"the node ended with {status}: {made.tail()}")
+        victim.end()
 
 
 def _send_some(peers: bench.Peers, port: int, series: str, count: int) -> None:
@@ -209,12 +202,26 @@ def _one(
             if place.mount is not None:
                 place.mount.cut(choice.getrandbits(32), place.cut)
             found = checker.damaged_names(place.store)
+            if place.cut == "tear":  # before anything is sent again: a file that is damaged may be written anew then
+                _recover(made, place.store, peers)
+                found += checker.damaged_names(place.store)
             made.settle(place.store, peers, SETTLE_SECONDS)
             if story is tell_recovery:  # recovery is what it is about: once more must change nothing
                 return found + made.violations(place.store, peers, twin)
         except bench.Stuck as stuck:
-            return [f"I4 {stuck}"]
-        return found + checker.violations(place.store, peers.journals, twin)
+            return made.broken_by(stuck, place.store, peers)
+        return found + peers.wrong() + checker.violations(place.store, peers.journals, twin)
+
+
+def _recover(made: bench.Bench, store: Path, peers: bench.Peers) -> None:
+    """Have a node only recover what it finds, and stop."""
+    victim = made.fork(store, peers, story="recovered")
+    try:
+        if bench.port_of(victim) is not None:
+            victim.say(do="go on", instances=len(peers.acked))
+            victim.hear()
+    finally:
+        victim.end()
 
 
 def frozen(folder: Path, seed: int, bug: str = "") -> kill.Outcome:

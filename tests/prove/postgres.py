@@ -23,7 +23,8 @@ import psycopg
 
 from prove import bench, checker, kill
 
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+#: Deaths in which each thing that may happen has happened.
+_LONG_ENOUGH = 4
 #: Longest time that it is away.
 _AWAY_SECONDS = 0.4
 #: Mean time between two deaths of it.
@@ -151,9 +152,10 @@ def run(folder: Path, deaths: int, seed: int, seconds: float) -> kill.Outcome:
             outcome.violations.append(f"I4 {stuck}")
         finally:
             peers.close()
-        odd = {status for status in peers.refused if status not in _OUT_OF_RESOURCES}
-        outcome.violations += [f"answered {status:#06x} while the database was away" for status in sorted(odd)]
+        outcome.violations += peers.wrong()
         outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects, refused=sum(peers.refused.values()))
+        if not outcome.violations:
+            outcome.violations += kill.in_vain(outcome, "acknowledged", "delivered", least=_LONG_ENOUGH)
     finally:
         server.end()
     outcome.seconds = time.monotonic() - begin
@@ -186,11 +188,8 @@ def _one_life(made, store, peers, server, choice, outcome, until) -> None:
                 server.wait()
                 return
     finally:
-        victim.kill()
-        status = victim.reap()
-        for sender in senders:
-            sender.join()
-        if not server.is_up():
-            server.start()
-        if status > 0:
-            raise bench.Stuck(f"a process of the node ended with {status}: {made.tail()}")
+        try:
+            kill.end(victim, senders)
+        finally:
+            if not server.is_up():
+                server.start()

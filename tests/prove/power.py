@@ -111,6 +111,8 @@ def run(
             count = min(PER_STORE, cuts - outcome.done)
             _one_store(made, mount, peers, choice, outcome, count, begin + seconds, per_check)
         peers.close()
+    if not outcome.violations:
+        outcome.violations += kill.in_vain(outcome, "acknowledged", "delivered", "by_tls")
     outcome.seconds = time.monotonic() - begin
     return outcome
 
@@ -121,7 +123,7 @@ def _one_store(made, mount, peers, choice, outcome, count, until, per_check) -> 
             kill.cycle(made, mount.tree / "store", peers, choice)
             mount.cut(choice.getrandbits(32), choice.choice(("random", "random", "drop")))
             outcome.done += 1
-            outcome.violations += [f"a proper association was answered by PDU type {n}" for n in peers.turned_away]
+            outcome.violations += peers.wrong()
             over = time.monotonic() > until
             if number % per_check == 0 or number == count or over:
                 made.settle(mount.tree / "store", peers)
@@ -129,5 +131,5 @@ def _one_store(made, mount, peers, choice, outcome, count, until, per_check) -> 
             if over or outcome.violations:
                 break
     except bench.Stuck as stuck:
-        outcome.violations.append(f"I4 {stuck}")
-    outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects)
+        outcome.violations += made.broken_by(stuck, mount.tree / "store", peers)
+    outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects, by_tls=peers.by_tls)

@@ -84,12 +84,12 @@ def find(folder: Path, name: str, seed: int, seconds: float = FIND_SECONDS) -> k
     begin = time.monotonic()
     found = FINDERS[bug.harness](folder, seed, name, seconds)
     words = []
-    if not found.violations and found.done < found.wanted and seconds < FIND_SECONDS:
-        # the whole ran out of time, so nothing is proved, and nothing broken
+    signs = [violation for violation in found.violations if re.search(bug.shows, violation)]
+    if not found.violations and found.done < found.wanted:  # it ran out of time, so nothing is proved, nothing broken
         return replace(found, name=f"bug {name}", figures={}, told=["not looked for long enough"])
     if not found.violations:
         words = [f"not found by {found.name} in {found.done} of {found.wanted}: {bug.words}"]
-    elif not any(re.search(bug.shows, violation) for violation in found.violations):
+    elif not signs:
         words = [f"it broke the node in another way, so nothing is proved: {found.violations[0]}"]
     figures = {"after": found.done}
     return replace(
@@ -98,5 +98,5 @@ def find(folder: Path, name: str, seed: int, seconds: float = FIND_SECONDS) -> k
         figures=figures,
         seconds=time.monotonic() - begin,
         violations=words,
-        told=found.violations[:1],
+        told=(signs or found.violations)[:1],
     )

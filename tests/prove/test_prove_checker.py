@@ -35,9 +35,10 @@ def copy(whole, tmp_path):
     return tmp_path / "store", checker.Journals.within(tmp_path)
 
 
-def _sql(store, statement):
+def _sql(store, *statements):
     connection = sqlite3.connect(store / "pacs_ai.sqlite")
-    connection.execute(statement)
+    for statement in statements:
+        connection.execute(statement)
     connection.commit()
     connection.close()
 
@@ -73,12 +74,16 @@ def test_a_lost_file_is_found(copy):
         ("UPDATE job SET fence = 7", "I9"),
         ("UPDATE delivery SET state = 'waiting'", "I6"),
         ("DELETE FROM delivery", "I6"),
+        ("DELETE FROM delivery", "I9"),
+        ("DELETE FROM job_destination", "I6"),
+        ("UPDATE journal SET subject_id = 99 WHERE id IN (SELECT max(id) FROM journal WHERE subject = 'job')", "I9"),
         ("UPDATE result SET sop_instance_uid = '1.2.' || id", "I6"),
         ("UPDATE instance SET sop_instance_uid = '1.2.' || id", "I1"),
         ("DELETE FROM job_source", "I4"),
         ("UPDATE journal SET actor = 'another' WHERE event = 'finished'", "I5"),
         ("UPDATE association_series SET arrivals = arrivals - 1", "I12"),
         ("DELETE FROM association", "I12"),
+        ("UPDATE association SET ended_at = NULL", "I12"),
         ("UPDATE association_series SET arrivals = arrivals + 1", "I14"),
         ("UPDATE series SET arrivals = arrivals + 1", "I14"),
     ],
@@ -87,6 +92,38 @@ def test_what_the_tables_should_not_say_is_found(copy, statement, number):
     store, journals = copy
     _sql(store, statement)
     assert number in _numbers(checker.violations(store, journals))
+
+
+def test_nothing_delivered_at_all_is_found(copy):
+    """The node does not know of it either: nothing in its tables speaks of a delivery."""
+    store, journals = copy
+    _sql(
+        store,
+        *(f"DELETE FROM {where}" for where in ("delivery", "job_destination", "journal WHERE subject='delivery'")),
+    )
+    journals.kept.write_text("")
+    assert _numbers(checker.violations(store, journals)) == {"I6"}
+
+
+def test_a_result_that_the_destination_never_got_is_found(copy):
+    """Though the node calls all that it remembers delivered."""
+    store, journals = copy
+    last = "(SELECT max(id) FROM delivery)"
+    _sql(
+        store,
+        f"DELETE FROM journal WHERE subject='delivery' AND subject_id={last}",
+        f"DELETE FROM delivery WHERE id={last}",
+    )
+    journals.kept.write_text("".join(json.dumps(one) + "\n" for one in journals.lines(journals.kept)[:1]))
+    assert _numbers(checker.violations(store, journals)) == {"I6"}
+
+
+@pytest.mark.parametrize("subject", ["series", "job", "delivery"])
+@pytest.mark.parametrize("which", ["1", "id IN (SELECT min(id) FROM journal GROUP BY subject, subject_id)"])
+def test_a_life_without_its_beginning_is_found(copy, subject, which):
+    store, journals = copy
+    _sql(store, f"DELETE FROM journal WHERE subject = '{subject}' AND {which}")
+    assert "I9" in _numbers(checker.violations(store, journals))
 
 
 @pytest.mark.parametrize("what", ["state = 'confirmed'", "confirmed_at = 1"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prove import errors, points, power
+from prove import errors, faults, points, power, suite
 
 
 def test_what_was_acknowledged_survives_power_cuts(tmp_path):
@@ -24,7 +24,21 @@ def test_a_power_cut_after_a_rename_leaves_no_torn_file(tmp_path):
 def test_a_failing_disk_is_answered_out_of_resources(tmp_path):
     outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=3)
     assert outcome.violations == []
-    assert outcome.figures["failures"] >= 12
+    assert outcome.figures["failures"] == outcome.done > outcome.wanted - 3
+
+
+def test_a_node_that_aborts_instead_of_answering_out_of_resources_is_found(tmp_path):
+    outcome = suite.find(tmp_path, "abortfull", 1, 100.0)
+    assert outcome.violations == []
+    assert outcome.told[0].endswith("not answered")
+
+
+def test_a_failure_that_never_strikes_is_no_proof(tmp_path, monkeypatch):
+    """A receiver that writes nothing ahead has no call of that name."""
+    assert "sendfile" in faults.CALLS
+    monkeypatch.setattr(errors, "_FAILURES", {"sendfile": ("ENOSPC",)})
+    outcome = errors.run(tmp_path, 1, 100.0, rounds=1, at_random=0)
+    assert outcome.violations == ["sendfile 1 failing with ENOSPC: it never struck, so nothing is proved"]
 
 
 def test_STO_01_a_failing_disk_behind_the_answer_loses_nothing(tmp_path):

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from prove import kill, late, points
+import os
+import re
+import signal
+import ssl
+import threading
+
+import pytest
+from certificates import Authority
+
+from prove import bench, bugs, kill, late, points, suite
 
 
 def test_killed_at_random_instants_it_keeps_what_it_acknowledged(tmp_path):
@@ -32,3 +41,53 @@ def test_QUE_05_a_series_is_not_complete_without_what_a_killed_receive_process_h
     outcome = late.run(tmp_path, 1, 100.0, stories=1)
     assert outcome.violations == []
     assert outcome.done == 1
+
+
+def test_senders_that_break_are_a_failure(tmp_path):
+    """They trust another authority than the node's: nothing would ever come by TLS."""
+    made = bench.Bench(tmp_path)
+    (tmp_path / "other").mkdir()
+    own, other = made.certificates.context, Authority(tmp_path / "other")
+    made.certificates.context = ssl.create_default_context(cafile=other.trusted)
+    try:
+        outcome = kill.run(tmp_path, 8, 1, 60.0, twin=False)
+    finally:
+        made.certificates.context = own
+    assert [words for words in outcome.violations if "a peer broke: SSLCertVerificationError" in words]
+    assert threading.active_count() < 20
+
+
+def test_what_never_happened_is_a_failure():
+    outcome = kill.Outcome("H1 kill -9", 2_000, done=kill.LONG_ENOUGH, figures={"acknowledged": 1, "by_tls": 0})
+    assert kill.in_vain(outcome, "acknowledged", "by_tls") == ["nothing by_tls in 200 of H1 kill -9"]
+    outcome.done -= 1
+    assert kill.in_vain(outcome, "acknowledged", "by_tls") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGTERM])
+def test_a_node_that_ends_in_another_way_is_a_failure(tmp_path, number):
+    made = bench.Bench(tmp_path)
+    store, peers = made.new_store(), made.new_peers(1)
+    victim = made.fork(store, peers)
+    assert bench.port_of(victim)
+    os.kill(victim.pid, number)
+    assert victim.hear() is None
+    with pytest.raises(bench.Stuck, match=f"ended with -{number}"):
+        victim.end()
+    peers.close()
+
+
+def test_no_seeded_bug_is_found_by_a_mere_timeout():
+    late_words = [
+        "I4 not done after 10 s: 3 instances, 2 series, 1 jobs, 4 deliveries",
+        "I4 2 series are not acknowledged",
+        "I4 the node says nothing",
+        "write 1 failing with EIO: 3 instances have no row though it was answered Success",
+    ]
+    assert [n for n, bug in bugs.BUGS.items() if any(re.search(bug.shows, words) for words in late_words)] == []
+
+
+def test_a_bug_that_leaves_the_node_at_work_for_ever_is_found_by_what_its_store_says(tmp_path):
+    outcome = suite.find(tmp_path, "claimlost", 1, 100.0)
+    assert outcome.violations == []
+    assert "is running for ever" in outcome.told[0]

@@ -173,10 +173,17 @@ class Keeper:
         Called with SOP Instance UID, transfer syntax UID and data set, before the answer.
     answered
         Called with the SOP Instance UID, after the answer.
+    broken
+        Called with the error, where what came was not understood.
     """
 
-    def __init__(self, keep: Callable[[str, str, bytes], object], answered: Callable[[str], object]) -> None:
-        self._keep, self._answered = keep, answered
+    def __init__(
+        self,
+        keep: Callable[[str, str, bytes], object],
+        answered: Callable[[str], object],
+        broken: Callable[[Exception], object],
+    ) -> None:
+        self._keep, self._answered, self._broken = keep, answered, broken
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._serve, name="keeper", daemon=True).start()
@@ -196,6 +203,12 @@ class Keeper:
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
+        try:
+            self._converse(connection)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a thread
+            self._broken(error)
+
+    def _converse(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection, suppress(Gone, OSError):
             kind, body = read_pdu(connection)

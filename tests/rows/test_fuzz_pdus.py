@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from fuzz import conversations
-from fuzz.amount import amount, seed, tell
+from fuzz.amount import seed, tell
 from fuzz.node_in_memory import READ_BYTES, Heard, NodeInMemory
+from fuzz.watch import Cases
 from raw_peer import ABORT, AC, P_DATA, RELEASE_RP, RJ, RawPeer
 
 #: As in the node (`pacs_ai.log.configure`), where warnings about peers' bytes are no errors.
@@ -63,23 +64,23 @@ def quiet():
 @pytest.mark.timeout(3600)
 def test_NET_09_however_a_connection_is_bent_it_is_answered_in_pdus_and_ended(quiet):
     """In process; the same bytes in other pieces are answered the same."""
-    generator, node, pdus, kept, connections = random.Random(seed()), NodeInMemory(), 0, 0, 0
-    count = amount(6_000, 250_000)
-    while pdus < count:
+    generator, node, kept, connections = random.Random(seed()), NodeInMemory(), 0, 0
+    cases = Cases(6_000, 250_000)
+    while cases.are_left:
         spoken = conversations.grow(generator)
         whole = b"".join(spoken)
-        try:
-            first = node.converse(chopped(generator, whole, READ_BYTES))
-            check(first)
-            second = node.converse(chopped(generator, whole, 60))
-            assert (first.written, first.kept) == (second.written, second.kept)
-        except Exception:
-            tell(json.dumps({"found": "", "conversation": whole.hex()}))
-            raise
-        pdus += len(spoken)
+        with cases.one({"conversation": whole.hex()}, len(spoken)):
+            try:
+                first = node.converse(chopped(generator, whole, READ_BYTES))
+                check(first)
+                second = node.converse(chopped(generator, whole, 60))
+                assert (first.written, first.kept) == (second.written, second.kept)
+            except Exception:
+                tell(json.dumps({"found": "", "conversation": whole.hex()}))
+                raise
         kept += len(first.kept)
         connections += 1
-    tell(f"{pdus} PDUs on {connections} connections, {kept} instances kept")
+    tell(f"{cases.done} PDUs on {connections} connections, {kept} instances kept")
     assert kept > connections / 4
 
 
@@ -108,11 +109,11 @@ def test_NET_09_over_sockets_it_is_the_same(bed, caplog):
     caplog.set_level("ERROR")
     caplog.set_level("CRITICAL", logger="pynetdicom")
     generator, memory, bent = random.Random(seed() + 1), NodeInMemory(), 0
-    count, kept = amount(150, 5_000), 0
-    for number in range(count):
+    cases, kept = Cases(150, 5_000), 0
+    while cases.are_left:
         whole = b"".join(conversations.grow(generator))
         expected = memory.converse(chopped(generator, whole, READ_BYTES))
-        with RawPeer(bed.receiver.port) as peer:
+        with cases.one({"conversation": whole.hex()}), RawPeer(bed.receiver.port) as peer:
             try:
                 for piece in chopped(generator, whole, 20_000):
                     peer.send(piece)
@@ -123,8 +124,10 @@ def test_NET_09_over_sockets_it_is_the_same(bed, caplog):
             assert expected.written.startswith(found), whole.hex()
             assert expected.dropped or bent, whole.hex()
         kept += len(expected.kept)
-        if number % 100 == 0:
+        if cases.done % 100 == 1:
             assert bed.is_served()
     assert [record.getMessage() for record in caplog.records] == []
     assert len(bed.arrivals) <= kept
-    tell(f"{count} connections, {kept} instances, {bent} cut off by the node; slowest echo {bed.slowest_echo:.3f} s")
+    tell(
+        f"{cases.done} connections, {kept} instances, {bent} cut off by the node; slowest echo {bed.slowest_echo:.3f} s"
+    )
