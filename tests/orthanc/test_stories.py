@@ -144,15 +144,16 @@ def test_results_wait_for_a_pacs_that_is_down(node, orthanc, study, tmp_path):
     assert_only(orthanc, node, job, tmp_path)
 
 
-@pytest.mark.parametrize("study", [(120, 256)], indirect=True, ids=["120 slices"])
+@pytest.mark.parametrize("study", [(300, 256)], indirect=True, ids=["300 slices"])
 def test_the_node_is_killed_while_it_receives(node, orthanc, study, tmp_path):
+    """So many that Orthanc is amid them: what it sends is answered before it has its rows."""
     phantom, paths = study
     before = len(node.instances())
     orthanc.upload(*paths)
-    node.until(lambda: len(node.instances()) >= before + 10, what="the first instances")
+    node.until(lambda: len(node.instances()) > before, what="the first instances")
     node.kill()
     arrived = len(node.instances()) - before
-    assert 10 <= arrived < len(paths)
+    assert 1 <= arrived < len(paths)
     # Orthanc may make several jobs of one upload, where one was through before the next image came
     orthanc.wait_until(
         lambda: {one["State"] for one in orthanc.jobs()} <= {"Success", "Failure"} and orthanc.has_failed_jobs(),

@@ -214,7 +214,8 @@ def test_a_node_that_starts_once_more_changes_nothing(whole, tmp_path):
 def test_a_second_recovery_that_changes_anything_is_found(copy, statement):
     store, _ = copy
     before = checker.picture(store)
-    _sql(store, "INSERT INTO process VALUES ('o', 'receive', '', 'h', 1, 1, 1, 1, 0)")
+    columns = "owner, kind, detail, host, pid, started_at, seen_at, settled, given_up, problem"
+    _sql(store, f"INSERT INTO process ({columns}) VALUES ('o', 'receive', '', 'h', 1, 1, 1, 1, 0, '')")
     assert checker.recovered(before, checker.picture(store)) == []
     _sql(store, statement)
     assert _numbers(checker.recovered(before, checker.picture(store))) == {"I10"}
