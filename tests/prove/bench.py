@@ -352,6 +352,17 @@ def port_of(victim: Victim) -> int | None:
     return None if word is None else int(word["port"])
 
 
+def recover(made: Bench, store: Path, peers: Peers, **more: Any) -> None:
+    """Have a node only recover what it finds, and stop."""
+    victim = made.fork(store, peers, story="recovered", **more)
+    try:
+        if port_of(victim) is not None:
+            victim.say(do="go on", instances=len(peers.acked))
+            victim.hear()
+    finally:
+        victim.end()
+
+
 def unrecorded(store: Path, acked: Collection[str]) -> str:
     """Say how many of these instances have no row yet; "" where each has one."""
     left = count_unrecorded(store, acked)

@@ -57,7 +57,8 @@ def _tell(made: bench.Bench, choice: random.Random, outcome: kill.Outcome) -> li
         for _ in range(choice.randrange(3)):
             if found := _look(made, router, store, peers):
                 return found
-            _recover(made, store, peers, choice.randrange(1, _CALLS))
+            # a successor that dies at a call of its recovery, or when that is over
+            bench.recover(made, store, peers, points={"kill": choice.randrange(1, _CALLS)})
             outcome.count(kills=1)
         if found := _look(made, router, store, peers):
             return found
@@ -90,17 +91,6 @@ def _receive(made: bench.Bench, store: Path, peers: bench.Peers, series: str, up
             if time.monotonic() > limit:
                 raise bench.Stuck(left)
             time.sleep(bench.PAUSE_SECONDS)
-    finally:
-        victim.end()
-
-
-def _recover(made: bench.Bench, store: Path, peers: bench.Peers, call: int) -> None:
-    """Start a successor that dies at a call of its recovery, or when that is over."""
-    victim = made.fork(store, peers, story="recovered", points={"kill": call})
-    try:
-        if bench.port_of(victim) is not None:
-            victim.say(do="go on", instances=len(peers.acked))
-            victim.hear()
     finally:
         victim.end()
 

@@ -203,7 +203,7 @@ def _one(
                 place.mount.cut(choice.getrandbits(32), place.cut)
             found = checker.damaged_names(place.store)
             if place.cut == "tear":  # before anything is sent again: a file that is damaged may be written anew then
-                _recover(made, place.store, peers)
+                bench.recover(made, place.store, peers)
                 found += checker.damaged_names(place.store)
             made.settle(place.store, peers, SETTLE_SECONDS)
             if story is tell_recovery:  # recovery is what it is about: once more must change nothing
@@ -211,17 +211,6 @@ def _one(
         except bench.Stuck as stuck:
             return made.broken_by(stuck, place.store, peers)
         return found + peers.wrong() + checker.violations(place.store, peers.journals, twin)
-
-
-def _recover(made: bench.Bench, store: Path, peers: bench.Peers) -> None:
-    """Have a node only recover what it finds, and stop."""
-    victim = made.fork(store, peers, story="recovered")
-    try:
-        if bench.port_of(victim) is not None:
-            victim.say(do="go on", instances=len(peers.acked))
-            victim.hear()
-    finally:
-        victim.end()
 
 
 def frozen(folder: Path, seed: int, bug: str = "") -> kill.Outcome:

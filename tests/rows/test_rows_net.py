@@ -313,12 +313,14 @@ def test_NET_14_an_instance_of_one_byte_fragments_is_taken(bed):
 def test_NET_14_who_sends_fragments_of_nothing_waits_for_his_turn(bed):
     """Each of many peers sends at one go what takes the node longer than to serve somebody else altogether."""
     nothing = pdu(4, struct.pack(">LBB", 2, 3, 1) * 21_000)
-    peers = [bed.peer().associate() for _ in range(12)]
+    other, *peers = (bed.peer().associate() for _ in range(25))
     for peer in peers:
         peer.send(nothing * 2 + echo())
-    assert bed.is_served()
+    other.send(echo())
+    assert other.status() == 0x0000
     assert any(peer.is_quiet() for peer in peers)
-    for peer in peers:
+    assert bed.is_served()
+    for peer in (other, *peers):
         peer.reset()
     until(lambda: bed.receiver.associations == 0)
 
