@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -106,8 +105,7 @@ class Pledger:
 
     def _is_whole(self, sha256: str) -> bool:
         try:
-            with self._files.path(sha256).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            return self._files.verify(sha256)
         except OSError as error:
             _log.error("a file that somebody asked to keep cannot be read: %s", error.strerror)
             return False

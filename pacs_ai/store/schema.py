@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.types import JSON, TypeDecorator
@@ -159,13 +160,6 @@ association = Table(
     Column("opened_at", Instant, nullable=False),
     Column("ended_at", Instant, index=True),
     Column("released", Boolean, nullable=False),
-    Column("audited_at", Instant),  # when all that it brought was in the audit trail
-)
-Index(
-    "ix_association_unaudited",
-    association.c.ended_at,
-    sqlite_where=association.c.audited_at.is_(None),
-    postgresql_where=association.c.audited_at.is_(None),
 )
 
 association_series = Table(
@@ -177,7 +171,7 @@ association_series = Table(
     Column("audited", BigInteger),  # of the arrivals, how many are in the audit trail; none where empty
 )
 #: Some of it is not in the audit trail yet.
-is_untold = association_series.c.arrivals > func.coalesce(association_series.c.audited, 0)
+is_untold = association_series.c.arrivals > func.coalesce(association_series.c.audited, literal_column("0"))
 Index(
     "ix_association_series_untold",
     association_series.c.assoc_id,

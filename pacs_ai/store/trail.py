@@ -125,14 +125,13 @@ class Batch:
     receipts: tuple[Receipt, ...]
     notices: tuple[Notice, ...]
     shares: tuple[tuple[str, int, int], ...] = ()  # association, series, arrivals
-    associations: tuple[str, ...] = ()
     notice_ids: tuple[int, ...] = ()
     moved: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was found."""
-        return not (self.moved or self.shares or self.associations or self.notice_ids)
+        return not (self.moved or self.shares or self.notice_ids)
 
 
 class Horizon:
@@ -161,14 +160,13 @@ class Horizon:
 
 
 def read(connection: Connection, horizon: Horizon, limit: int = BATCH) -> Batch:
-    """Return what no event tells of yet, the oldest first."""
+    """Return some of what no event tells of yet, the oldest of it first."""
     mark = connection.execute(sa.select(_cursor).where(_cursor.c.name == JOURNAL)).one_or_none()
     position, turn = (0, 0) if mark is None else (mark.position, mark.turn)
     query = sa.select(_journal).where(_journal.c.id > position, _journal.c.id <= horizon.of(connection))
     rows = connection.execute(query.order_by(_journal.c.id).limit(limit)).all()
-    over = _over(connection, limit)
     settled = {int(row.subject_id): row.at for row in rows if row.subject == "series"}
-    receipts, shares = _receipts(connection, over, settled)
+    receipts, shares = _receipts(connection, _over(connection, limit), settled)
     notices = connection.execute(sa.select(_notice).order_by(_notice.c.id).limit(limit)).all()
     about = subjects.Reader(connection)
     return Batch(
@@ -178,19 +176,16 @@ def read(connection: Connection, horizon: Horizon, limit: int = BATCH) -> Batch:
         receipts=tuple(receipts),
         notices=tuple(_as_notice(row) for row in notices),
         shares=tuple(shares),
-        associations=over,
         notice_ids=tuple(row.id for row in notices),
         moved=bool(rows),
     )
 
 
-def _over(connection: Connection, limit: int) -> tuple[str, ...]:
-    """Return associations that ended and were not told of yet, or of which more has its rows since."""
+def _over(connection: Connection, limit: int) -> list[str]:
+    """Return associations that ended and brought what was not told yet."""
     ended = sa.select(_association.c.id).where(_association.c.ended_at.is_not(None))
-    untold = ended.where(_association.c.audited_at.is_(None)).order_by(_association.c.ended_at).limit(limit)
-    more = ended.join(_share, _share.c.assoc_id == _association.c.id).where(schema.is_untold).distinct().limit(limit)
-    found = [*connection.execute(untold).scalars(), *connection.execute(more).scalars()]
-    return tuple(dict.fromkeys(found))
+    untold = ended.join(_share, _share.c.assoc_id == _association.c.id).where(schema.is_untold)
+    return list(connection.execute(untold.distinct().limit(limit)).scalars())
 
 
 def _move(row: Any, about: subjects.Reader) -> Move:
@@ -300,9 +295,6 @@ def keep(database: Database, batch: Batch, events: Sequence[Event]) -> bool:
                 .where(_share.c.assoc_id == assoc_id, _share.c.series_id == series_id)
                 .values(audited=arrivals)
             )
-        if batch.associations:
-            told = sa.update(_association).where(_association.c.id.in_(batch.associations))
-            connection.execute(told.values(audited_at=now()))
         if batch.notice_ids:
             connection.execute(sa.delete(_notice).where(_notice.c.id.in_(batch.notice_ids)))
     return True

@@ -30,18 +30,9 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("opened_at", sa.Float(53), nullable=False),
         sa.Column("ended_at", sa.Float(53), nullable=True),
         sa.Column("released", sa.Boolean(), nullable=False),
-        sa.Column("audited_at", sa.Float(53), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
     )
     op.create_index(op.f("ix_association_ended_at"), "association", ["ended_at"], unique=False)
-    op.create_index(
-        "ix_association_unaudited",
-        "association",
-        ["ended_at"],
-        unique=False,
-        sqlite_where=sa.text("audited_at IS NULL"),
-        postgresql_where=sa.text("audited_at IS NULL"),
-    )
     op.create_table(
         "identity",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
