@@ -16,14 +16,13 @@ from pynetdicom.pdu_primitives import (
     SCP_SCU_RoleSelectionNegotiation,
 )
 
-from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs_ai.dicom.identifiers import APPLICATION_CONTEXT_NAME, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pynetdicom.presentation import PresentationContext
 
-APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
 # PDU types, PS3.8 9.3.1.
 ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 2, 3, 4, 5, 6, 7
@@ -84,7 +83,7 @@ def associate_request(
     version = ImplementationVersionNameNotification()
     version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     primitive = A_ASSOCIATE()
-    primitive.application_context_name = APPLICATION_CONTEXT
+    primitive.application_context_name = APPLICATION_CONTEXT_NAME
     primitive.calling_ae_title = calling
     primitive.called_ae_title = called
     primitive.presentation_context_definition_list = list(contexts)

@@ -1,4 +1,4 @@
-"""UIDs that are derived, never drawn at random: same work, same UID (PS3.5 B.2)."""
+"""UIDs that are derived, never drawn at random: same work, same UID (PS3.5 B.2); and those of this implementation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import uuid
 
 from pydicom.uid import UID
 
+#: What an association speaks: DICOM (PS3.7 A.2.1).
+APPLICATION_CONTEXT_NAME = UID("1.2.840.10008.3.1.1.1")
 #: Implementation Class UID (PS3.7 D.3.3.2): a UUID-derived constant of this implementation.
 IMPLEMENTATION_CLASS_UID = UID("2.25.157945235386225986404949825481963713122")
 IMPLEMENTATION_VERSION_NAME = "PACS_AI_0_1"

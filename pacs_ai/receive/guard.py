@@ -28,6 +28,7 @@ class Rejection(NamedTuple):
         return struct.pack(">BxLxBBB", ASSOCIATE_RJ, 4, self.result, self.source, self.reason)
 
 
+APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(1, 1, 2, "application context name not supported: not that of DICOM")
 CALLING_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 3, "calling AE title not recognised")
 CERTIFICATE_OF_ANOTHER = Rejection(1, 1, 3, "its certificate bears another name than the one configured")
 CALLED_AE_TITLE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognised")

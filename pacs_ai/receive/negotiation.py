@@ -18,10 +18,16 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import build_context, negotiate_as_acceptor
 
-from pacs_ai.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs_ai.dicom.identifiers import APPLICATION_CONTEXT_NAME, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_ai.receive.dimse import Context
 from pacs_ai.receive.framing import HEADER
-from pacs_ai.receive.guard import MAXIMUM_LENGTH_TOO_SHORT, MalformedRequest, Rejection, items_of
+from pacs_ai.receive.guard import (
+    APPLICATION_CONTEXT_NOT_SUPPORTED,
+    MAXIMUM_LENGTH_TOO_SHORT,
+    MalformedRequest,
+    Rejection,
+    items_of,
+)
 from pacs_ai.receive.service import N_ACTION_RQ, N_EVENT_REPORT_RQ, Services
 
 if TYPE_CHECKING:
@@ -100,6 +106,8 @@ class Negotiator:
         asked = _decoded(_recognised(request, self._syntaxes))
         if not asked.application_context_name:
             raise MalformedRequest("no application context")
+        if asked.application_context_name != APPLICATION_CONTEXT_NAME:
+            return APPLICATION_CONTEXT_NOT_SUPPORTED
         items = list(asked.user_information)
         _check_once(items)
         maximum = next(

@@ -121,6 +121,22 @@ def test_ASC_04_a_request_without_an_application_context_is_aborted(bed, instead
     assert peer.is_aborted(2, 6)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # as `pacs_ai.log` has it in a node
+@pytest.mark.parametrize("name", [b"1.2.840.10008.3.1.1.2", b"1.2.840.10008.3.1.1", b"DICOM"])
+def test_ASC_04_another_application_context_is_rejected(bed, name):
+    request = associate_rq().replace(item(0x10, b"1.2.840.10008.3.1.1.1"), item(0x10, name))
+    peer = bed.peer()
+    peer.send(request[:2] + struct.pack(">L", len(request) - 6) + request[6:])
+    assert rejection(peer.next_pdu()) == (1, 1, 2)
+    assert peer.is_closed()
+
+
+def test_ASC_04_an_application_context_that_is_padded_is_that_of_dicom(bed):
+    """PS3.8 Annex F pads no UID; there are peers that do."""
+    request = associate_rq().replace(item(0x10, b"1.2.840.10008.3.1.1.1"), item(0x10, b"1.2.840.10008.3.1.1.1\0"))
+    bed.peer().associate(request[:2] + struct.pack(">L", len(request) - 6) + request[6:])
+
+
 @pytest.mark.parametrize("maximum", [1, 7, 16, 1023])
 def test_ASC_05_a_peer_that_takes_next_to_nothing_is_rejected(bed, maximum):
     peer = bed.peer()
