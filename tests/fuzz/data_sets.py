@@ -383,7 +383,7 @@ def dcmtk_reads(cases: Sequence[Case], folder: Path) -> list[Reading]:
         elif (found := _LINE.match(line)) and not found[1]:
             current.setdefault(int(found[2] + found[3], 16), _value_of(found[4], found[5]))
     for name, values in raw.items():
-        character_set = values.get(_CHARACTER_SET, b"").decode("latin-1").strip(" \0")
+        character_set = values.get(_CHARACTER_SET, b"").decode("latin-1").rstrip(" \0")
         for tag, keyword in IDENTITY.items():
             text = characters.decode(values.get(tag, b""), character_set if keyword == "PatientID" else "")
             readings[name].identity[keyword] = "\\".join(part.strip(" ") for part in text.split("\\"))
