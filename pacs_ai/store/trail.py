@@ -187,9 +187,10 @@ def read(connection: Connection, horizon: Horizon, limit: int = BATCH) -> Batch:
 def _over(connection: Connection, limit: int) -> tuple[str, ...]:
     """Return associations that ended and were not told of yet, or of which more has its rows since."""
     ended = sa.select(_association.c.id).where(_association.c.ended_at.is_not(None))
-    untold = ended.where(_association.c.audited_at.is_(None)).order_by(_association.c.ended_at).limit(limit)
-    more = ended.join(_share, _share.c.assoc_id == _association.c.id).where(schema.is_untold).distinct().limit(limit)
-    found = [*connection.execute(untold).scalars(), *connection.execute(more).scalars()]
+    untold = ended.where(_association.c.audited_at.is_(None)).order_by(_association.c.ended_at, _association.c.id)
+    more = ended.join(_share, _share.c.assoc_id == _association.c.id).where(schema.is_untold).distinct()
+    queries = (untold, more.order_by(_association.c.id))
+    found = [one for query in queries for one in connection.execute(query.limit(limit)).scalars()]
     return tuple(dict.fromkeys(found))
 
 
@@ -234,7 +235,7 @@ def _receipts(
         .join(_share, _share.c.assoc_id == _association.c.id)
         .join(schema.series, schema.series.c.id == _share.c.series_id)
         .where(schema.is_untold, of_these)
-        .order_by(_association.c.opened_at, _share.c.series_id)
+        .order_by(_association.c.opened_at, _association.c.id, _share.c.series_id)
     )
     brought: dict[tuple[str, int], _Brought] = {}
     shares = []
