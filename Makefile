@@ -83,7 +83,7 @@ prove: .venv/.installed-dev  ## kill the node, cut its power, break its disk, ma
 	$(BIN)/python scripts/prove.py $(if $(LIMIT),--limit $(LIMIT))
 
 nightly: .venv/.installed-dev  ## run the long tests as well, and the long proof: ten hours at most
-	@$(call IN_TWO_STEPS,-m "$(NIGHTLY)" --timeout=3600,2,4h,1h); \
+	@$(call IN_TWO_STEPS,-m "$(NIGHTLY)" --timeout=3600 --hypothesis-profile=further,2,4h,1h); \
 	$(BIN)/python scripts/prove.py --night $(if $(LIMIT),--limit $(LIMIT)) && exit $$tests
 
 bench: .venv/.installed-dev  ## measure receiving, encoding, delivering, inference, and the whole journey

@@ -24,10 +24,11 @@ class Bed:
     def __init__(self, stations, source, files, peer, folder, **settings):
         self.stations, self.peer = stations, peer
         table = {"name": "pacs", "ae_title": peer.ae_title, "host": "127.0.0.1", "port": peer.port}
+        patience = 60 if peer.answers == "here" else 0.3  # only one that answers here is waited for
         self.config = Config.model_validate(
             {
                 "store": {"folder": folder / "store"},
-                "peer": [{"commitment": True, "commitment_seconds": 0.3, "answer_seconds": 20} | table | settings],
+                "peer": [{"commitment": True, "commitment_seconds": patience, "answer_seconds": 60} | table | settings],
             }
         )
         self.address = Address("pacs", peer.ae_title, "127.0.0.1", peer.port, PLAN)

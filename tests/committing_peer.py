@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from free_ports import free_port
 from keeping_peer import commented
 from pydicom import Dataset
 from pynetdicom import AE, build_context, build_role, evt
@@ -63,8 +64,8 @@ class CommittingPeer:
             (evt.EVT_N_ACTION, self._action),
             (evt.EVT_C_FIND, self._find),
         ]
+        self.port = self.port or free_port()  # one that nobody else takes while it is stopped
         self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        self.port = self._server.server_address[1]
 
     def stop(self) -> None:
         """Listen no longer."""
@@ -176,10 +177,10 @@ class AskingPeer:
         """Listen for answers."""
         ae = AE(self.ae_title)
         ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+        self.port = self.port or free_port()
         self._server = ae.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._event)]
         )
-        self.port = self._server.server_address[1]
 
     def stop(self) -> None:
         """Listen no longer."""

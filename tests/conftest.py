@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import work_order
+from hypothesis import HealthCheck, settings
 from stations import Sender, Stations, WallClock
 
 from pacs_ai.store import clock, migrate, schema
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
+
+#: The same examples each time, however slow the machine is; `--hypothesis-profile=further` seeks others.
+settings.register_profile(
+    "same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("further", settings.get_profile("same"), derandomize=False)
+settings.load_profile("same")
 
 _LOGGERS = (None, "pacs_ai", "pynetdicom", "pydicom", "py.warnings")
 _LEVELS = {name: logging.getLogger(name).level for name in _LOGGERS}
@@ -97,6 +105,7 @@ def postgres() -> Iterator[str]:
         initdb = [programs / "initdb", "-D", folder / "data", "-U", "pacs_ai", "-A", "trust", "--no-sync", "-E", "UTF8"]
         subprocess.run(initdb, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         options = {"listen_addresses": "", "unix_socket_directories": folder, "max_connections": 200, "fsync": "off"}
+        options["autovacuum"] = "off"  # it would take locks and numbers of transactions amid whatever test
         command = [programs / "postgres", "-D", folder / "data"]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (folder / "log").open("wb") as log:
@@ -195,7 +204,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     else:
         url = request.getfixturevalue("migrated_postgres")
         _empty(url)
-    opened = Database(url)
+    with pytest.MonkeyPatch.context() as patch:  # for thirty writers at a time on a slow disk
+        patch.setattr("pacs_ai.store.database._BUSY_SECONDS", 60.0)
+        opened = Database(url)
     yield opened
     opened.close()
 

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from free_ports import free_port
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
@@ -59,8 +60,8 @@ class KeepingPeer:
             (evt.EVT_ACCEPTED, self._accepted),
             (evt.EVT_C_STORE, self._store),
         ]
+        self.port = self.port or free_port()  # one that nobody else takes while it is stopped
         self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        self.port = self._server.server_address[1]
 
     def stop(self) -> None:
         """Abort what is open and listen no longer."""

@@ -66,13 +66,18 @@ class Clock:
 
 
 class WallClock:
-    """Stands in for `datetime` in `pacs_ai.store.clock`: the wall clock, set wrong by `off`."""
+    """Stands in for `datetime` in `pacs_ai.store.clock`: the wall clock, set wrong by `off`, or stopped."""
 
     def __init__(self) -> None:
         self.off = timedelta()
+        self.stopped_at: datetime | None = None
 
     def now(self, zone: Any) -> datetime:
-        return datetime.now(zone) + self.off
+        return (self.stopped_at or datetime.now(zone)) + self.off
+
+    def stop(self) -> None:
+        """Let no time pass any more, save by `forward`."""
+        self.stopped_at = datetime.now(UTC)
 
     def forward(self, **off: float) -> None:
         self.off += timedelta(**off)
@@ -160,10 +165,9 @@ class Stations:
     database: Database
 
     def rows(self, table: sa.Table, *conditions: Any) -> Sequence[sa.Row[Any]]:
-        """Return the rows of a table, in the order in which they came."""
-        order = table.c.id if "id" in table.c else next(iter(table.primary_key))
+        """Return the rows of a table in the order of their keys: where that is a number, as they came."""
         with self.database.read() as connection:
-            return connection.execute(sa.select(table).where(*conditions).order_by(order)).all()
+            return connection.execute(sa.select(table).where(*conditions).order_by(*table.primary_key)).all()
 
     def series(self, series: str = "1") -> sa.Row[Any]:
         """Return one series."""

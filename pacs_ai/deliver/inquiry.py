@@ -57,6 +57,12 @@ def ask(
     NotOffered
         It takes no such requests, or not this one.
     """
+    reports: list[Report] = []
+
+    def heard(report: Report) -> int:
+        reports.append(report)
+        return answered(report)
+
     with Association(remote, _contexts(commitment.SOP_CLASS_UID)) as assoc:
         context_id, syntax = _accepted(assoc, commitment.SOP_CLASS_UID, "storage commitment")
         assoc.request(
@@ -64,14 +70,16 @@ def ask(
             command.n_action_request(1, commitment.SOP_CLASS_UID, commitment.SOP_INSTANCE_UID, commitment.REQUEST),
         )
         assoc.send_bytes(context_id, commitment.encode_request(request, syntax))
-        if not any(_is_response(assoc, context_id, syntax, answered) for _ in range(_MOST_MESSAGES)):
+        if not any(_is_response(assoc, context_id, syntax, heard) for _ in range(_MOST_MESSAGES)):
             raise Unavailable(f"{remote} sent everything but the response to the request for storage commitment")
         taken()
+        if reports:
+            return
         try:
             _, event, data = assoc.message(seconds, _LONGEST)
         except Unavailable:
             return  # it answers elsewhere, or later
-        _answer_event(assoc, context_id, syntax, event, data, answered)
+        _answer_event(assoc, context_id, syntax, event, data, heard)
 
 
 def _is_response(assoc: Association, context_id: int, syntax: str, answered: Callable[[Report], int]) -> bool:

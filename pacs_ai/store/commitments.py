@@ -19,7 +19,7 @@ from pacs_ai.dicom.commitment import reason_words
 from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.profiles import NOTICES
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
-from pacs_ai.store import journal, schema
+from pacs_ai.store import journal, schema, waiting
 from pacs_ai.store.clock import LONGEST_WAIT, is_due, now
 from pacs_ai.store.moves import move
 
@@ -190,6 +190,7 @@ def unconfirmed(connection: Connection) -> dict[str, tuple[int, datetime]]:
             _delivery.c.asks >= MOST_ASKS,
         )
         .group_by(_delivery.c.peer)
+        .order_by(_delivery.c.peer)
     )
     return {peer: (count, since) for peer, count, since in connection.execute(query)}
 
@@ -216,36 +217,41 @@ def refused(database: Database, step: Step, words: str, *, comment: str = "") ->
         What the peer said of it in its own words, which may name a patient.
     """
     with database.write() as connection:
-        _remark(connection, step, comment)
         _note_asked(connection, step, words)
+        _remark(connection, step, comment)
         _schedule(connection, step.deliveries, 0.0)
 
 
 def _note_asked(connection: Connection, step: Step, words: str) -> None:
     this = _commitment.c.id == step.commitment_id
     connection.execute(sa.update(_commitment).where(this).values(asked_at=now(), words=words))
-    these = [one.delivery_id for one in step.deliveries]
-    connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(asks=_delivery.c.asks + 1))
+    connection.execute(sa.update(_delivery).where(_lock(connection, step)).values(asks=_delivery.c.asks + 1))
+
+
+def _lock(connection: Connection, step: Step) -> sa.ColumnElement[bool]:
+    """Lock the deliveries of a step; returns the condition that names them."""
+    these = _delivery.c.id.in_([one.delivery_id for one in step.deliveries])
+    waiting.lock(connection, these)
+    return these
 
 
 def _remark(connection: Connection, step: Step, comment: str) -> None:
     """Keep what the peer said in its own words, where it said anything."""
     if comment:
-        these = [one.delivery_id for one in step.deliveries]
-        connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(comment=comment))
+        connection.execute(sa.update(_delivery).where(_lock(connection, step)).values(comment=comment))
 
 
 def later(database: Database, step: Step, *, seconds: float) -> None:
     """Note that the peer could not be reached: the same step is due again after so long."""
     with database.write() as connection:
+        _lock(connection, step)
         _schedule(connection, step.deliveries, seconds)
 
 
 def waive(database: Database, step: Step) -> None:
     """Note that the peer is no longer to be asked: what it has stays as it is."""
     with database.write() as connection:
-        these = [one.delivery_id for one in step.deliveries]
-        connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(these)).values(confirm_at=None))
+        connection.execute(sa.update(_delivery).where(_lock(connection, step)).values(confirm_at=None))
 
 
 def looked(database: Database, step: Step, found: Collection[str], *, actor: str) -> None:

@@ -95,7 +95,7 @@ def _open_shares(connection: Connection, series_ids: Sequence[int]) -> dict[int,
         sa.select(_share, _association.c.owner)
         .join(_association, _association.c.id == _share.c.assoc_id)
         .where(_share.c.series_id.in_(series_ids), _association.c.ended_at.is_(None))
-        .order_by(_association.c.opened_at)
+        .order_by(_association.c.opened_at, _association.c.id)
     )
     dead: dict[str, bool] = {}
     for row in connection.execute(query):

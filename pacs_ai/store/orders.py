@@ -150,10 +150,8 @@ def _operators_row(connection: Connection, job_id: int) -> Row[Any]:
 
 
 def _work_of(connection: Connection, row: Row[Any], addresses: Mapping[str, Address]) -> Work:
-    sources = [
-        Source(s.input, s.series_id, s.revision)
-        for s in connection.execute(sa.select(_source).where(_source.c.job_id == row.id))
-    ]
+    taken = sa.select(_source).where(_source.c.job_id == row.id).order_by(_source.c.input)
+    sources = [Source(s.input, s.series_id, s.revision) for s in connection.execute(taken)]
     query = sa.select(_destination).where(_destination.c.job_id == row.id).order_by(_destination.c.peer)
     targets = connection.execute(query).all()
     former = [Address(t.peer, t.ae_title, t.host, t.port, from_json(t.plan)) for t in targets]

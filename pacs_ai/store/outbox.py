@@ -22,6 +22,8 @@ from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Held
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pacs_ai.store.database import Database
     from pacs_ai.store.owners import Watch
     from pacs_ai.store.waiting import Backoff
@@ -93,7 +95,7 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
         ).one_or_none()
         if taken is None:
             return None
-        due = connection.execute(_due(peer, 1 if taken.failures else BATCH)).all()
+        due = _locked(connection, _due(peer, 1 if taken.failures else BATCH))
         rows = [row for row in due if _address(row) == _address(due[0])]
         if not rows:
             _let_go(connection, peer, owner, taken.fence)
@@ -124,6 +126,13 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
             for row in rows
         )
         return Round(peer, *_address(rows[0]), owner, taken.fence, parcels)
+
+
+def _locked(connection: Connection, due: sa.Select[Any]) -> Sequence[Row[Any]]:
+    """Return what may be sent, in its order, locked in the order of the numbers, as everybody locks it."""
+    these = _delivery.c.id.in_([row.id for row in connection.execute(due)])
+    waiting.lock(connection, these)
+    return connection.execute(due.where(these)).all()  # some may have been cancelled meanwhile
 
 
 def _may_be_sent() -> sa.ColumnElement[bool]:
@@ -163,7 +172,6 @@ def _due(peer: str, limit: int) -> sa.Select[Any]:
         .where(_delivery.c.peer == peer, _may_be_sent())
         .order_by(_job.c.rank, _job.c.id, _delivery.c.place, _result.c.ordinal)
         .limit(limit)
-        .with_for_update(of=_delivery)
     )
 
 
@@ -349,7 +357,8 @@ def _let_go(connection: Connection, peer: str, owner: str, fence: int) -> None:
 def sweep(database: Database, watch: Watch, actor: str) -> int:
     """Take over the destinations of couriers that are dead or stand still; returns how many."""
     with database.read() as connection:
-        rows = connection.execute(sa.select(_destination).where(_destination.c.owner != "")).all()
+        query = sa.select(_destination).where(_destination.c.owner != "").order_by(_destination.c.peer)
+        rows = connection.execute(query).all()
     claims = {row.peer: Held(row.owner, row.fence, row.beat) for row in rows}
     taken = 0
     for peer in watch.lost("destination", claims):

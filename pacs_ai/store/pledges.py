@@ -243,7 +243,7 @@ def held(connection: Connection) -> list[Held]:
         .join(_instance, _instance.c.series_id == _series.c.id)
         .where(_instance.c.pledged_at.is_not(None))
         .group_by(_study.c.study_instance_uid)
-        .order_by(sa.func.min(_instance.c.pledged_at))
+        .order_by(sa.func.min(_instance.c.pledged_at), _study.c.study_instance_uid)
     )
     return [Held(*row) for row in connection.execute(query)]
 
@@ -260,7 +260,7 @@ def lift(database: Database, study_instance_uids: Collection[str], *, actor: str
             .returning(_instance.c.series_id)
         ).scalars()
         series = list(lifted)
-        for series_id in dict.fromkeys(series):
+        for series_id in sorted(set(series)):
             words = f"{series.count(series_id)} instance(s) may be deleted again: an operator lifted the commitment"
             journal.append(connection, "series", series_id, "lifted", reason=words, actor=actor)
         return len(series)

@@ -67,7 +67,8 @@ def register(database: Database, owner: str, kind: str, detail: str = "", succee
         Receive processes that are no more, and whose place this one takes: it indexes what they left.
     """
     with database.write() as connection:
-        rows = connection.execute(sa.select(_process.c.owner, _process.c.kind, _process.c.given_up)).all()
+        known = sa.select(_process.c.owner, _process.c.kind, _process.c.given_up).order_by(_process.c.owner)
+        rows = connection.execute(known).all()
         dead = [r.owner for r in rows if (r.kind != RECEIVE or r.given_up) and is_dead(r.owner)]
         dead += [r.owner for r in rows if r.owner in succeeds and r.owner not in dead]
         connection.execute(sa.delete(_process).where(_process.c.owner.in_([*dead, owner])))
@@ -142,7 +143,8 @@ def _end_associations(connection: Connection, owners: Collection[str]) -> None:
 
 def running(connection: Connection) -> list[ProcessView]:
     """Return the processes that are not known to be dead."""
-    rows = connection.execute(sa.select(_process).order_by(_process.c.kind, _process.c.started_at)).all()
+    query = sa.select(_process).order_by(_process.c.kind, _process.c.started_at, _process.c.owner)
+    rows = connection.execute(query).all()
     return [
         ProcessView(row.owner, row.kind, row.detail, row.host, row.pid, row.started_at, row.seen_at, row.problem)
         for row in rows

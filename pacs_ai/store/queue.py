@@ -311,13 +311,14 @@ def found_conflict(database: Database, held: Claim, words: str) -> None:
     Their series is set to ``conflict`` and its jobs are withheld, this one too.
     """
     with database.write() as connection:
-        _require_held(connection, held)
         sources = sa.select(_source.c.series_id).where(_source.c.job_id == held.job_id)
         doubted = sa.select(_instance.c.series_id).where(
             _instance.c.role == Role.UNVERIFIED.value, _instance.c.series_id.in_(sources)
         )
         series = sa.select(_series.c.id, _series.c.state).where(_series.c.id.in_(doubted)).order_by(_series.c.id)
-        for row in connection.execute(series.with_for_update()).all():
+        doubtful = connection.execute(series.with_for_update()).all()  # before any job, as who receives a conflict
+        _require_held(connection, held)
+        for row in doubtful:
             connection.execute(
                 sa.update(_instance)
                 .where(_instance.c.series_id == row.id, _instance.c.role == Role.UNVERIFIED.value)
@@ -336,7 +337,8 @@ def sweep(database: Database, watch: Watch, actor: str) -> int:
     """Take over the jobs of workers that are dead or stand still; returns how many."""
     query = sa.select(_job.c.id, _job.c.owner, _job.c.fence, _job.c.beat).where(_job.c.state == JobState.RUNNING.value)
     with database.read() as connection:
-        claims = {row.id: Held(row.owner, row.fence, row.beat) for row in connection.execute(query)}
+        rows = connection.execute(query.order_by(_job.c.id))
+        claims = {row.id: Held(row.owner, row.fence, row.beat) for row in rows}
         misplaced = connection.execute(_too_far_back()).first() is not None
     taken = 0
     for job_id in watch.lost("job", claims):
@@ -370,6 +372,6 @@ def _too_far_back() -> sa.Select[Any]:
 def _bring_forward(database: Database) -> None:
     """Rank jobs as if they had been enqueued now, so that a clock that was set back starves none."""
     with database.write() as connection:
-        for row in connection.execute(_too_far_back().with_for_update()).all():
+        for row in connection.execute(_too_far_back().order_by(_job.c.id).with_for_update()).all():
             rank = now().timestamp() + HEAD_START[row.priority]
             connection.execute(sa.update(_job).where(_job.c.id == row.id).values(rank=rank))

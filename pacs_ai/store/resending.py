@@ -46,7 +46,8 @@ def retry(
         .join(_result, _result.c.id == _delivery.c.result_id)
     )
     with database.write() as connection:
-        for delivery_id in delivery_ids:
+        _lock_destinations(connection, delivery_ids)
+        for delivery_id in sorted(delivery_ids):
             one = query.where(_delivery.c.id == delivery_id)
             row = connection.execute(one.with_for_update(of=_delivery)).one_or_none()
             if row is None:
@@ -67,6 +68,13 @@ def retry(
                 .values(next_try_at=now(), failures=0)
             )
     return len(delivery_ids)
+
+
+def _lock_destinations(connection: Connection, delivery_ids: Sequence[int]) -> None:
+    """Lock where deliveries go before they are locked, as couriers do."""
+    peers = sa.select(_delivery.c.peer).where(_delivery.c.id.in_(list(delivery_ids)))
+    query = sa.select(_destination.c.peer).where(_destination.c.peer.in_(peers)).order_by(_destination.c.peer)
+    connection.execute(query.with_for_update()).all()
 
 
 def _has_moved(row: Row[Any], address: Address) -> bool:

@@ -100,14 +100,14 @@ def _mark(connection: Connection, series_id: int, actor: str) -> int:
 
 
 def _due(state: SeriesState, days: float) -> sa.Select[Any]:
-    """Select the series in a state whose files may go."""
+    """Select the series in a state whose files may go, in the order in which they came."""
     before = now() - timedelta(days=days)
     jobs = sa.select(_source.c.series_id).join(_job, _job.c.id == _source.c.job_id)
     needed = jobs.where(sa.or_(_job.c.state.in_(_OPEN_JOBS), _job.c.finished_at >= before))
     undelivered = jobs.join(_delivery, _delivery.c.job_id == _job.c.id).where(
         sa.or_(_delivery.c.state.in_(_OPEN_DELIVERIES), _delivery.c.sent_at >= before)
     )
-    return sa.select(_series.c.id, _series.c.study_id).where(
+    due = sa.select(_series.c.id, _series.c.study_id).where(
         _series.c.state == state.value,
         ~_series.c.awaiting,
         _series.c.last_received_at < before,
@@ -116,6 +116,7 @@ def _due(state: SeriesState, days: float) -> sa.Select[Any]:
         sa.exists().where(_instance.c.series_id == _series.c.id, _instance.c.purged_at.is_(None)),
         ~sa.exists().where(_instance.c.series_id == _series.c.id, _instance.c.pledged_at.is_not(None)),
     )
+    return due.order_by(_series.c.id)
 
 
 def sweep(database: Database, files: Files, *, older_than_seconds: float = _YOUNG_SECONDS) -> list[str]:

@@ -185,7 +185,8 @@ def _over(connection: Connection, limit: int) -> list[str]:
     """Return associations that ended and brought what was not told yet."""
     ended = sa.select(_association.c.id).where(_association.c.ended_at.is_not(None))
     untold = ended.join(_share, _share.c.assoc_id == _association.c.id).where(schema.is_untold)
-    return list(connection.execute(untold.distinct().limit(limit)).scalars())
+    some = untold.distinct().order_by(_association.c.id).limit(limit)
+    return list(connection.execute(some).scalars())
 
 
 def _move(row: Any, about: subjects.Reader) -> Move:
@@ -229,7 +230,7 @@ def _receipts(
         .join(_share, _share.c.assoc_id == _association.c.id)
         .join(schema.series, schema.series.c.id == _share.c.series_id)
         .where(schema.is_untold, of_these)
-        .order_by(_association.c.opened_at, _share.c.series_id)
+        .order_by(_association.c.opened_at, _association.c.id, _share.c.series_id)
     )
     brought: dict[tuple[str, int], _Brought] = {}
     shares = []

@@ -24,11 +24,11 @@ UNIDENTIFIED = ""
 
 
 def waiting(connection: Connection) -> list[tuple[int, str]]:
-    """Return the queued jobs, each with its pipeline, that were enqueued while that pipeline was disabled."""
+    """Return the queued jobs that were enqueued while their pipeline was disabled, each with it, the oldest first."""
     query = sa.select(_job.c.id, _job.c.pipeline).where(
         _job.c.state == JobState.QUEUED.value, _job.c.pipeline_version == UNIDENTIFIED
     )
-    return [(row.id, row.pipeline) for row in connection.execute(query)]
+    return [(row.id, row.pipeline) for row in connection.execute(query.order_by(_job.c.id))]
 
 
 def identify(

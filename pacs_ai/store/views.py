@@ -357,7 +357,7 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
     tables = {"series": _series, "jobs": _job, "deliveries": _delivery}
     found: dict[str, dict[str, int]] = {}
     for name, table in tables.items():
-        query = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
+        query = sa.select(table.c.state, sa.func.count()).group_by(table.c.state).order_by(table.c.state)
         found[name] = dict(connection.execute(query).all())
     query = sa.select(sa.func.coalesce(sa.func.sum(_series.c.instances), 0))
     found["instances"] = {"stored": int(connection.execute(query).scalar_one())}
@@ -367,7 +367,7 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
 def paused(connection: Connection) -> dict[str, datetime]:
     """Return the paused pipelines and since when."""
     table = schema.pipeline_switch
-    return {row.pipeline: row.paused_at for row in connection.execute(sa.select(table))}
+    return {row.pipeline: row.paused_at for row in connection.execute(sa.select(table).order_by(table.c.pipeline))}
 
 
 def destinations(connection: Connection) -> list[tuple[str, int, datetime, str]]:

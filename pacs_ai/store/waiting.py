@@ -35,6 +35,11 @@ class Backoff:
         return float(wait * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
 
 
+def lock(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    """Lock deliveries in the order of their numbers, as everybody does: an UPDATE of many takes them as they lie."""
+    connection.execute(sa.select(_delivery.c.id).where(which).order_by(_delivery.c.id).with_for_update()).all()
+
+
 def doubt(connection: Connection, delivery_ids: Sequence[int]) -> None:
     """Note that the peer may have these, though it did not say so."""
     connection.execute(sa.update(_delivery).where(_delivery.c.id.in_(list(delivery_ids))).values(doubtful=True))
@@ -66,6 +71,7 @@ def count_wait(
 ) -> None:
     """Add a wait to waiting deliveries, and give up those that waited for the limit in all."""
     waiting = sa.and_(which, _delivery.c.state == DeliveryState.WAITING.value)
+    lock(connection, waiting)
     longer = _delivery.c.waited_seconds + wait
     connection.execute(sa.update(_delivery).where(waiting).values(waited_seconds=longer))
     over = sa.select(_delivery.c.id).where(waiting, _delivery.c.waited_seconds >= backoff.give_up_hours * 3600)

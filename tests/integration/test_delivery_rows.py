@@ -127,8 +127,9 @@ def bed(stations, source, tmp_path):
 
     def make(port, configured=0):
         now_at = configured or port
-        table = {"name": "pacs", "ae_title": "KEEPER", "host": "127.0.0.1", "port": now_at, "answer_seconds": 20}
-        config = Config.model_validate({"store": {"folder": tmp_path / "store"}, "peer": [table]})
+        table = {"name": "pacs", "ae_title": "KEEPER", "host": "127.0.0.1", "port": now_at, "answer_seconds": 60}
+        given = {"store": {"folder": tmp_path / "store"}, "peer": [table], "deliver": {"first_backoff_seconds": 60}}
+        config = Config.model_validate(given)
         address = Address("pacs", "KEEPER", "127.0.0.1", port, PLAN)
         stations.enqueue(stations.work(source, destinations=(address,)))
         finish_with(stations, files, encodings([PLAN]))
@@ -326,7 +327,7 @@ def waits_alone(stations, reason):
     delivery = stations.rows(schema.delivery)[0]
     assert reason in delivery.reason
     assert delivery.due_at > clock.now()
-    assert delivery.waited_seconds >= 4
+    assert delivery.waited_seconds >= 48
     assert outbox.claim(stations.database, "pacs", ME) is None, "what waits is not due yet"
 
 
@@ -362,7 +363,7 @@ def test_DEL_01_a_round_that_breaks_off_is_tried_again_ever_later_and_given_up(
         return near(remote, *rest)
 
     monkeypatch.setattr(courier_module, "send", broken)
-    backoff = {"first_backoff_seconds": 60, "give_up_hours": 0.1}
+    backoff = {"first_backoff_seconds": 60, "give_up_hours": 0.09}  # 324 s: more than 60 + 120, less than 0.8 of 420
     config = Config.model_validate({"peer": PEERS, "deliver": backoff})
     courier = Courier(config, stations.database, Files(tmp_path / "files"), ME)
     pacs = schema.destination.c.peer == "pacs"

@@ -56,6 +56,21 @@ def make_config(tmp_path, free_port) -> Callable[..., Config]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def usual_disk(monkeypatch) -> None:
+    """Have all that is found of the disk be as on a usual one, whatever the machine's is like."""
+    monkeypatch.setattr(probe, "sync_milliseconds", lambda _: 2.0)
+    monkeypatch.setattr(probe, "mount_of", lambda _: probe.Mount("/", "ext4", "/dev/sda1"))
+    have_free(monkeypatch, 50.0)
+
+
+def have_free(monkeypatch, gigabytes: float) -> None:
+    """Have a disk of 100 GB with so much free."""
+    blocks = round(gigabytes * 1_000_000)
+    state = os.statvfs_result((1000, 1000, 100_000_000, blocks, blocks, 1000, 1000, 1000, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: state)
+
+
 def levels(found: Iterable[Finding]) -> dict[str, Level]:
     return {finding.subject: finding.level for finding in found}
 
@@ -105,6 +120,9 @@ def test_sound_installation_has_no_fault(tmp_path, free_port, keeping_peer):
 def test_faults_are_said_with_advice_and_exit_code(tmp_path, free_port):
     path = tmp_path / "pacs-ai.toml"
     path.write_text(f"""
+        [store]
+        min_free_gb = 0.01
+        min_free_percent = 0
         [receive]
         bind = "127.0.0.1"
         port = {free_port}
@@ -154,22 +172,20 @@ def test_a_folder_that_takes_nothing_is_a_fault_and_no_traceback(make_config, mo
     assert "No space left on device" in only(storage.examine_folder(make_config()), Level.FAULT).words
 
 
-def test_low_room_is_a_fault_before_the_node_refuses_data(make_config):
-    found = levels(storage.examine_folder(make_config(store={"min_free_gb": 1e9})))
-    assert found["room"] is Level.FAULT
-    free = os.statvfs("/tmp").f_bavail * os.statvfs("/tmp").f_frsize / 1e9
-    assert levels(storage.examine_folder(make_config(store={"min_free_gb": free / 1.5})))["room"] is Level.WARNING
+@pytest.mark.parametrize(("free", "level"), [(9.9, Level.FAULT), (15.0, Level.WARNING), (20.1, Level.OK)])
+@pytest.mark.parametrize("least", [{"min_free_gb": 10}, {"min_free_percent": 10}])
+def test_low_room_is_a_fault_before_the_node_refuses_data(make_config, monkeypatch, least, free, level):
+    have_free(monkeypatch, free)
+    assert levels(storage.examine_folder(make_config(store=least)))["room"] is level
 
 
-def test_room_that_is_written_ahead_to_must_fit_above_the_watermark(make_config, monkeypatch, tmp_path):
-    state = os.statvfs(tmp_path)
-    monkeypatch.setattr(os, "statvfs", lambda _: state)
-    free = state.f_bavail * state.f_frsize / 1e9
-    small = make_config(store={"min_free_gb": free - 1}, receive={"ahead_mb": 900, "processes": 2})
+def test_room_that_is_written_ahead_to_must_fit_above_the_watermark(make_config, monkeypatch):
+    have_free(monkeypatch, 11.04)
+    small = make_config(store={"min_free_gb": 10}, receive={"ahead_mb": 900, "processes": 2})
     (finding,) = [one for one in storage.examine_folder(small) if one.subject == "ahead_mb"]
     assert finding.level is Level.WARNING
     assert "takes up to 1.9 GB more (2 processes), but only 1.0 GB is free" in finding.words
-    enough = make_config(store={"min_free_gb": free - 1}, receive={"ahead_mb": 900})
+    enough = make_config(store={"min_free_gb": 10}, receive={"ahead_mb": 900})
     assert "ahead_mb" not in levels(storage.examine_folder(enough))
 
 
@@ -208,7 +224,8 @@ def test_open_folder_is_a_warning(make_config, tmp_path):
     assert finding.advice.startswith("chmod 0700")
 
 
-def test_mount_is_the_one_that_the_path_lies_on(tmp_path):
+def test_mount_is_the_one_that_the_path_lies_on(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the machine's own
     assert probe.mount_of(Path("/proc/self")).kind == "proc"
     assert probe.mount_of(tmp_path).place == "/" or str(tmp_path).startswith(probe.mount_of(tmp_path).place)
     assert probe.sync_milliseconds(tmp_path) > 0

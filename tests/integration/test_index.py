@@ -244,15 +244,14 @@ def compared(monkeypatch):
     return does
 
 
-def test_STO_09_no_transaction_is_open_while_contents_are_compared(stations, sender, compared, monkeypatch):
+def test_STO_09_no_transaction_is_open_while_contents_are_compared(stations, sender, compared):
     """Whoever sends a known UID with a byte changed holds up no other process's writing."""
-    monkeypatch.setattr("pacs_ai.store.database._BUSY_SECONDS", 0.05)
-    impatient = Database(stations.database.url)
+    other = Database(stations.database.url)
     wrote = []
 
     def write() -> None:
-        with impatient.write() as connection:
-            if not impatient.is_sqlite:
+        with other.write() as connection:
+            if not other.is_sqlite:
                 connection.execute(sa.text("LOCK TABLE study, series, instance IN ACCESS EXCLUSIVE MODE"))
             connection.execute(sa.update(schema.study).values(accession_number="A1"))
         wrote.append(True)
@@ -267,7 +266,7 @@ def test_STO_09_no_transaction_is_open_while_contents_are_compared(stations, sen
     ]
     assert sender.index.record(batch) == [Outcome.VARIANT, Outcome.CONFLICT, Outcome.NEW, Outcome.CONFLICT]
     assert wrote == [True] * 3
-    impatient.close()
+    other.close()
 
 
 def test_what_was_compared_with_something_else_meanwhile_is_judged_anew(stations, sender, compared):

@@ -17,7 +17,7 @@ from pacs_ai import profiles
 from pacs_ai.errors import UserError
 from pacs_ai.profiles import Kind, Wanted
 from pacs_ai.states import JobState, SeriesState
-from pacs_ai.store import holds, orders, outbox, queue, schema, unidentified
+from pacs_ai.store import holds, orders, outbox, queue, schema, unidentified, views
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Address, Identity
 from pacs_ai.store.queue import Lost
@@ -68,6 +68,13 @@ def test_pause_and_resume(stations, source):
     assert queue.claim(stations.database, ME) is None
     assert orders.resume(stations.database, "ct-lung", actor=ME) == 1
     assert stations.claim().job_id == later
+
+
+def test_paused_pipelines_are_shown_in_the_order_of_their_names(stations):
+    for name in ("c", "a", "b"):
+        orders.pause(stations.database, name, actor=ME)
+    with stations.database.read() as connection:
+        assert list(views.paused(connection)) == ["a", "b", "c"]
 
 
 def test_a_job_that_comes_back_while_its_pipeline_is_paused_waits(stations, source):

@@ -596,7 +596,7 @@ def test_NET_15_a_slow_commit_does_not_let_requests_pile_up(node: Node):
     assert len(node.stored_paths()) == 1
     assert len(inside._carry) < 1 << 20
     gate.set()
-    until(lambda: len(node.arrivals) == 20, 20)
+    until(lambda: len(node.arrivals) == 20)
     assoc.abort()
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pacs_ai.dicom.arrival import Arrival
 
 ABORT, REJECT, ACCEPT = 0x07, 0x03, 0x02
+#: Half of what one that says nothing may wait at a site: whoever had to wait for its end is answered later.
+PROMPT_SECONDS = 5.0
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -73,7 +75,7 @@ def connect() -> Iterator[Callable[[Receiver], socket.socket]]:
     opened: list[socket.socket] = []
 
     def connect(receiver: Receiver) -> socket.socket:
-        opened.append(socket.create_connection(("127.0.0.1", receiver.port), 10))
+        opened.append(socket.create_connection(("127.0.0.1", receiver.port), 60))
         return opened[-1]
 
     yield connect
@@ -121,7 +123,7 @@ def store_command(uid: str = "1.2.3") -> bytes:
 
 def answer(connection: socket.socket) -> bytes:
     """Return the next PDU; b"" where the peer closed."""
-    connection.settimeout(10)
+    connection.settimeout(60)
     try:
         header = connection.recv(6, socket.MSG_WAITALL)
         return header + connection.recv(struct.unpack(">BxL", header)[1], socket.MSG_WAITALL) if header else b""
@@ -162,12 +164,12 @@ def _echo_seconds(receiver: Receiver) -> float:
 
 
 def test_thirty_bare_and_thirty_silent_connections_deny_nothing(make_receiver, connect):
-    receiver = make_receiver(maximum_associations=10)
+    receiver = make_receiver(maximum_associations=10, waiting=guard.Limits(request_seconds=3600.0))
     for _ in range(30):
         connect(receiver).close()
     silent = [connect(receiver) for _ in range(30)]
-    assert echo_seconds(receiver) < 1.0
-    assert receiver.associations <= 1
+    assert echo_seconds(receiver) < PROMPT_SECONDS
+    until(lambda: receiver.associations == 0)
     assert not any(is_readable(each) for each in silent)
 
 
@@ -181,12 +183,15 @@ def is_readable(connection: socket.socket) -> bool:
 
 
 def test_NET_03_a_hundred_half_association_requests_deny_nothing_and_are_closed_at_the_deadline(make_receiver, connect):
-    receiver = make_receiver(waiting=guard.Limits(request_seconds=1.0, connections_per_address=200))
-    started = time.monotonic()
-    half = [connect(receiver) for _ in range(100)]
-    for each in half:
-        each.sendall(request()[:40])
-    assert echo_seconds(receiver) < 1.0
+    for limit in (3600.0, 1.0):
+        receiver = make_receiver(waiting=guard.Limits(request_seconds=limit, connections_per_address=200))
+        started = time.monotonic()
+        half = [connect(receiver) for _ in range(100)]
+        for each in half:
+            each.sendall(request()[:40])
+        assert echo_seconds(receiver) < PROMPT_SECONDS
+        if limit == 3600.0:
+            assert not any(is_readable(each) for each in half), "none of them has ended"
     assert all(is_closed(each) for each in half)
     assert 0.9 < time.monotonic() - started < 9.0  # the limit that a site has is 10 s
 
@@ -274,7 +279,7 @@ def test_ASC_03_ae_titles_that_are_none_are_rejected_and_logged_escaped(make_rec
     assert answer(connection)[6:] == bytes((0, 1, 1, 7))
     until(lambda: caplog.text.count("rejected association") == 2)
     assert not set(caplog.text) & {"\0", "\x1b"}
-    assert len(caplog.text.splitlines()) == len(caplog.records)
+    assert all(len(caplog.handler.format(record).splitlines()) == 1 for record in list(caplog.records))
 
 
 def test_spaces_around_ae_titles_mean_nothing(make_receiver, connect):
@@ -286,8 +291,8 @@ def test_spaces_around_ae_titles_mean_nothing(make_receiver, connect):
 def test_NET_04_half_a_pdu_in_an_association_ends_it(make_receiver, connect, files, arrivals):
     receiver = make_receiver(bounds=Bounds(network_seconds=1.0))
     connection = associate(receiver, connect)
-    connection.sendall(pdv(store_command(), 3)[:50])
     started = time.monotonic()
+    connection.sendall(pdv(store_command(), 3)[:50])
     assert answer(connection)[0] == ABORT
     assert 0.5 < time.monotonic() - started < 30.0  # the limit that a site has is 60 s
     until(lambda: receiver.associations == 0)
@@ -352,8 +357,8 @@ def test_NET_13_a_peer_that_vanishes_amid_an_instance_leaves_nothing(make_receiv
         connection.close()
     until(lambda: receiver.associations == 0)
     assert arrivals == []
-    assert [path for path in files.folder.rglob("*") if path.is_file()] == []
-    assert echo_seconds(receiver) < 1.0
+    until(lambda: not [path for path in files.folder.rglob("*") if path.is_file()])
+    assert echo_seconds(receiver) < PROMPT_SECONDS
 
 
 def test_one_address_cannot_fill_the_antechamber(make_receiver, connect):
@@ -361,7 +366,7 @@ def test_one_address_cannot_fill_the_antechamber(make_receiver, connect):
     first = connect(receiver)
     others = [connect(receiver) for _ in range(5)]
     assert is_closed(first)
-    assert echo_seconds(receiver) < 1.0
+    assert echo_seconds(receiver) < PROMPT_SECONDS
     assert is_closed(others[0])
     others[-1].sendall(request())
     assert answer(others[-1])[0] == ACCEPT
@@ -371,7 +376,7 @@ def test_a_full_antechamber_dismisses_who_waited_longest(make_receiver, connect)
     receiver = make_receiver(waiting=guard.Limits(connections=5, connections_per_address=64))
     waiting = [connect(receiver) for _ in range(6)]
     assert is_closed(waiting[0])
-    assert echo_seconds(receiver) < 1.0
+    assert echo_seconds(receiver) < PROMPT_SECONDS
 
 
 def test_a_fault_of_the_node_while_it_decides_is_an_abort_at_once(make_receiver, connect, monkeypatch, caplog):
@@ -383,9 +388,8 @@ def test_a_fault_of_the_node_while_it_decides_is_an_abort_at_once(make_receiver,
         connection.sendall(request())
         assert answer(connection) == guard.abort(guard.NOT_SPECIFIED)
         assert is_closed(connection)
-    assert "KeyError in" in caplog.text
-    assert receiver.associations == 0
-    assert echo_seconds(receiver) < 1.0
+    until(lambda: "KeyError in" in caplog.text and receiver.associations == 0)
+    assert echo_seconds(receiver) < PROMPT_SECONDS
 
 
 def test_a_port_that_is_taken_is_said_in_words(make_receiver):
@@ -422,7 +426,7 @@ def test_NET_09_broken_messages_are_aborted(make_receiver, connect, broken):
     connection.sendall(broken)
     assert answer(connection)[0] == ABORT
     until(lambda: receiver.associations == 0)
-    assert echo_seconds(receiver) < 1.0
+    assert echo_seconds(receiver) < PROMPT_SECONDS
 
 
 def test_one_byte_fragments_are_put_together(make_receiver, connect):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from certificates import Certificate
 
 LIMIT = 0.8
-MARGIN = 10.0
+MARGIN = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -264,21 +264,19 @@ def test_a_peer_that_is_in_the_configuration_no_more_is_not_called_without_tls(n
 
 
 @pytest.fixture
-def storescp_tls(tmp_path, authority, pacs, node, wait_until) -> Iterator[tuple[Remote, object]]:
+def storescp_tls(tmp_path, authority, pacs, node, free_port, wait_until) -> Iterator[tuple[Remote, object]]:
     """dcmtk's storescp on TLS, with its own BCP 195 profile."""
     binary = shutil.which("storescp", path="/usr/bin:/usr/local/bin")
     if binary is None:
         pytest.skip("DCMTK MISSING: apt-get install dcmtk; no foreign implementation was spoken to over TLS here")
     folder = tmp_path / "storescp"
     folder.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     words = [binary, "-q", "+B", "-aet", "SECURED", "-od", folder, "+tls", pacs.key, pacs.certificate]
-    words += ["+cf", authority.trusted, port]
+    words += ["+cf", authority.trusted, free_port]
     process = subprocess.Popen([str(word) for word in words], env={**os.environ, "TCP_NODELAY": "1"})
-    remote = remote_of(port, node)
+    remote = remote_of(free_port, node)
     try:
-        wait_until(lambda: is_open(port), seconds=60, what="storescp listening")
+        wait_until(lambda: is_open(free_port), seconds=60, what="storescp listening")
         yield remote, folder
     finally:
         process.terminate()

@@ -230,7 +230,7 @@ def test_an_instance_that_can_have_no_row_is_set_aside_and_holds_nobody_up(
     until(lambda: side.rows == ["1.2.0", "1.2.2"])
     (aside,) = (side.folder / "ahead").glob("*.dcm")
     assert data_set("1.2.1", pixels=5000) in aside.read_bytes()
-    assert str(aside) in caplog.text
+    until(lambda: str(aside) in caplog.text)
     assert "Secret" not in caplog.text
     until(lambda: "still cannot be indexed" in caplog.text or not side.ingest._indexing._upkeep.may_have_rows)
     assert aside.exists()
@@ -238,7 +238,7 @@ def test_an_instance_that_can_have_no_row_is_set_aside_and_holds_nobody_up(
     again = make()  # a release that can
     until(lambda: again.rows == ["1.2.1", "lost"])
     until(lambda: not list((side.folder / "ahead").glob("*.*")))
-    assert f"{aside} is indexed now" in caplog.text
+    until(lambda: f"{aside} is indexed now" in caplog.text)
 
 
 def test_a_row_that_the_database_refuses_is_set_aside_and_holds_nobody_up(
@@ -259,7 +259,8 @@ def test_a_row_that_the_database_refuses_is_set_aside_and_holds_nobody_up(
 
     def rows() -> list[str]:
         with database.read() as connection:
-            return [row[0] for row in connection.execute(sa.select(schema.instance.c.sop_instance_uid))]
+            query = sa.select(schema.instance.c.sop_instance_uid).order_by(schema.instance.c.id)
+            return list(connection.execute(query).scalars())
 
     side = make(record=record, is_recorded=index.is_recorded)
     assert [side.send(f"1.2.{number}") for number in range(4)] == [[None]] * 4
@@ -328,7 +329,7 @@ def test_STO_04_out_of_open_files_in_a_quiet_moment_indexing_goes_on(
         assert side.send("1.2.2") == [None]
         until(lambda: side.rows == ["1.2.1", "1.2.2"])
     assert caplog.text.count("cannot be tidied now: unexpected OSError in") == 1
-    assert side.ingest.is_settled
+    until(lambda: side.ingest.is_settled)
 
 
 def test_whatever_goes_wrong_between_two_batches_indexing_goes_on(
@@ -368,13 +369,20 @@ def test_QUE_05_indexing_that_hangs_without_an_error_is_in_arrears(
 def test_QUE_05_indexing_that_goes_on_and_lags_is_in_arrears(
     make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pacs_ai.receive.indexing._LATE_SECONDS", 0.5)
+    monkeypatch.setattr("pacs_ai.receive.indexing._STALL_SECONDS", 3600.0)
+    monkeypatch.setattr("pacs_ai.receive.indexing._LATE_SECONDS", 3600.0)
     monkeypatch.setattr("pacs_ai.receive.indexing.MAX_BATCH", 1)
-    side = make(fault=lambda: threading.Event().wait(0.05))
+    steps = threading.Semaphore(0)
+    side = make(fault=lambda: steps.acquire(timeout=60))
     for number in range(40):
         side.send(f"1.2.{number}")
+    for number in range(10):
+        steps.release()
+        until(lambda count=number + 1: len(side.rows) == count)
     assert side.ingest.is_settled, "each came a moment ago"
+    monkeypatch.setattr("pacs_ai.receive.indexing._LATE_SECONDS", 0.2)
     until(lambda: not side.ingest.is_settled)
+    steps.release(30)
     until(lambda: side.ingest.owes_nothing)
     assert len(side.rows) == 40
 

@@ -118,7 +118,7 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
 def elsewhere():
     """Run a function in a process of its own, which this test session's warnings and imports do not reach."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield lambda function, *args: pool.submit(function, *args).result(timeout=120)
+        yield lambda function, *args: pool.submit(function, *args).result(timeout=280)
 
 
 @pytest.fixture(scope="module")
