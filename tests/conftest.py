@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import work_order
+from hypothesis import HealthCheck, settings
 from stations import Sender, Stations, WallClock
 
 from pacs_ai.store import clock, migrate, schema
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
+
+# The same examples each time, and however long a busy machine takes; `--hypothesis-profile=default` tries others.
+settings.register_profile("alike", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("alike")
 
 _LOGGERS = (None, "pacs_ai", "pynetdicom", "pydicom", "py.warnings")
 _LEVELS = {name: logging.getLogger(name).level for name in _LOGGERS}
