@@ -30,8 +30,8 @@ _FINAL = {"done", "superseded"}
 _FIRST = {"series": "receiving", "job": "", "delivery": ""}
 #: Tables that a start may change though there is nothing to recover.
 _OF_PROCESSES = {"process", "audit_notice", "audit_event", "audit_cursor", "ahead"}
-#: Longest recovery, and so much more for each instance: several times what it takes, because machines are busy.
-RECOVERY_SECONDS, RECOVERY_SECONDS_EACH = 10.0, 0.005
+#: Longest recovery, and so much more for each instance: many times what it takes, for machines are busy and disks slow.
+RECOVERY_SECONDS, RECOVERY_SECONDS_EACH = 30.0, 0.005
 
 
 @dataclass(frozen=True)

@@ -231,5 +231,5 @@ def test_a_second_recovery_that_leaves_a_file_is_found(copy, place):
 
 
 def test_a_recovery_that_takes_too_long_is_found():
-    assert checker.in_time(9.9, 0) == checker.in_time(59.9, 10_000) == []
-    assert [_numbers(checker.in_time(*late)) for late in ((10.1, 0), (60.1, 10_000))] == [{"I10"}] * 2
+    assert checker.in_time(29.9, 0) == checker.in_time(79.9, 10_000) == []
+    assert [_numbers(checker.in_time(*late)) for late in ((30.1, 0), (80.1, 10_000))] == [{"I10"}] * 2
