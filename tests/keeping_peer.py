@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from pynetdicom.presentation import PresentationContext
 
+#: Longer than any test keeps a C-STORE waiting.
+_MOST_GATED_SECONDS = 280.0
+
 
 @dataclass
 class KeepingPeer:
@@ -94,7 +97,7 @@ class KeepingPeer:
         with self._changed:
             self.requests.append(uid)
         if not self.gated or event.request.AffectedSOPClassUID in self.gated:
-            self.gate.wait(60)
+            self.gate.wait(_MOST_GATED_SECONDS)
         with self._changed:
             planned = self.statuses.get(uid, [])
             status = planned.pop(0) if planned else self.status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
@@ -33,13 +32,6 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
         pause.wait(0.01)
-
-
-def resident_bytes() -> int:
-    """Return what this process has in memory, what the allocator keeps for later aside."""
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - a pseudo file
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def open_files() -> int:

@@ -187,14 +187,14 @@ class Orthanc:
 
     # Waiting
 
-    def wait_for_job(self, identifier: str, seconds: float = 60.0) -> dict[str, Any]:
+    def wait_for_job(self, identifier: str, seconds: float = 120.0) -> dict[str, Any]:
         """Return the job as soon as it has succeeded or failed."""
         return self.wait_until(
             lambda: (job := self.job(identifier))["State"] in {"Success", "Failure"} and job, seconds, "the job's end"
         )
 
     def wait_for_instances(
-        self, study_instance_uid: str, modality: str, count: int = 1, seconds: float = 60.0
+        self, study_instance_uid: str, modality: str, count: int = 1, seconds: float = 120.0
     ) -> list[str]:
         """Return a study's instances of a modality as soon as there are `count`."""
         return self.wait_until(
@@ -203,7 +203,7 @@ class Orthanc:
             f"{count} {modality} in Orthanc",
         )
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = 60.0, what: str = "the condition") -> Any:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 120.0, what: str = "the condition") -> Any:
         """Return what `condition` returns as soon as that is true."""
         deadline = time.monotonic() + seconds
         pause = threading.Event()

@@ -290,6 +290,7 @@ def test_segment_descriptions_say_what_the_card_says():
 
 
 def test_three_hundred_slices_are_encoded_in_a_second_of_one_core():
+    """Of a quick core: a slower one packs the bits alone as much more slowly, in a fortieth of it or more."""
     phantom = Phantom(300, 8, 8)
     evidence = make_evidence(phantom, Rows=512, Columns=512)
     z, y, x = np.ogrid[:300, :512, :512]
@@ -302,6 +303,9 @@ def test_three_hundred_slices_are_encoded_in_a_second_of_one_core():
     encode(*arguments)  # highdicom reads its tables once per process
     began = time.process_time()
     seg, _ = encode(*arguments)
-    spent = time.process_time() - began
+    encoded = time.process_time()
+    for segment in findings.segments:
+        np.packbits(segment.mask, bitorder="little")
+    packed = time.process_time()
     assert seg.dataset.NumberOfFrames == 450
-    assert spent < 1.2
+    assert encoded - began < 40 * (packed - encoded)

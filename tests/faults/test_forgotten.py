@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from running_node import nodes
 
@@ -25,9 +26,18 @@ OLD_SECONDS = 2 * 3600.0
 
 def places(node):
     """Return the files below the store's folder that hold the marker patient."""
-    found = [path for path in node.config.store.folder.rglob("*") if path.is_file()]
-    names = [path.relative_to(node.config.store.folder).as_posix() for path in found if MARKER in path.read_bytes()]
+    store = node.config.store.folder
+    found = [Path(folder, name) for folder, _, names in os.walk(store) for name in names]
+    names = [path.relative_to(store).as_posix() for path in found if MARKER in content(path)]
     return {name for name in names if not name.startswith(RECORDS)}
+
+
+def content(path):
+    """Return a file's bytes, none where the node has removed it meanwhile, or given it its name."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def set_aside(node, path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pydicom import dcmread
@@ -12,6 +11,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 from pynetdicom.dsutils import split_dataset
 from running_node import is_alive, peer_table, until
 
+from pacs_ai.deliver import scu
 from pacs_ai.states import JobState
 
 
@@ -32,7 +32,7 @@ def running(make_node, pacs, hold):
         peer=[peer_table("pacs", pacs.ae_title, pacs.port)],
         pipeline=[{"name": "slow", "use": "story", "settings": {"hold": str(hold)}}],
         route=[{"when": {"modality": "CT"}, "run": "slow", "deliver_to": ["pacs"]}],
-        receive={"quiet_seconds": 8.0},  # longer than it takes to start a process anew on a busy machine
+        receive={"quiet_seconds": 15.0},  # longer than it takes to start a process anew on a busy machine
     ).start()
 
 
@@ -72,15 +72,17 @@ def held_running(node, study):
 
 
 def test_receive_is_killed_while_a_study_arrives(node, pacs, make_series, tmp_path):
+    """Its sender stands still half-way, until the first have their rows: whatever is quick, it is amid the study."""
     study, paths = make_series(1, slices=150)
-    before = len(node.instances())
-    with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(node.send, paths)
-        node.until(lambda: len(node.instances()) >= before + 10, what="the first instances")
-        killed = node.signal_process("receive")
-        outcomes = sending.result(timeout=60)
-    assert any(outcome.stored for outcome in outcomes)
-    assert not all(outcome.stored for outcome in outcomes)
+    before, outcomes = len(node.instances()), []
+    for outcome in scu.send(node.remote(), scu.scan(paths).instances):
+        outcomes.append(outcome)
+        if outcome.stored:
+            node.acked.add(outcome.sop_instance_uid)
+        if len(outcomes) == 75:
+            node.until(lambda: len(node.instances()) >= before + 10, what="the first instances")
+            killed = node.signal_process("receive")
+    assert [outcome.stored for outcome in outcomes] == [True] * 75 + [False] * 75
     assert "abort" in outcomes[-1].words or "closed" in outcomes[-1].words
     node.until(node.answers, what="a new receive process")
     assert node.pid("receive") != killed
@@ -94,8 +96,11 @@ def test_receive_is_killed_while_a_study_arrives(node, pacs, make_series, tmp_pa
 
 def test_route_is_killed_while_a_series_is_quiet(node, pacs, make_series, tmp_path):
     study, paths = make_series(2)
-    for part in (paths[:6], paths[6:]):  # two associations: the long wait
-        node.send_all(part)
+    for outcome in scu.send(node.remote(), scu.scan(paths[:6]).instances):  # two associations: the long wait
+        assert outcome.stored
+        node.acked.add(outcome.sop_instance_uid)
+        if outcome.sop_instance_uid == scu.scan(paths[:1]).instances[0].sop_instance_uid:
+            node.send_all(paths[6:])  # while the first is open, which else was one that brought all
     node.signal_process("route")
     job = node.delivered(study)
     assert len(job.sources) == 1
@@ -165,14 +170,15 @@ def test_QUE_02_a_worker_that_was_only_asleep_writes_nothing(
     node.send_all(paths)
     held_running(node, study)
     sleeper = int(node.owner(node.job(study).id).split(":")[2])
-    node.until(lambda: node.log().count("ready on cpu") == 2, what="two workers")
+    node.until(lambda: node.log(1000).count("ready on cpu") >= 2, what="two workers")
     os.kill(sleeper, signal.SIGSTOP)
     hold.unlink()
     job = node.delivered(study)
     assert (job.crashes, job.attempts) == (1, 2)
     os.kill(sleeper, signal.SIGCONT)
     node.until(
-        lambda: f"job {job.id} was cancelled, superseded or taken over" in node.log(), what="the sleeper's own insight"
+        lambda: f"job {job.id} was cancelled, superseded or taken over" in node.log(1000),
+        what="the sleeper's own insight",
     )
     assert_arrived(node, pacs, job, tmp_path)
     assert len(pacs.stored) == 2

@@ -31,6 +31,7 @@ def running(make_node, pacs):
     return make_node(
         peer=[peer_table("pacs", pacs.ae_title, pacs.port)],
         route=[{"when": {"modality": "CT"}, "run": "story", "deliver_to": ["pacs"]}],
+        receive={"quiet_seconds": 5.0},  # longer than it takes to go on with a study after a start
     ).start()
 
 
@@ -92,7 +93,7 @@ def test_STO_10_a_second_node_in_the_same_folder_is_refused(full, tmp_path):
 
 def test_a_stop_waits_for_nobody_who_is_silent(full):
     with Association(full.remote(), [contexts.verification_context()]):
-        assert full.stop(seconds=full.config.receive.grace_seconds + 10) == 0
+        assert full.stop(seconds=full.config.receive.grace_seconds + 30) == 0
     assert "Traceback" not in full.log_path.read_text()
 
 

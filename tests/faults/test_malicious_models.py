@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import random
 import socket
 import struct
 import sys
@@ -58,6 +59,11 @@ type = ["10200004", "SCT", "Liver"]
 [files]
 {files}
 """
+
+
+def noise(length: int) -> bytes:
+    """Return random bytes, the same each time."""
+    return random.Random(length).randbytes(length)
 
 
 class Payload:
@@ -204,13 +210,13 @@ def compressed(kind: int) -> bytes:
     return stream.getvalue()
 
 
-def damaged(content: bytes, random: np.random.Generator) -> bytes:
+def damaged(content: bytes, dice: np.random.Generator) -> bytes:
     """Some bytes changed, or the end cut off."""
-    if random.random() < 0.2:
-        return content[: random.integers(len(content))]
+    if dice.random() < 0.2:
+        return content[: dice.integers(len(content))]
     changed = bytearray(content)
-    for place in random.integers(len(content), size=random.choice([1, 2, 5, 20])):
-        changed[place] = random.integers(256)
+    for place in dice.integers(len(content), size=dice.choice([1, 2, 5, 20])):
+        changed[place] = dice.integers(256)
     return bytes(changed)
 
 
@@ -231,10 +237,10 @@ DAMAGED = {
 def test_damage_is_told_in_a_sentence(kind, tmp_path):
     """Whatever is wrong with a file: no error but the node's own."""
     reader, name, make = DAMAGED[kind]
-    random, whole = np.random.default_rng(1), make()
+    dice, whole = np.random.default_rng(1), make()
     refused = 0
     for _ in range(150):
-        (tmp_path / name).write_bytes(damaged(whole, random))
+        (tmp_path / name).write_bytes(damaged(whole, dice))
         try:
             convert.convert(reader, tmp_path)
         except PacsAiError:
@@ -305,7 +311,7 @@ def keras_bomb(path: Path) -> None:
 
 
 def no_h5(path: Path) -> None:
-    path.write_bytes(b"\x89HDF\r\n\x1a\n" + os.urandom(500))
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + noise(500))
 
 
 @pytest.mark.parametrize(
@@ -361,9 +367,7 @@ def test_tensorflow_js_stays_in_its_folder(name, tmp_path, canary):
         convert.convert("tfjs", folder)
 
 
-@pytest.mark.parametrize(
-    "index", [b"", os.urandom(300), bytes(292) + struct.pack("<Q", 0xDB4775248B80FB57), b"\xff" * 400]
-)
+@pytest.mark.parametrize("index", [b"", noise(300), bytes(292) + struct.pack("<Q", 0xDB4775248B80FB57), b"\xff" * 400])
 def test_tensorflow_variables_are_within_their_bytes(index, tmp_path, canary):
     (tmp_path / "variables.index").write_bytes(index)
     (tmp_path / "variables.data-00000-of-00001").write_bytes(bytes(100))
@@ -572,7 +576,7 @@ def long_header() -> bytes:
 def lzma_damaged() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
-        archive.writestr("weights", os.urandom(1000))
+        archive.writestr("weights", noise(1000))
     content = bytearray(stream.getvalue())
     content[60:90] = bytes(30)
     return bytes(content)
@@ -595,7 +599,7 @@ ARCHIVES = {
     "many.whl": many,
     "cut.whl": lambda: zipped("weights")[:60],
     "lzma.whl": lzma_damaged,
-    "noise.whl": lambda: os.urandom(1000),
+    "noise.whl": lambda: noise(1000),
     "slip.tgz": lambda: tarball(name="package/../../evil.py"),
     "absolute.tgz": lambda: tarball(name="/etc/cron.d/evil"),
     "link.tgz": lambda: tarball(tarfile.SYMTYPE, link="/etc/passwd"),
@@ -605,7 +609,7 @@ ARCHIVES = {
     "sparse.tgz": lambda: tarball(tarfile.GNUTYPE_SPARSE),
     "header.tgz": long_header,
     "bomb.tgz": lambda: gzip.compress(bytes(64 << 20)),
-    "noise.tgz": lambda: os.urandom(1000),
+    "noise.tgz": lambda: noise(1000),
 }
 
 
@@ -789,7 +793,7 @@ def test_onnx_takes_no_weights_from_elsewhere(kind, place, tmp_path, canary):
 
 
 def test_onnx_files_are_within_their_bytes(tmp_path, canary):
-    for content in (b"", os.urandom(200), b"\xff" * 64, onnx_file(b"")[:5]):
+    for content in (b"", noise(200), b"\xff" * 64, onnx_file(b"")[:5]):
         (tmp_path / "m.onnx").write_bytes(content)
         with pytest.raises(PipelineFault):
             onnx_graph.read(tmp_path, "m.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from free_ports import free_port
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from pynetdicom.presentation import build_context
 from running_node import peer_table
@@ -18,7 +19,7 @@ def peers(make_peer):
         "good": make_peer(),
         "report-only": make_peer(supported=[build_context(Comprehensive3DSRStorage)]),
         "full": make_peer(status=OUT_OF_RESOURCES),
-        "away": make_peer(),
+        "away": make_peer(port=free_port()),
         "slow": make_peer(gated=(SegmentationStorage,)),
     }
     found["away"].stop()
@@ -29,7 +30,8 @@ def peers(make_peer):
 @pytest.fixture(scope="module")
 def node(make_node, peers):
     return make_node(
-        peer=[peer_table(name, peer.ae_title, peer.port) for name, peer in peers.items()],
+        # the slow one must not be given up on before its turn comes among the tests
+        peer=[peer_table(name, peer.ae_title, peer.port, answer_seconds=280) for name, peer in peers.items()],
         route=[{"when": {"modality": "CT"}, "run": "story", "deliver_to": list(peers)}],
     ).start()
 

@@ -104,22 +104,30 @@ def test_a_pipeline_may_use_processes_of_its_own(ended):
     assert ended["shared"].findings["segments"][0]["voxels"] == ended["good"].findings["segments"][0]["voxels"]
 
 
-def test_what_a_hanging_pipeline_has_started_ends_with_it(ended):
+def test_what_a_hanging_pipeline_has_started_ends_with_it(node, ended, plugins):
     assert ended["hang"].state is JobState.FAILED
-    sleeping = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _words(path) == list(SLEEPER)]
-    assert sleeping == []
+    node.until(lambda: not _asleep(plugins), what="the end of what the pipeline has started")
+
+
+def _asleep(plugins):
+    """Return the sleepers of this run of the tests: its plugins are in their environment."""
+    return [
+        process
+        for process in Path("/proc").glob("[0-9]*")
+        if _words(process / "cmdline") == list(SLEEPER) and f"PYTHONPATH={plugins}" in _words(process / "environ")
+    ]
 
 
 def _words(path):
     try:
-        return path.read_text().split("\0")[:-1]
+        return path.read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
         return []
 
 
 def test_nothing_half_written_stays(node, ended):
     scratch = node.config.store.folder / "scratch"
-    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+    node.until(lambda: not [path for path in scratch.rglob("*") if path.is_file()], what="an empty scratch folder")
 
 
 def test_only_results_of_good_work_left_the_node(node, pacs, ended):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import audit_schema as schema_of
@@ -110,8 +111,10 @@ def life(node, make_module_series):
         lambda: any(one.kind == "not-analysed" and one.state == "sent" for one in node.deliveries()), what="a notice"
     )
     for pid in descendants(node.supervisor_pid):
-        seen[f"command line of {pid}"] = Path(f"/proc/{pid}/cmdline").read_bytes()
-        seen[f"environment of {pid}"] = Path(f"/proc/{pid}/environ").read_bytes()
+        with suppress(OSError):  # it has ended meanwhile
+            seen[f"command line of {pid}"] = Path(f"/proc/{pid}/cmdline").read_bytes()
+            seen[f"environment of {pid}"] = Path(f"/proc/{pid}/environ").read_bytes()
+    assert f"environment of {node.supervisor_pid}" in seen
     for command in (("status",), ("status", "--json"), ("jobs", good), ("deliveries",)):
         seen[" ".join(map(str, command))] = pacs_ai(node, *command)
     wrong = ("retract", good, "--reason", "safety", "--because", "left and right changed places", "--yes")

@@ -370,7 +370,7 @@ def dcmtk_reads(cases: Sequence[Case], folder: Path) -> list[Reading]:
     command = ["dcmdump", "+E", "+F", "+L", "+Qn", "+p", "-Un", "+pe"]
     for tag in (_CHARACTER_SET, *IDENTITY):
         command += ["+P", f"{tag >> 16:04x},{tag & 0xFFFF:04x}"]
-    done = subprocess.run([*command, *names], cwd=folder, capture_output=True, check=False, timeout=20)
+    done = subprocess.run([*command, *names], cwd=folder, capture_output=True, check=False, timeout=120)
     readings = {name.encode(): Reading() for name in names}
     for line in done.stderr.splitlines():
         if found := _ERROR.match(line):

@@ -311,3 +311,30 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(memory, "_left_to_container", lambda: 30_000.0)
     with pytest.raises(OutOfResources, match="5 channels of this series"):
         chain._check_memory((10, 10, 10), (10, 10, 10))
+
+
+#: What memory.stat of a control group holds beside the caches, some of it under a name that is nearly theirs.
+STAT = "anon 600\nfile 350\nfile_mapped 9\ninactive_anon 600\nworkingset_refault_file 70\nslab_unreclaimable 8\n"
+
+
+@pytest.mark.parametrize(
+    ("most", "used", "caches", "left"),
+    [
+        ("1000", 950, "", 50),
+        ("1000", 950, "inactive_file 200\nactive_file 100\nslab_reclaimable 30\n", 380),
+        ("1000", 1000, "inactive_file 0\nactive_file 0\nslab_reclaimable 0\n", 0),
+        ("1000", 1010, "", 0),
+        ("1000", 300, "inactive_file 600\nactive_file 300\nslab_reclaimable 30\n", 1000),
+        ("max", 950, "inactive_file 200\n", None),
+    ],
+    ids=["no cache", "files written", "full", "over", "counted late", "no limit"],
+)
+def test_what_the_kernel_gives_back_on_demand_is_left_to_a_container(monkeypatch, tmp_path, most, used, caches, left):
+    from pacs_ai.models.engine import memory
+
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory._left_to_container() is None
+    (tmp_path / "memory.max").write_text(f"{most}\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    (tmp_path / "memory.stat").write_text(STAT + caches)
+    assert memory._left_to_container() == left

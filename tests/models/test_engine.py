@@ -73,7 +73,10 @@ def test_INF_07_the_same_bytes_again_and_within_1e_5_with_other_neighbours():
     assert both[:1].numpy().tobytes() == alone.numpy().tobytes()
     batched = predict(image, network, 16, 0.5, "gaussian", sw_batch_size=7)
     assert torch.allclose(batched, alone, atol=1e-5, rtol=0)
-    assert torch.equal(batched.argmax(1), alone.argmax(1))
+    best = alone.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > 2e-5
+    assert clear.float().mean() > 0.99
+    assert torch.equal(batched.argmax(1)[clear], alone.argmax(1)[clear])
 
 
 def test_a_network_of_planes_goes_through_a_volume():
@@ -142,15 +145,16 @@ def test_a_job_that_cannot_fit_is_refused_before_it_begins():
 
 
 def test_memory_is_measured_and_given_back():
+    """By a block so large that what the system itself takes from a process, or brings back, does not matter."""
     device = torch.device("cpu")
     memory.release(device)
     before = memory.resident_bytes()
     memory.reset_peak()
-    block = np.ones(50_000_000, np.uint8)
+    block = np.ones(400_000_000, np.uint8)
     del block
     memory.release(device)
-    assert memory.peak_bytes() - before > 30e6
-    assert memory.resident_bytes() - before < 20e6
+    assert memory.peak_bytes() - before > 200e6
+    assert memory.resident_bytes() - before < 100e6
     assert memory.free_bytes(device) > 0
 
 

@@ -25,6 +25,8 @@ from pacs_ai.infer.pixel_equality import compare_pixels
 from pacs_ai.infer.pixels import Layout, decode, split_frames
 
 MIB = 2**20
+#: A quarter of what the smallest of these claims unpacks to; a process's pages are counted to some megabytes only.
+MOST_MIB = 128
 
 
 class Growth:
@@ -87,7 +89,7 @@ def test_DAT_08_runs_that_unpack_to_gigabytes_take_the_memory_of_the_image_alone
             pass
         else:
             assert values.shape == (16, 16)
-    assert growth.mib < 64
+    assert growth.mib < MOST_MIB
 
 
 @pytest.mark.parametrize("segments", [0, 2, 15, 16, 2**32 - 1])
@@ -103,7 +105,7 @@ def test_DAT_08_segments_that_begin_elsewhere_are_refused(offset):
     frame[4:8] = struct.pack("<L", offset)
     with Growth() as growth, pytest.raises(Refused):
         decode(layout(), bytes(frame))
-    assert growth.mib < 64
+    assert growth.mib < MOST_MIB
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGBaseline8Bit, JPEG2000Lossless, JPEGLSLossless])
@@ -112,7 +114,7 @@ def test_DAT_08_two_kilobytes_do_not_hold_gigabytes(syntax, claimed):
     element = encapsulated([bytes(2000)])
     with Growth() as growth, pytest.raises(Refused, match="claim to hold"):
         split_frames(layout(*claimed, syntax=syntax), element)
-    assert growth.mib < 64
+    assert growth.mib < MOST_MIB
 
 
 def test_DAT_08_sixty_seven_megabytes_do_not_become_one_frame_of_four_gigabytes():
@@ -132,7 +134,7 @@ def test_DAT_08_a_codestream_that_claims_another_size_is_refused_before_it_is_un
         stream[at : at + 8] = struct.pack(">LL", 1_000_000, 1_000_000)
     with Growth() as growth, pytest.raises(Refused):
         decode(layout(syntax=syntax), bytes(stream))
-    assert growth.mib < 64
+    assert growth.mib < MOST_MIB
 
 
 @pytest.mark.filterwarnings("ignore:The end of the encapsulated pixel data")  # so pydicom warns of a fourth
@@ -212,4 +214,4 @@ def test_DAT_08_what_differs_in_its_encoding_is_compared_within_bounds(tmp_path)
     bomb = written(tmp_path / "bomb", encapsulated([rle(7)]), RLELossless, **huge)
     with Growth() as growth, pytest.raises(NotUnderstood):
         compare_pixels(bomb, bomb)
-    assert growth.mib < 64
+    assert growth.mib < MOST_MIB

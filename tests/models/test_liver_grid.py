@@ -187,7 +187,7 @@ def test_batch_normalisation_becomes_part_of_the_convolution(monkeypatch, tmp_pa
     def trained(number):
         return torch.tensor(arrays[f"trainable_variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"])
 
-    pet = torch.rand(1, 1, 6, 6, 6)
+    pet = torch.rand(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(4))
     values = torch.conv3d(pet, trained(0).permute(4, 3, 0, 1, 2), trained(1), padding=1)
     mean, variance = (torch.tensor(arrays[f"variables/{k}/.ATTRIBUTES/VARIABLE_VALUE"]) for k in (6, 7))
     values = torch.batch_norm(values, trained(4), trained(5), mean, variance, False, 0.0, 1e-3, False)

@@ -34,7 +34,10 @@ def test_subgrids_are_the_plain_convolutions(layout, block, monkeypatch):
     with torch.inference_mode():
         plain = network(image[None, None])[0]
     assert torch.allclose(network.logits(image), plain, atol=1e-4)
-    assert (network.label_by_subgrids(image) == plain.argmax(0)).float().mean() > 0.9999
+    best = plain.topk(2, dim=0).values
+    clear = best[0] - best[1] > 2e-4
+    assert clear.float().mean() > 0.9
+    assert torch.equal(network.label_by_subgrids(image)[clear], plain.argmax(0)[clear].to(torch.uint8))
     assert network.label_by_subgrids(image).dtype == torch.uint8
 
 

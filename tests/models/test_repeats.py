@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import hashlib
 import threading
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from own_memory import own_bytes
 
 from pacs_ai.built_in_profiles import BUILT_IN
 from pacs_ai.config import Config
@@ -22,6 +22,9 @@ from pacs_ai.models.engine import tiling
 from pacs_ai.models.engine.windows import Runner, slabs
 from pacs_ai.profiles import Kind, encodings, plan
 from pacs_ai.testing import Phantom, write_phantom
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Jobs after which memory no longer grows by what is made once.
 WARM = 15
@@ -54,12 +57,6 @@ def order(folder: Path, profile: str, *kinds: Kind) -> Order:
     )
 
 
-def resident_kb() -> int:
-    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later is not left behind
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1])
-
-
 def tracked() -> int:
     gc.collect()
     return len(gc.get_objects())
@@ -82,11 +79,11 @@ class Repeated:
 def test_INF_07_one_hundred_times_the_same_bytes_and_nothing_left_behind(settings, tmp_path):
     repeated = Repeated(settings, order(tmp_path, "ohif", Kind.SEGMENTATION))
     repeated.do(WARM)
-    objects, memory = tracked(), resident_kb()
+    objects, memory = tracked(), own_bytes()
     repeated.do(100 - WARM)
     assert len(repeated.digests) == 1
     assert tracked() - objects < (100 - WARM) // 4, "not one object in four jobs may stay"
-    assert resident_kb() - memory < 2000
+    assert own_bytes() - memory < 2_000_000
 
 
 @pytest.mark.nightly
@@ -101,10 +98,10 @@ def growth(settings: Config, given: Order, jobs: int) -> float:
     """Return by which part of the memory a process grows with every 1,000 jobs, after a tenth of them."""
     repeated = Repeated(settings, given)
     repeated.do(jobs // 10)
-    before = resident_kb()
+    before = own_bytes()
     repeated.do(jobs - jobs // 10)
     assert len(repeated.digests) == 1
-    return (resident_kb() - before) / before / ((jobs - jobs // 10) / 1000)
+    return (own_bytes() - before) / before / ((jobs - jobs // 10) / 1000)
 
 
 @pytest.mark.nightly
@@ -141,8 +138,11 @@ def test_INF_07_windows_in_another_order_give_the_same_labels(batch):
     down, *across = tiling.even(image.shape[1:], (16, 16, 16), (0.5,) * 3).starts
     usual = predicted(image, (down, *across), 1)
     other = predicted(image, (down, *(axis[::-1] for axis in across)), batch)
-    assert torch.equal(other.argmax(0), usual.argmax(0))
     assert torch.allclose(other, usual, atol=1e-5, rtol=0)
+    best = usual.topk(2, dim=0).values
+    clear = best[0] - best[1] > 2e-5
+    assert clear.float().mean() > 0.99
+    assert torch.equal(other.argmax(0)[clear], usual.argmax(0)[clear])
     assert torch.equal(predicted(image, (down, *across), 1), usual)
 
 

@@ -251,5 +251,5 @@ def _freeze(made: bench.Bench, store: Path, peers: bench.Peers) -> list[str]:
         for victim in (sleeper, other):
             if victim is not None:
                 victim.end()
-    made.settle(store, peers, 20.0)
+    made.settle(store, peers, SETTLE_SECONDS)
     return checker.violations(store, peers.journals)

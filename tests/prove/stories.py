@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prove.faults import Shim
     from prove.victim import Control, Node
 
-_LIMIT_SECONDS = 30.0
+_LIMIT_SECONDS = 60.0
 
 
 def _until(step: Callable[[], object], done: Callable[[], bool]) -> None:

@@ -50,7 +50,7 @@ def test_senders_that_break_are_a_failure(tmp_path):
     own, other = made.certificates.context, Authority(tmp_path / "other")
     made.certificates.context = ssl.create_default_context(cafile=other.trusted)
     try:
-        outcome = kill.run(tmp_path, 8, 1, 60.0, twin=False)
+        outcome = kill.run(tmp_path, 60, 1, 100.0, twin=False)  # until one comes as far as that
     finally:
         made.certificates.context = own
     assert [words for words in outcome.violations if "a peer broke: SSLCertVerificationError" in words]

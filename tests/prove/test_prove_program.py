@@ -133,7 +133,7 @@ def test_a_fuzz_test_whose_time_is_over_within_one_case_is_a_finding(tmp_path, m
     (tmp_path / "tests" / "rows").mkdir(parents=True)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = nightly\n")
     (tmp_path / "tests" / "rows" / "test_fuzz_it.py").write_text(FUZZ % hangs)
-    outcome = program.fuzz(tmp_path, "made-up", 1, 1, 8.0, grace=2.0 if hangs else 60.0)
+    outcome = program.fuzz(tmp_path, "made-up", 1, 1, 15.0, grace=2.0 if hangs else 60.0)
     assert outcome.wanted == 10
     assert outcome.done == (0 if hangs else 10)
     assert bool(outcome.violations) == hangs

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from event_loops import loop_for
-from listening_bed import Bed, open_files, resident_bytes, until
+from listening_bed import Bed, open_files, until
+from own_memory import own_bytes
 
 from pacs_ai.receive.ingest import DurableIngest
 from pacs_ai.receive.scp import Listen, Receiver
@@ -26,7 +27,7 @@ GROWTH_BYTES = 64 << 20
 def make_bed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Bed]]:
     """Start nodes; keyword arguments are fields of `Listen`. Afterwards nothing may be left."""
     beds: list[Bed] = []
-    before = (threading.active_count(), open_files(), resident_bytes())
+    before = (threading.active_count(), open_files(), own_bytes())
 
     def make(**fields: object) -> Bed:
         bed = Bed(Files(tmp_path / f"files{len(beds)}"))
@@ -47,7 +48,7 @@ def make_bed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
         assert len(bed.stored()) <= len(bed.arrivals), "a file is left that nobody was told of"
     until(lambda: threading.active_count() <= before[0])
     until(lambda: open_files() <= before[1] + 4)
-    assert resident_bytes() < before[2] + GROWTH_BYTES
+    assert own_bytes() < before[2] + GROWTH_BYTES
 
 
 @pytest.fixture

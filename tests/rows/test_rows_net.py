@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import resource
 import select
 import socket
@@ -12,7 +13,8 @@ import threading
 import time
 
 import pytest
-from listening_bed import resident_bytes, until
+from listening_bed import until
+from own_memory import own_bytes
 from pydicom.uid import CTImageStorage, MRImageStorage
 from raw_peer import (
     ABORT,
@@ -78,7 +80,7 @@ def test_NET_02_a_thousand_health_checks_have_no_effect(make_bed):
 
 def test_NET_03_half_a_request_is_told_when_it_is_closed_and_a_health_check_is_not(make_bed, caplog):
     refusals = []
-    bed = make_bed(waiting=Limits(request_seconds=0.5), on_refusal=refusals.append)
+    bed = make_bed(waiting=Limits(request_seconds=3.0), on_refusal=refusals.append)
     silent, half, one_byte = bed.peer(), bed.peer(), bed.peer()
     half.send(associate_rq()[:100])
     one_byte.send(associate_rq()[:1])
@@ -91,7 +93,7 @@ def test_NET_03_half_a_request_is_told_when_it_is_closed_and_a_health_check_is_n
 
 def test_NET_17_where_the_system_is_short_the_clocks_go_on_and_the_port_is_heard_again(make_bed, monkeypatch, caplog):
     """A port that rests after a failed accept is listened on again, however often that fails."""
-    bed = make_bed(bounds=Bounds(network_seconds=1.0))
+    bed = make_bed(bounds=Bounds(network_seconds=3.0))
     acceptor = bed.receiver._acceptor
     assert bed.is_served()
     real, failed = acceptor._listen, []
@@ -117,7 +119,7 @@ def test_NET_17_where_the_system_is_short_the_clocks_go_on_and_the_port_is_heard
 
 
 def test_NET_04_half_a_data_set_ends_its_association_and_leaves_nothing(make_bed):
-    bed = make_bed(bounds=Bounds(network_seconds=1.0))
+    bed = make_bed(bounds=Bounds(network_seconds=3.0))
     whole = store(data_set(pixels=300_000), "1.2.3")
     stuck = [bed.peer().associate() for _ in range(10)]
     for number, peer in enumerate(stuck):
@@ -136,15 +138,14 @@ def test_NET_05_an_instance_that_drips_ends_its_association(make_bed):
     bed = make_bed(bounds=Bounds(**bounds))
     peer = bed.peer().associate()
     whole = store(data_set(pixels=100_000), "1.2.3")
-    pause, begun, ended = threading.Event(), time.monotonic(), False
-    while not ended and time.monotonic() - begun < PATIENCE:
-        sent = len(store_command()) + int(20 * (time.monotonic() - begun)) * 10
-        try:
-            peer.socket.send(whole[sent : sent + 10])
-        except OSError:
-            ended = True
-        pause.wait(0.05)
+    sent, begun, ended = 0, time.monotonic(), False
+    while not ended and time.monotonic() - begun < PATIENCE / 2:
+        due = int(20 * (time.monotonic() - begun)) * 10 + 10
+        peer.send(whole[sent:due])
+        sent = due
+        ended = bool(select.select([peer.socket], [], [], 0.05)[0])
     assert ended
+    assert peer.next_pdu()[:1] == bytes((ABORT,))
     until(lambda: bed.receiver.associations == 0)
     assert bed.stored() == []
 
@@ -188,13 +189,13 @@ def test_NET_06_a_giant_pdu_is_not_read(bed, amid):
     peer = bed.peer()
     if amid:
         peer.associate()
-    before, piece, begun = resident_bytes(), bytes(1 << 20), time.monotonic()
+    before, piece, begun = own_bytes(), bytes(1 << 20), time.monotonic()
     peer.send(pdu(4 if amid else 1, b"", length=0xFFFFFFFF))
     assert peer.next_pdu()[:1] == bytes((ABORT,))
     with pytest.raises(OSError):  # noqa: PT012 - whichever of many fails
         while time.monotonic() - begun < PATIENCE:
             peer.send(piece)
-    assert resident_bytes() - before < 16 << 20
+    assert own_bytes() - before < 16 << 20
     until(lambda: bed.receiver.associations == 0)
     assert bed.is_served()
 
@@ -269,7 +270,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("what", GARBAGE)
 def test_NET_10_what_is_not_dicom_is_closed_at_once(bed, what):
-    before = resident_bytes()
+    before = own_bytes()
     peer = bed.peer()
     begun = time.monotonic()
     try:
@@ -278,7 +279,7 @@ def test_NET_10_what_is_not_dicom_is_closed_at_once(bed, what):
     except (BrokenPipeError, ConnectionResetError):
         pass
     assert time.monotonic() - begun < 9.0  # the waiting limit is 10 s
-    assert resident_bytes() - before < 8 << 20
+    assert own_bytes() - before < 8 << 20
     assert bed.is_served()
 
 
@@ -330,18 +331,19 @@ def test_NET_15_what_is_sent_without_awaiting_answers_stays_in_the_peers_buffers
     bed.before_record = lambda: release.wait(PATIENCE)
     peer = bed.peer().associate()
     requests = [store(data_set(f"1.2.3.{n}", pixels=100_000), f"1.2.3.{n}", message_id=n + 1) for n in range(400)]
-    raw, sent, before = memoryview(b"".join(requests)), 0, resident_bytes()
+    raw, sent, before = memoryview(b"".join(requests)), 0, own_bytes()
     peer.socket.setblocking(False)
     while select.select([], [peer.socket], [], 0.5)[1] and sent < len(raw):
         sent += peer.socket.send(raw[sent : sent + 65536])
     assert sent < len(raw) / 2, "the node reads ahead of its answers"
-    assert resident_bytes() - before < 24 << 20
+    assert own_bytes() - before < 24 << 20
     release.set()
-    answered = 0
     peer.socket.settimeout(PATIENCE)
-    while answered < 20:
-        assert peer.response()[0x0120] == answered + 1
-        answered += 1
+    ends = itertools.accumulate(map(len, requests))
+    whole = sum(end <= sent for end in ends)  # how many that are hangs on the system's buffers
+    assert whole > 0
+    for number in range(min(whole, 20)):
+        assert peer.response()[0x0120] == number + 1
 
 
 def test_NET_16_a_peer_that_reads_no_answers_is_aborted(make_bed):
@@ -377,9 +379,9 @@ def test_NET_17_eleven_hundred_connections_are_no_limit(make_bed, many_files):
 @pytest.mark.nightly
 def test_NET_17_two_thousand_idle_associations_cost_next_to_nothing(make_bed, many_files):
     bed = make_bed(**MANY)
-    before = resident_bytes()
+    before = own_bytes()
     idle = [bed.peer().associate() for _ in range(2000)]
-    grown = (resident_bytes() - before) >> 20
+    grown = (own_bytes() - before) >> 20
     begun, spent = time.monotonic(), time.process_time()
     threading.Event().wait(10.0)
     share = (time.process_time() - spent) / (time.monotonic() - begun)
@@ -443,13 +445,13 @@ def test_NET_20_fifty_active_stores_do_not_hold_up_a_stop(make_bed):
         peer.send(whole[:100_000])
     begun = time.monotonic()
     bed.has_stopped = True
-    stopping = threading.Thread(target=bed.receiver.stop, args=(3.0,))
+    stopping = threading.Thread(target=bed.receiver.stop, args=(6.0,))
     stopping.start()
     active[0].send(whole[100_000:])
     assert active[0].status() == 0x0000
     stopping.join(PATIENCE)
     assert not stopping.is_alive()
-    assert time.monotonic() - begun < 20.0
+    assert time.monotonic() - begun < 40.0  # an idle association ends after 60 s
     assert len(bed.arrivals) == 1
     assert all(peer.next_pdu()[:1] in {b"", bytes((ABORT,))} for peer in active[1:])
     with pytest.raises(OSError):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 GIB = 1024.0**3
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")
 _CGROUP = Path("/sys/fs/cgroup")
+#: Rows of a control group's memory.stat that count as used and are given back on demand: caches of files and of names.
+_GIVEN_BACK = ("inactive_file", "active_file", "slab_reclaimable")
 #: Share of the free memory that one job may plan with.
 SHARE = 0.8
 
@@ -36,12 +38,25 @@ def _available() -> float | None:
 
 
 def _left_to_container() -> float | None:
-    """Return what the control group's limit leaves (memory.max less memory.current, cgroup v2)."""
-    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    """Return what the control group's limit leaves, as MemAvailable counts it (cgroup v2).
+
+    Without that, who has written many files would seem to have no memory left.
+    """
+    limit, used, table = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
     if not (limit.is_file() and used.is_file()):
         return None
     most = limit.read_text(encoding="ascii").strip()
-    return None if most == "max" else float(most) - float(used.read_text(encoding="ascii"))
+    if most == "max":
+        return None
+    left = float(most) - float(used.read_text(encoding="ascii")) + _given_back(table)
+    return min(max(left, 0.0), float(most))
+
+
+def _given_back(table: Path) -> float:
+    if not table.is_file():
+        return 0.0
+    rows = (line.split() for line in table.read_text(encoding="ascii").splitlines())
+    return sum(float(number) for name, number in rows if name in _GIVEN_BACK)
 
 
 def _kilobytes(table: Path, row: str) -> float | None:
