@@ -118,14 +118,20 @@ class _Receiver:
 
     def until_recorded(self) -> str:
         """Wait until all that was answered Success has its row; say what is left where that takes too long."""
-        limit = time.monotonic() + (bench.BUG_PATIENCE_SECONDS if self._made.bug else bench.PATIENCE_SECONDS)
+        limit = self._limit()
         while (left := bench.unrecorded(self.store, self.peers.acked)) and time.monotonic() < limit:
             time.sleep(0.01)
         return left
 
+    def _limit(self) -> float:
+        return time.monotonic() + (bench.BUG_PATIENCE_SECONDS if self._made.bug else bench.PATIENCE_SECONDS)
+
     def count(self) -> dict[str, int]:
         """End the failure when it has struck, or all is done that it could have struck; say how often it did."""
+        limit = self._limit()
         while not self._ask("look")["hit"] and bench.unrecorded(self.store, self.peers.acked):
+            if time.monotonic() > limit:
+                break
             time.sleep(0.005)
         said = self._ask("end")
         return said if self.is_ahead else {**said, "behind": 0}  # without what is ahead, the answer waits for all of it
