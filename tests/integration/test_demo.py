@@ -18,6 +18,7 @@ import pytest
 from objects import SEG_AND_SR
 from pydicom import dcmread
 from rich.console import Console
+from running_node import until
 
 from pacs_ai.deliver import scu
 from pacs_ai.demo import journey, proof, readback, run, study
@@ -303,4 +304,4 @@ def test_board_shows_steps_with_their_times(kind):
     assert re.search(r"✔.*received.*1\.25 s.*10/10", text)
     assert re.search(r"✘.*complete.*conflict", text)
     assert "not any more" not in text
-    assert threading.active_count() <= before
+    until(lambda: threading.active_count() <= before, what="the end of its threads")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.orthanc
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_DEL_07_orthanc_confirms_what_it_has_and_gets_again_what_it_lost(orthanc, stations, source, tmp_path):
     files = Files(tmp_path / "store" / "files")
-    peer = SimpleNamespace(ae_title=orthanc.ae_title, port=orthanc.dicom_port)
+    peer = SimpleNamespace(ae_title=orthanc.ae_title, port=orthanc.dicom_port, answers="elsewhere")
     bed = Bed(stations, source, files, peer, tmp_path, commitment_seconds=60)
     settings = listen(bed.config, services(bed.config, stations.database, ME))
     receiver = Receiver(replace(settings, bind="127.0.0.1", port=orthanc.node_port), DurableIngest(files, lambda _: []))
@@ -47,7 +47,7 @@ def test_DEL_07_orthanc_confirms_what_it_has_and_gets_again_what_it_lost(orthanc
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_DEL_07_orthanc_is_looked_at_where_its_answer_does_not_come(orthanc, stations, source, tmp_path):
     files = Files(tmp_path / "store" / "files")
-    peer = SimpleNamespace(ae_title=orthanc.ae_title, port=orthanc.dicom_port)
+    peer = SimpleNamespace(ae_title=orthanc.ae_title, port=orthanc.dicom_port, answers="elsewhere")
     bed = Bed(stations, source, files, peer, tmp_path)  # and nobody listens where Orthanc answers
     bed.deliver()
     bed.step()

@@ -156,14 +156,16 @@ class _Receiver:
 
 
 def _strike(receiver: _Receiver, call: str, name: str, at: int) -> tuple[str, list[int | None], dict[str, int]]:
-    """Send a series while one call fails, and another where it did not come to that call.
+    """Send a series while one call fails, and a longer one where it did not come to that call.
+
+    What is written ahead is indexed together: a busy machine may need but one commit for a short series.
 
     Returns the series, what it was answered, and how often the failure struck, also where nobody waited for it.
     """
     series, statuses, said = "", [], {"hit": 0, "behind": 0}
-    for _ in range(_TRIES):
+    for turn in range(_TRIES):
         if not said["hit"]:
-            victim, series = receiver.victim, receiver.peers.begin_series(3)
+            victim, series = receiver.victim, receiver.peers.begin_series(3 << turn)
             victim.say(do="arm", call=call, at=at, error=faults.ERRORS.get(name, 0), short=name == "short")
             victim.hear()
             statuses = _send(receiver.peers, receiver.port, series)
