@@ -50,7 +50,8 @@ def _acknowledge_first() -> None:
     from pacs_ai.receive.ingest import DurableIngest
     from pacs_ai.store.index import Index
 
-    init, record = DurableIngest.__init__, Index.record
+    init, record, ended = DurableIngest.__init__, Index.record, Index.association_ended
+    under_way: list[threading.Thread] = []
 
     def without_segments(ingest: Any, files: Any, *rest: Any, **words: Any) -> None:
         init(ingest, files, *rest, **words | {"ahead": None})  # where they are, Success may come before the commit
@@ -60,10 +61,16 @@ def _acknowledge_first() -> None:
             time.sleep(_LATE_SECONDS)
             record(index, arrivals)
 
-        threading.Thread(target=run, daemon=True).start()
+        under_way.append(threading.Thread(target=run, daemon=True))
+        under_way[-1].start()
         return []
 
-    DurableIngest.__init__, Index.record = without_segments, later
+    def in_order(index: Any, assoc_id: str, released: bool) -> bool:  # else its rows might come behind its end
+        for thread in under_way:
+            thread.join()
+        return ended(index, assoc_id, released)
+
+    DurableIngest.__init__, Index.record, Index.association_ended = without_segments, later, in_order
 
 
 def _skip_fsync(is_skipped: Callable[[int], bool]) -> None:
