@@ -7,6 +7,7 @@ import re
 import signal
 import ssl
 import threading
+from types import SimpleNamespace
 
 import pytest
 from certificates import Authority
@@ -41,6 +42,39 @@ def test_QUE_05_a_series_is_not_complete_without_what_a_killed_receive_process_h
     outcome = late.run(tmp_path, 1, 100.0, stories=1)
     assert outcome.violations == []
     assert outcome.done == 1
+
+
+LONG, LOST = "I4 not done after 90 s: 6 series", "I1 acknowledged, but 0 current rows in the index: 1.2.3"
+OTHER = "I5 job 1 is running for ever: being analysed"
+
+
+@pytest.mark.parametrize(
+    ("looks", "told"),
+    [
+        ([[LONG], [LONG], [LOST]], LOST),
+        ([[LONG, LOST]], LOST),
+        ([[LONG], [OTHER]], OTHER),
+        ([[LONG]] * 9, "not looked for long enough"),
+    ],
+    ids=["further", "both", "another", "no time"],
+)
+def test_a_bug_by_which_a_node_took_long_is_looked_for_further(tmp_path, monkeypatch, looks, told):
+    clock, seeds = SimpleNamespace(now=0.0), []
+    clock.monotonic = lambda: clock.now
+
+    def look(_folder, seed, _bug, _seconds):
+        clock.now += 20.0
+        seeds.append(seed)
+        return kill.Outcome("power", 60, done=4, violations=looks[len(seeds) - 1])
+
+    monkeypatch.setattr(suite, "time", clock)
+    monkeypatch.setitem(suite.FINDERS, "power", look)
+    outcome = suite.find(tmp_path, "nofsync", 1, 180.0)
+    assert outcome.told == [told]
+    assert len(set(seeds)) == len(seeds) == len(looks)
+    assert outcome.done == 4 * len(looks) < outcome.wanted
+    assert bool(outcome.violations) == (told == OTHER)
+    assert bool(outcome.figures) == (told in {LOST, OTHER})
 
 
 def test_senders_that_break_are_a_failure(tmp_path):
