@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 #: Longest time for one seeded bug to be found.
 FIND_SECONDS = 180.0
-#: A node that did not come to rest (`bench.Bench.settle`).
-_TOOK_LONG = re.compile(r"I4 (not done after|\d+ series are not acknowledged)")
 
 
 def _calm(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
@@ -88,15 +86,15 @@ def find(folder: Path, name: str, seed: int, seconds: float = FIND_SECONDS) -> k
     bug = bugs.BUGS[name]
     begin = time.monotonic()
     found = FINDERS[bug.harness](folder, seed, name, seconds)
-    while _only_took_long(found) and (left := begin + seconds - time.monotonic()) > 0:
+    while _took_long(found, bug) and (left := begin + seconds - time.monotonic()) > 0:
         again = FINDERS[bug.harness](folder / f"from{found.done}", seed + found.done, name, left)
         found = replace(again, done=found.done + again.done, wanted=found.done + again.wanted)
-    words = []
-    signs = [violation for violation in found.violations if re.search(bug.shows, violation)]
-    if _only_took_long(found) or (not found.violations and found.done < found.wanted):  # nothing is proved
+    if _took_long(found, bug) or (not found.violations and found.done < found.wanted):  # nothing is proved
         wanted = max(found.wanted, found.done + 1)
         told = ["not looked for long enough"]
         return replace(found, name=f"bug {name}", wanted=wanted, figures={}, violations=[], told=told)
+    words = []
+    signs = _signs(found, bug)
     if not found.violations:
         words = [f"not found by {found.name} in {found.done} of {found.wanted}: {bug.words}"]
     elif not signs:
@@ -112,5 +110,11 @@ def find(folder: Path, name: str, seed: int, seconds: float = FIND_SECONDS) -> k
     )
 
 
-def _only_took_long(found: kill.Outcome) -> bool:
-    return bool(found.violations) and all(map(_TOOK_LONG.match, found.violations))
+def _signs(found: kill.Outcome, bug: bugs.Bug) -> list[str]:
+    return [violation for violation in found.violations if re.search(bug.shows, violation)]
+
+
+def _took_long(found: kill.Outcome, bug: bugs.Bug) -> bool:
+    """Whether a node did not come to rest, and nothing else is wrong."""
+    is_late = bool(found.violations) and all(violation.startswith("I4 ") for violation in found.violations)
+    return is_late and not _signs(found, bug)

@@ -44,14 +44,15 @@ def test_QUE_05_a_series_is_not_complete_without_what_a_killed_receive_process_h
     assert outcome.done == 1
 
 
-LONG, LOST = "I4 not done after 90 s: 6 series", "I1 acknowledged, but 0 current rows in the index: 1.2.3"
+LONG, STAYS = "I4 not done after 90 s: 6 series", "I4 series 1 with 4 images is receiving and has 0 jobs"
+LOST = "I1 acknowledged, but 0 current rows in the index: 1.2.3"
 OTHER = "I5 job 1 is running for ever: being analysed"
 
 
 @pytest.mark.parametrize(
     ("looks", "told"),
     [
-        ([[LONG], [LONG], [LOST]], LOST),
+        ([[LONG], [LONG, STAYS], [LOST]], LOST),
         ([[LONG, LOST]], LOST),
         ([[LONG], [OTHER]], OTHER),
         ([[LONG]] * 9, "not looked for long enough"),
