@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 from objects import PLAN
+from running_node import until
 from stations import ARCHIVE, BACKOFF, DEAD, ELSEWHERE, ME, PACS, Clock, Stations, WallClock
 
 from pacs_ai.errors import UserError
 from pacs_ai.states import DeliveryState
-from pacs_ai.store import orders, outbox, resending, schema, views
+from pacs_ai.store import orders, outbox, resending, schema, views, waiting
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.owners import Watch
@@ -76,6 +77,32 @@ def test_the_seg_goes_before_the_sr_job_after_job(stations, sender):
     assert [(parcel.job_id, parcel.kind) for parcel in held.parcels] == [(1, "SEG"), (1, "SR"), (2, "SEG"), (2, "SR")]
     assert (held.ae_title, held.host, held.port) == ("PACS", "127.0.0.1", 104)
     assert stations.deliveries() == [DeliveryState.SENDING] * 4
+
+
+def test_deliveries_are_locked_by_their_numbers_in_whatever_order_they_go(stations, sender):
+    """Else a courier and who cancels a job would each wait for what the other holds."""
+    if stations.database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    first, second = stations.done_job(sender, "1"), stations.done_job(sender, "2")
+    with stations.database.write() as connection:
+        connection.execute(sa.update(schema.job).where(schema.job.c.id == second).values(rank=0.0))
+    ids = [row.id for row in stations.rows(schema.delivery)]
+    with ThreadPoolExecutor(1) as pool:
+        with stations.database.write() as connection:
+            waiting.lock(connection, schema.delivery.c.id == ids[0])
+            claimed = pool.submit(outbox.claim, stations.database, "pacs", ME)
+            until(lambda: is_locked_out(stations), what="a courier that waits")
+            every = sa.select(schema.delivery.c.id).where(schema.delivery.c.id.in_(ids))
+            assert len(connection.execute(every.with_for_update(nowait=True)).all()) == len(ids)
+        held = claimed.result(60)
+    assert [parcel.job_id for parcel in held.parcels] == [second, second, first, first]
+
+
+def is_locked_out(stations: Stations) -> bool:
+    """Whether another connection to PostgreSQL waits for a lock."""
+    states = "SELECT wait_event_type FROM pg_stat_activity WHERE datname = current_database()"
+    with stations.database.read() as connection:
+        return "Lock" in connection.exec_driver_sql(states).scalars().all()
 
 
 def test_an_sr_waits_while_the_seg_it_cites_waits_longer(stations, results):
