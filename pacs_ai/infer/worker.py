@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pacs_ai.config import Config
     from pacs_ai.store.database import Database
-    from pacs_ai.store.files import Files
+    from pacs_ai.store.files import Files, StoredFile
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -223,10 +223,12 @@ class Worker:
                 queue.beat(self._database, held)
 
     def _finish(self, held: Claim, order: Order, done: Done) -> None:
-        results = self._store(held, done)
-        self._insist(
-            held,
-            lambda: queue.finish(
+        stored = self._store(held, done)
+        results = [_as_result(file, one.sha256, one.size) for file, one in zip(done.files, stored, strict=True)]
+
+        def finish() -> None:
+            self._files.keep_young(stored)  # this may be tried for hours, and a sweep deletes what no row names
+            queue.finish(
                 self._database,
                 held,
                 results,
@@ -235,16 +237,25 @@ class Worker:
                 summary=done.summary,
                 encoded=[encoding.key for encoding in order.encodings],
                 verified=[other.name for _, other in order.unverified],
-            ),
-        )
+            )
+
+        self._insist(held, finish)
         steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in done.timings.items())
         _log.info("job %d (%s): %s (%s)", held.job_id, held.pipeline, done.summary, steps)
 
-    def _store(self, held: Claim, done: Done) -> list[NewResult]:
+    def _store(self, held: Claim, done: Done) -> list[StoredFile]:
         """Make the encoded files durable under their digests."""
-        adopted = [self._insist(held, partial(self._files.adopt, file.path)) for file in done.files]
+        adopted: list[StoredFile] = []
+
+        def adopt(path: Path) -> StoredFile:
+            self._files.keep_young(adopted)
+            return self._files.adopt(path)
+
+        for file in done.files:
+            one = self._insist(held, partial(adopt, file.path))
+            adopted.append(one)
         self._insist(held, lambda: self._files.sync(adopted))
-        return [_as_result(file, one.sha256, one.size) for file, one in zip(done.files, adopted, strict=True)]
+        return adopted
 
     def _trouble(self, held: Claim, trouble: Trouble) -> None:
         _log.warning("job %d (%s) %s: %s", held.job_id, held.pipeline, trouble.policy, trouble.words)

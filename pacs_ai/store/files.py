@@ -256,6 +256,25 @@ class Files:
         except OSError:
             return False
 
+    def keep_young(self, stored: Iterable[StoredFile]) -> None:
+        """Refresh the files' age, so that no sweep takes them before a row names them.
+
+        Raises
+        ------
+        FileNotFoundError
+            One is not there any more.
+        OutOfResources
+            The disk failed.
+        """
+        try:
+            for file in stored:
+                with _locked(file.path.parent, fcntl.LOCK_SH):
+                    os.utime(file.path, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self.disk.shortage(error) from error
+
     def _remove_older(self, sha256: str, before: float) -> bool:
         path = self.path(sha256)
         with _locked(path.parent, fcntl.LOCK_EX):

@@ -28,6 +28,8 @@ _OPEN_DELIVERIES = [
 #: Events of a series in the journal: its files were deleted, and with them the last that the node had of the study.
 PURGED, STUDY_PURGED = "purged", "purged_with_study"
 _YOUNG_SECONDS = 3600.0
+#: A thousand years: times before the calendar's first cannot be named.
+_FOR_EVER_DAYS = 365_000.0
 #: A request for storage commitment that was asked or answered so long ago is forgotten; an answer may come late.
 _REQUEST_DAYS = 30.0
 
@@ -101,7 +103,7 @@ def _mark(connection: Connection, series_id: int, actor: str) -> int:
 
 def _due(state: SeriesState, days: float) -> sa.Select[Any]:
     """Select the series in a state whose files may go, in the order in which they came."""
-    before = now() - timedelta(days=days)
+    before = now() - timedelta(days=min(days, _FOR_EVER_DAYS))
     jobs = sa.select(_source.c.series_id).join(_job, _job.c.id == _source.c.job_id)
     needed = jobs.where(sa.or_(_job.c.state.in_(_OPEN_JOBS), _job.c.finished_at >= before))
     undelivered = jobs.join(_delivery, _delivery.c.job_id == _job.c.id).where(

@@ -6,12 +6,18 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
+from objects import SEG_AND_SR
 from stations import BACKOFF, ME, Sender
 
+from pacs_ai.errors import Unavailable
+from pacs_ai.infer import worker
+from pacs_ai.infer.order import Done, EncodedFile
 from pacs_ai.states import JobState, SeriesEvent
 from pacs_ai.store import completion, journal, orders, outbox, queue, retention, schema
 from pacs_ai.store.clock import now
@@ -61,6 +67,14 @@ def test_the_days_count_from_the_delivery_not_from_the_reception(stations, sende
     assert purge(stations, files) == 0
     wall.forward(days=15)
     assert purge(stations, files) == 2
+
+
+@pytest.mark.parametrize("days", [800_000.0, 1e10, float("inf")])
+def test_a_number_of_days_as_large_as_you_like_keeps_all(stations, sender, files, wall, days):
+    stations.done_job(sender)
+    stations.deliver_all()
+    wall.forward(days=10_000)
+    assert purge(stations, files, inputs_days=days, unrouted_days=days) == 0
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "withheld", "failed"])
@@ -235,3 +249,35 @@ def test_STO_11_two_processes_of_which_one_purges_while_the_other_enqueues(stati
     assert "queued" in {row.state for row in jobs}
     assert all(of[row.id] not in gone for row in jobs if row.state == "queued")
     assert all(of[row.id] in gone for row in jobs if row.state == "refused")
+
+
+def test_STO_11_results_that_cannot_be_committed_for_hours_are_not_swept(
+    stations, sender, files, tmp_path, monkeypatch
+):
+    """A database that takes no writes can still be read, so the sweep goes on while a worker insists."""
+    sender.send()
+    stations.enqueue(stations.work(stations.complete()))
+    held = stations.claim()
+    path = tmp_path / "encoded"
+    path.write_bytes(b"an encoded object")
+    uids = ("1.2.9.7", "2.25.1", "2.25.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.1.2.1")
+    done = Done((EncodedFile(path, "segmentation", SEG_AND_SR[0].key, *uids),), {"lungs": 2}, {"inferring": 0.5}, "2")
+    stored_at = files.path(hashlib.sha256(path.read_bytes()).hexdigest())
+    finish, tries = queue.finish, []
+
+    def taken_at_last(*arguments, **words):
+        tries.append(retention.sweep(stations.database, files))
+        if len(tries) == 1:
+            os.utime(stored_at, (0, 0))  # hours pass
+            raise Unavailable("the database takes no writes")
+        finish(*arguments, **words)
+
+    monkeypatch.setattr(queue, "finish", taken_at_last)
+    monkeypatch.setattr(worker, "_INSIST_SECONDS", 0.0)
+    config = SimpleNamespace(store=SimpleNamespace(folder=tmp_path), pipeline=())
+    order = SimpleNamespace(encodings=[SEG_AND_SR[0]], unverified=())
+    made = worker.Worker(config, stations.database, files, ME, "cpu", threading.Event())
+    made._finish(held, order, done)
+    assert tries == [[], []]
+    assert stations.jobs() == ["done"]
+    assert stored_at.read_bytes() == b"an encoded object"
