@@ -114,6 +114,7 @@ class Indexing:
         self._singly = 0  # so many are indexed each alone
         self._moved_at = time.monotonic()
         self._open: set[str] = set()
+        self._bringing: set[str] = set()  # they brought something, and have not ended
         self._ending: set[str] = set()  # their ends are in the queue
         self._thread = threading.Thread(target=self._run, name="indexing", daemon=True)
         self._is_started = False
@@ -167,11 +168,23 @@ class Indexing:
         return assoc_id in self._open
 
     def ended(self, assoc_id: str, released: bool) -> None:
-        """Take an association's end."""
+        """Take an association's end; that of one that brought nothing waits for nobody, and fills no queue."""
+        with self._changed:
+            has_brought = assoc_id in self._bringing
+            if not has_brought:
+                self._open.discard(assoc_id)  # what comes too late ends it again
+        if has_brought:
+            self.end(assoc_id, released)
+            self._open.discard(assoc_id)
+        elif self._note_ended is not None:
+            self._note_ended(assoc_id, released)
+
+    def end(self, assoc_id: str, released: bool) -> None:
+        """Have an association's end noted behind all that is here."""
+        self._bringing.discard(assoc_id)
         if self._note_ended is not None:
             self._ending.add(assoc_id)
             self._put(_End(assoc_id, released))
-        self._open.discard(assoc_id)
 
     def close(self) -> None:
         """Return when all has gone through, or where it does not for now: what was written ahead is then left there."""
@@ -184,6 +197,8 @@ class Indexing:
     def _put(self, entry: Stored | Kept | _End) -> None:
         with self._changed:
             self._queue.append(entry)
+            if not isinstance(entry, _End):
+                self._bringing.add(entry.arrival.assoc_id)
             self._urgent += not isinstance(entry, Kept)
             self._kept += isinstance(entry, Kept)
             self._start()
@@ -303,10 +318,13 @@ class Indexing:
         """End the associations that had ended before what they brought was durable: it was not in time."""
         for assoc_id in dict.fromkeys(entry.arrival.assoc_id for entry in batch):
             if assoc_id not in self._open and assoc_id not in self._ending:
-                self.ended(assoc_id, released=False)
+                self.end(assoc_id, released=False)
 
     def _recorded(self, batch: Sequence[Stored | Kept]) -> list[Kept]:
-        """Return what is recorded though its commit seemed to fail, as where a server died in it; it stands first."""
+        """Return what is recorded though its commit seemed to fail, as where a server died in it.
+
+        Of several segments it may be any: the commit of a process that is no more can show late.
+        """
         kept = [entry for entry in batch if isinstance(entry, Kept)]
         return [entry for entry in kept if self._is_recorded(entry.place.name, entry.place.lap, entry.place.number)]
 
@@ -355,12 +373,12 @@ class Indexing:
         return True
 
     def _drop(self, entries: Sequence[Stored | Kept | _End]) -> None:
-        """Take what is done from the head of the queue."""
+        """Take what is done from the queue, at whose head it stands, unless its commit was in doubt."""
         self.trouble, self._moved_at = None, time.monotonic()
         kept = [entry.place for entry in entries if isinstance(entry, Kept)]
         with self._changed:
-            for _ in entries:
-                self._queue.popleft()
+            for entry in entries:
+                self._queue.remove(entry)
             self._kept -= len(kept)
             self._urgent -= len(entries) - len(kept)
         if self._ahead is not None and self._upkeep is not None:

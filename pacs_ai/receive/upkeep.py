@@ -31,8 +31,8 @@ class Queue(Protocol):
     def take_over(self, arrival: Arrival, place: Place) -> None:
         """Take an instance that another process was stopped from indexing."""
 
-    def ended(self, assoc_id: str, released: bool) -> None:
-        """Take an association's end."""
+    def end(self, assoc_id: str, released: bool) -> None:
+        """Have an association's end noted behind all that is here."""
 
     def is_open(self, assoc_id: str) -> bool:
         """Whether an association of this process goes on."""
@@ -95,7 +95,7 @@ class Upkeep:
         for arrival, place in rest:
             self._queue.take_over(arrival, place)
         for assoc_id in dict.fromkeys(arrival.assoc_id for arrival, _ in rest):
-            self._queue.ended(assoc_id, released=False)
+            self._queue.end(assoc_id, released=False)
 
     def recover_adopted(self) -> None:
         """Have indexed what was taken over and could not be looked up before; cheap where there is none."""
@@ -155,7 +155,7 @@ class Upkeep:
             else:
                 LOGGER.warning("%s is indexed now, and its file deleted there", path)
                 if not self._queue.is_open(arrival.assoc_id):
-                    self._queue.ended(arrival.assoc_id, released=False)
+                    self._queue.end(arrival.assoc_id, released=False)
         return True
 
     def _tell(self, words: str) -> None:

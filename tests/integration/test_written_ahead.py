@@ -6,7 +6,7 @@ import errno
 import re
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,15 @@ from listening_bed import until
 from raw_peer import CT_CONTEXTS, data_set
 
 from pacs_ai.dicom.arrival import Arrival, AssociationInfo
+from pacs_ai.dicom.attributes import read_header
 from pacs_ai.errors import OutOfResources, Unavailable
 from pacs_ai.receive.ingest import Announced, DurableIngest
 from pacs_ai.store import schema
 from pacs_ai.store.ahead import Ahead
 from pacs_ai.store.database import Database
-from pacs_ai.store.files import Files
+from pacs_ai.store.files import Files, sha256_of
 from pacs_ai.store.index import Index
+from pacs_ai.store.segments import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,12 +69,14 @@ class Side:
         self.fault()
         self.rows.append("released" if released else "lost")
 
-    def send(self, uid: str, pixels: int = 5000, *, is_over: bool = False) -> list[Exception | None]:
+    def send(
+        self, uid: str, pixels: int = 5000, *, is_over: bool = False, by: AssociationInfo = ASSOCIATION
+    ) -> list[Exception | None]:
         """Send an instance; return the list that holds the answer once there is one."""
         if not is_over:
-            self.ingest.opened(ASSOCIATION)
+            self.ingest.opened(by)
         answers: list[Exception | None] = []
-        intake = self.ingest.begin(Announced(ASSOCIATION, CT, uid, SYNTAXES[0]))
+        intake = self.ingest.begin(Announced(by, CT, uid, SYNTAXES[0]))
         content = bytearray(data_set(uid, pixels=pixels))
         intake.passing(memoryview(content))
         intake.finish(content, answers.append)
@@ -90,6 +94,19 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Side]]:
     yield start
     for side in sides:
         side.ingest.close()
+
+
+def keep(ahead: Ahead, uid: str) -> Place:
+    """Write an instance ahead; return where it is."""
+    content = data_set(uid, pixels=5000)
+    header = read_header(content, SYNTAXES[0])
+    arrival = Arrival(
+        header, sha256_of([content]), len(content), SYNTAXES[0], "CT", "PACS_AI", "127.0.0.1", uid, 0, datetime.now(UTC)
+    )
+    told: list[Any] = []
+    assert ahead.keep(arrival, [content], told.append)
+    assert isinstance(told[0], Place)
+    return told[0]
 
 
 def away() -> None:
@@ -396,7 +413,10 @@ def test_STO_13_an_association_that_ended_before_its_instance_was_stored_is_ende
 
 
 def test_STO_09_behind_an_end_that_cannot_be_noted_a_sender_is_told_at_once(make: Callable[..., Side]):
-    side = make(fault=away)
+    side = make()
+    side.send("1.2.0")
+    until(lambda: side.rows == ["1.2.0"])
+    side.fault = away
     side.ingest.ended(ASSOCIATION.assoc_id, released=True)
     begin = time.monotonic()
     answers = side.send("1.2.1", pixels=SEGMENT_BYTES)
@@ -404,14 +424,60 @@ def test_STO_09_behind_an_end_that_cannot_be_noted_a_sender_is_told_at_once(make
     assert isinstance(answers[0], Unavailable)
     assert time.monotonic() - begin < 5.0, "STO-09: refused, or waited for, within 5 s"
     side.fault = lambda: None
-    until(lambda: side.rows == ["released"])
+    until(lambda: side.rows == ["1.2.0", "released"])
+
+
+def test_STO_09_ends_of_associations_that_brought_nothing_do_not_wait_for_the_database(make: Callable[..., Side]):
+    """Health checks and C-ECHO go on for hours while it is away; each that waited would cost memory."""
+    gate = threading.Event()
+    side = make(record=lambda *_: gate.wait(60))
+    assert side.send("1.2.1") == [None]
+    waiting = side.ingest._indexing.waiting
+    for number in range(10):
+        side.ingest.opened(replace(ASSOCIATION, assoc_id=f"{number:032}"))
+        side.ingest.ended(f"{number:032}", released=True)
+    assert side.rows == ["released"] * 10
+    assert side.ingest._indexing.waiting == waiting
+    gate.set()
+
+
+def test_STO_09_a_commit_that_shows_late_takes_no_other_instance_from_the_queue(tmp_path: Path):
+    """Two processes died; of what the second had left, a commit that hung on the server shows after the first look."""
+    files = Files(tmp_path / "files")
+    left = [Ahead(tmp_path / "ahead", files.disk, segment_bytes=SEGMENT_BYTES, most=1) for _ in range(2)]
+    for number, ahead in enumerate(left):
+        keep(ahead, f"1.2.{number}")
+    for ahead in left:
+        ahead.close()
+    failures, rows = [Unavailable("lock timeout")], []
+
+    def record(arrivals: Sequence[Arrival], _marks: object = None) -> None:
+        if failures:
+            raise failures.pop()
+        rows.extend(arrival.header.sop_instance_uid for arrival in arrivals)
+
+    ahead = Ahead(tmp_path / "ahead", files.disk, segment_bytes=SEGMENT_BYTES, most=2)
+    (first, _), (_, last) = ahead.left
+    late = last.name
+    ingest = DurableIngest(files, record, ahead=ahead, is_recorded=lambda name, *_: not failures and name == late)
+    try:
+        until(lambda: ingest.owes_nothing and not failures)
+        assert rows == [first.header.sop_instance_uid]
+        assert [place.segment.left for _, place in ahead.left] == [0, 0]
+    finally:
+        ingest.close()
 
 
 def test_STO_09_ends_that_cannot_be_noted_take_no_room_from_instances(
     make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("pacs_ai.receive.indexing.MAX_WAITING", 3)
-    side = make(fault=away)
+    side = make()
+    for number in range(10):
+        by = replace(ASSOCIATION, assoc_id=f"{number:032}")
+        side.send(f"1.3.{number}", by=by)
+    until(lambda: len(side.rows) == 10)
+    side.fault = away
     for number in range(10):
         side.ingest.ended(f"{number:032}", released=True)
     assert [side.send(f"1.2.{number}") for number in range(3)] == [[None]] * 3
