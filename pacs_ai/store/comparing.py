@@ -85,6 +85,7 @@ def pairs_of(arrivals: Sequence[Arrival], known: Mapping[str, Sequence[Mapping[s
     """
     rows = [row for there in known.values() for row in there]
     contents = {(row["sop_instance_uid"], row["sha256"]) for row in rows}
+    disputed = {(row["sop_instance_uid"], row["sha256"]) for row in rows if row["role"] == Role.CONFLICT}
     firsts = [row for row in rows if row["role"] == Role.CURRENT]
     current = {row["sop_instance_uid"]: row["sha256"] for row in firsts if row["purged_at"] is None}
     gone = {row["sop_instance_uid"]: row["sha256"] for row in firsts if row["purged_at"] is not None}
@@ -92,8 +93,9 @@ def pairs_of(arrivals: Sequence[Arrival], known: Mapping[str, Sequence[Mapping[s
     for arrival in arrivals:
         uid, sha256 = arrival.header.sop_instance_uid, arrival.sha256
         if (uid, sha256) in contents:
-            if gone.get(uid) == sha256:
-                current[uid] = gone.pop(uid)
+            if uid in gone and (uid, sha256) not in disputed:
+                del gone[uid]
+                current[uid] = sha256
         elif uid in current:
             pairs[current[uid], sha256] = None
         else:

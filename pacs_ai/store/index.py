@@ -38,6 +38,8 @@ _NO_MARKS: Mapping[str, tuple[str, int]] = MappingProxyType({})
 _Series = Any
 _C_STORE_HIGH = 1
 _TRIES = 5
+#: Roles in which an instance may take the place of one whose file is gone; over a conflict a person decides.
+_STAND_INS = frozenset({Role.VARIANT, Role.UNVERIFIED})
 #: What a conflict is about, for people.
 _CONTENTS = {
     Sameness.DIFFERENT: "other content",
@@ -108,6 +110,7 @@ class Index:
         self._comparisons = Comparisons(path_of)
         self._owner = owner
         self._announced: set[str] = set()
+        self._doubtful: set[str] = set()  # associations whose rows may be there though their commit failed
         self._mark = database.insert_over(_ahead, ["segment"])
         self._count_share = database.insert_adding(_share, ["assoc_id", "series_id"], _share.c.arrivals)
 
@@ -142,6 +145,9 @@ class Index:
             except (sa.exc.IntegrityError, Contended) as error:
                 clash = error  # another process recorded one of these UIDs at this very moment: look again
                 continue
+            except Unavailable:
+                self._doubtful.update(arrival.assoc_id for arrival in arrivals)
+                raise
             except Uncompared as missing:
                 clash = None
                 compared |= self._comparisons.learn(missing.pairs)
@@ -160,16 +166,18 @@ class Index:
 
     def association_ended(self, assoc_id: str, released: bool) -> bool:
         """Note the end of an association that brought instances; False of one that brought none."""
-        if assoc_id not in self._announced:
+        if assoc_id not in self._announced and assoc_id not in self._doubtful:
             return False
         with self._database.write() as connection:
-            connection.execute(
+            ended = connection.execute(
                 sa.update(_association)
                 .where(_association.c.id == assoc_id, _association.c.ended_at.is_(None))
                 .values(ended_at=now(), released=released)
             )
+        brought = assoc_id in self._announced or ended.rowcount > 0
         self._announced.discard(assoc_id)
-        return True
+        self._doubtful.discard(assoc_id)
+        return brought
 
     def _note_associations(
         self, connection: Connection, arrivals: Sequence[Arrival], series: Mapping[tuple[str, str], _Series]
@@ -225,12 +233,11 @@ class _Recording:
 
     def _judge(self, arrival: Arrival, there: list[dict[str, Any]]) -> Outcome:
         """Say what an arrival is beside the rows that are there under its UID, and add its own."""
-        for row in there:
-            if row["sha256"] == arrival.sha256:
-                self._restore(row)
-                return Outcome.REPEAT
         series = self.series[_key(arrival)]
         current = next((row for row in there if row["role"] == Role.CURRENT), None)
+        same = next((row for row in there if row["sha256"] == arrival.sha256), None)
+        if same is not None:
+            return self._repeat(same, current, series)
         role, outcome = Role.CURRENT, Outcome.NEW
         if current is not None and current["purged_at"] is None:
             role, outcome = self._compare(arrival, series, current)
@@ -268,11 +275,21 @@ class _Recording:
         )
         withhold_for_conflict(self._connection, series_id, actor=self._owner)
 
-    def _restore(self, row: dict[str, Any]) -> None:
-        """Note that an instance whose file retention had deleted was sent again."""
-        if row["purged_at"] is not None:
-            self._connection.execute(sa.update(_instance).where(_instance.c.id == row["id"]).values(purged_at=None))
-            row["purged_at"] = None
+    def _repeat(self, row: dict[str, Any], current: dict[str, Any] | None, series: _Series) -> Outcome:
+        """Note that bytes came again: where retention had deleted the file it is there again.
+
+        Where the current instance is another one whose file is gone, these take its place, as unknown ones would.
+        """
+        values: dict[str, Any] = {} if row["purged_at"] is None else {"purged_at": None}
+        takes_place = current is not None and current["purged_at"] is not None and row["role"] in _STAND_INS
+        if takes_place:
+            assert current is not None
+            self._demote(current)
+            values |= {"role": Role.CURRENT.value, "revision": series.routed_revision + 1}
+        if values:
+            self._connection.execute(sa.update(_instance).where(_instance.c.id == row["id"]).values(**values))
+            row |= values
+        return Outcome.NEW if takes_place else Outcome.REPEAT
 
     def _demote(self, row: dict[str, Any]) -> None:
         """Let go of a current instance whose file is gone, so that it cannot be compared with what came now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,36 @@ def test_other_content_after_its_file_was_deleted_takes_its_place(stations, send
     assert roles(stations) == [Role.VARIANT, Role.CURRENT, Role.CURRENT]
 
 
+def test_the_second_form_of_an_instance_takes_the_place_of_the_first_when_both_were_deleted(stations, sender):
+    """Success was answered for it: what is current must have a file, for jobs and for storage commitment."""
+    first = sender.arrival(number=1)
+    second = sender.arrival(number=1, transfer_syntax_uid=ImplicitVRLittleEndian)
+    assert sender.index.record([first]) == [Outcome.NEW]
+    assert sender.index.record([second]) == [Outcome.VARIANT]
+    stations.complete()
+    purge(stations)
+    assert sender.index.record([second]) == [Outcome.NEW]
+    assert [(row.role, row.revision, row.purged_at is None) for row in stations.rows(schema.instance)] == [
+        (Role.VARIANT, 1, False),
+        (Role.CURRENT, 2, True),
+    ]
+    series = stations.series()
+    assert (series.state, series.instances, series.revision) == (SeriesState.REOPENED, 1, 2)
+    assert sender.index.record([first, second]) == [Outcome.REPEAT] * 2
+    assert roles(stations) == [Role.VARIANT, Role.CURRENT]
+
+
+def test_both_forms_of_a_deleted_instance_in_one_batch(stations, sender):
+    first = sender.arrival(number=1)
+    second = sender.arrival(number=1, transfer_syntax_uid=ImplicitVRLittleEndian)
+    third = sender.arrival(number=1, content=7)
+    sender.index.record([first])
+    sender.index.record([second])
+    purge(stations)
+    assert sender.index.record([second, first, third]) == [Outcome.NEW, Outcome.REPEAT, Outcome.CONFLICT]
+    assert roles(stations) == [Role.VARIANT, Role.CURRENT, Role.CONFLICT]
+
+
 @pytest.mark.parametrize(
     ("requested", "c_store", "priority"),
     [
@@ -206,6 +237,38 @@ def test_associations_are_noted_with_what_each_brought(stations, sender):
         one, two = completion.open_series(connection)
     assert (one.ended, one.released, [share.assoc_id for share in one.open_shares]) == (1, True, ["a2"])
     assert (two.ended, two.open_shares) == (1, ())
+
+
+def test_STO_09_an_association_whose_commit_was_not_answered_is_ended(stations, sender, monkeypatch):
+    """The rows are there, and the retry that finds them does not go through `record` again."""
+    real = Database.write
+
+    @contextmanager
+    def unanswered(database):
+        with real(database) as connection:
+            yield connection
+        raise Unavailable("the server closed the connection after the commit")
+
+    monkeypatch.setattr(Database, "write", unanswered)
+    with pytest.raises(Unavailable):
+        sender.send(assoc="a7")
+    monkeypatch.setattr(Database, "write", real)
+    assert sender.index.association_ended("a7", True)
+    association = stations.rows(schema.association)[0]
+    assert (association.released, association.ended_at is not None) == (True, True)
+
+
+def test_STO_09_an_association_that_a_failed_commit_brought_nothing_of_has_no_end(stations, sender, monkeypatch):
+    real = Database.write
+
+    def away(_database):
+        raise Unavailable("away")
+
+    monkeypatch.setattr(Database, "write", away)
+    with pytest.raises(Unavailable):
+        sender.send(assoc="a7")
+    monkeypatch.setattr(Database, "write", real)
+    assert not sender.index.association_ended("a7", True)
 
 
 def test_an_association_of_a_dead_process_counts_as_ended_without_release(stations, tmp_path):
