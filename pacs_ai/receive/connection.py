@@ -94,7 +94,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        self._transport.set_write_buffer_limits(high=0)
+        # Not high=0: over TLS both event loops pause at `size >= high` and resume at `size <= low`, so that with no
+        # byte waiting each read and each write would turn the one into the other.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         self._do(Event.OPENED)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was

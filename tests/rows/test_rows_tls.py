@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import select
 import shutil
 import socket
 import ssl
@@ -12,13 +14,27 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 from certificates import Authority
 from listening_bed import until
-from raw_peer import AC, PATIENCE, RJ, RawPeer, associate_rq, data_set, echo, store
+from raw_peer import (
+    ABORT,
+    AC,
+    PATIENCE,
+    RJ,
+    RawPeer,
+    associate_rq,
+    data_set,
+    echo,
+    pdv,
+    store,
+    store_command,
+)
 
 from pacs_ai.credentials import LOOK_SECONDS, Credentials
 from pacs_ai.network_sections import Tls
-from pacs_ai.receive.guard import Limits
+from pacs_ai.receive import ingest
+from pacs_ai.receive.guard import Bounds, Limits
 from pacs_ai.tls import server_context
 
 if TYPE_CHECKING:
@@ -68,11 +84,16 @@ def secured(make_bed, node, refusals) -> Callable[..., Bed]:
     return make
 
 
+LOOPS = pytest.mark.parametrize(
+    "event_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
 class SecuredPeer(RawPeer):
     """A peer over TLS."""
 
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, context: ssl.SSLContext, *, receive_buffer: int | None = None) -> None:
+        super().__init__(port, receive_buffer=receive_buffer)
         plain = self.socket
         self.socket = context.wrap_socket(plain, server_hostname="localhost")
 
@@ -311,6 +332,90 @@ def test_NET_12_a_caller_with_the_certificate_of_another_is_rejected(secured, au
             peer.send(associate_rq(calling=calling))
             assert peer.next_pdu()[0] == kind
     until(lambda: refusals)
+
+
+@LOOPS
+@pytest.mark.parametrize("reads", [1, 2, 3])
+def test_NET_16_a_tls_peer_that_has_nothing_to_say_is_not_one_that_does_not_read(
+    secured, authority, caller, event_loop, reads
+):
+    """However many reads and writes there were before."""
+    bed = secured(event_loop=event_loop, bounds=Bounds(write_seconds=0.5))
+    with SecuredPeer(bed.receiver.tls_port, context_of(authority, caller)) as peer:
+        peer.associate()
+        (connection,) = bed.receiver._acceptor._connections
+        request = echo()
+        for number in range(reads - 1):
+            peer.send(request[number : number + 1])
+            until(lambda number=number: len(connection._framer._header) == number + 1)
+        peer.send(request[reads - 1 :])
+        assert peer.status() == 0x0000
+        assert not select.select([peer.socket], [], [], 1.5)[0], "it is spoken to, or closed"
+        peer.send(echo())
+        assert peer.status() == 0x0000
+        assert peer.release()
+
+
+@LOOPS
+@pytest.mark.parametrize(("pdu_bytes", "pixels"), [(16384, 3_000_000), (4096, 600_000)], ids=["16 KiB", "4 KiB"])
+def test_NET_16_tls_peers_that_wait_for_a_slow_disk_store_all_they_have(
+    secured, authority, caller, event_loop, pdu_bytes, pixels, monkeypatch
+):
+    """The disk is slower than the network: each part is written only once the node takes no more from the peer."""
+    bed = secured(event_loop=event_loop, bounds=Bounds(write_seconds=1.0))
+    append = ingest._Instance.append
+
+    def late(instance, piece):
+        until(lambda: all(exchange.is_full for exchange in bed.receiver._open))
+        append(instance, piece)
+
+    monkeypatch.setattr(ingest._Instance, "append", late)
+    with SecuredPeer(bed.receiver.tls_port, context_of(authority, caller)) as peer:
+        peer.associate()
+        for number in range(3):
+            uid = f"1.2.3.{number + 1}"
+            peer.send(_in_short_pdus(data_set(uid, pixels=pixels), uid, pdu_bytes))
+            assert peer.status() == 0x0000
+        assert peer.release()
+    assert len(bed.arrivals) == 3
+
+
+def _in_short_pdus(encoded: bytes, uid: str, pdu_bytes: int) -> bytes:
+    most = pdu_bytes - 6  # length, context ID and message control header (PS3.8 9.3.5.1, E.2)
+    pieces = [encoded[at : at + most] for at in range(0, len(encoded), most)]
+    return pdv(store_command(uid), 3) + b"".join(pdv(piece, 0) for piece in pieces[:-1]) + pdv(pieces[-1], 2)
+
+
+@LOOPS
+def test_NET_05_an_instance_that_drips_over_tls_ends_its_association(secured, authority, caller, event_loop, caplog):
+    bounds = Bounds(network_seconds=PATIENCE, write_seconds=PATIENCE, bytes_per_second=5000, pace_seconds=1.0)
+    bed = secured(event_loop=event_loop, bounds=bounds)
+    with SecuredPeer(bed.receiver.tls_port, context_of(authority, caller)) as peer:
+        peer.associate()
+        whole, sent, begun, ended = store(data_set(pixels=100_000), "1.2.3"), 0, time.monotonic(), False
+        while not ended and time.monotonic() - begun < PATIENCE / 2:
+            peer.send(whole[sent : sent + 10])
+            sent += 10
+            ended = bool(select.select([peer.socket], [], [], 0.05)[0])
+        assert ended
+        assert peer.next_pdu()[:1] == bytes((ABORT,))
+    until(lambda: bed.receiver.associations == 0)
+    assert "slower than 5000 bytes per second" in caplog.text
+    assert bed.stored() == []
+
+
+@LOOPS
+def test_NET_16_a_tls_peer_that_reads_no_answers_is_aborted(secured, authority, caller, event_loop, caplog):
+    bed = secured(event_loop=event_loop, bounds=Bounds(write_seconds=1.0))
+    with SecuredPeer(bed.receiver.tls_port, context_of(authority, caller), receive_buffer=4096) as peer:
+        peer.associate()
+        flood, begun = echo() * 200, time.monotonic()
+        with pytest.raises(OSError):  # noqa: PT012 - whichever of many fails
+            while time.monotonic() - begun < PATIENCE:
+                peer.send(flood)
+    until(lambda: bed.receiver.associations == 0)
+    assert "it does not read its answers" in caplog.text
+    assert bed.is_served()
 
 
 def test_NET_12_dcmtk_is_served_over_tls(secured, authority, caller):
