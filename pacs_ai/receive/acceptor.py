@@ -78,6 +78,17 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def _handshake_words(error: Exception) -> str:
+    """Return why a connection never came to speak, without the text of an error that nobody foresaw."""
+    if isinstance(error, ssl.SSLError):
+        return fault_words(error)
+    if isinstance(error, OSError):
+        return "it ended the TLS handshake, or took too long"
+    if isinstance(error, UnicodeDecodeError):
+        return "a name in its certificate is not UTF-8"
+    return unexpected(error)
+
+
 class Acceptor:
     """Accepts on ports, in an event loop in a thread of its own.
 
@@ -211,12 +222,8 @@ class Acceptor:
         assert connected is not None
         try:
             await self.loop.connect_accepted_socket(lambda: connection, connected, ssl=tls, **limits)
-        except (OSError, ssl.SSLError) as error:
-            words = (
-                fault_words(error)
-                if isinstance(error, ssl.SSLError)
-                else "it ended the TLS handshake, or took too long"
-            )
+        except Exception as error:  # noqa: BLE001 - outermost in its task: whatever it was, the place is free again
+            words = _handshake_words(error)
             LOGGER.warning("no connection with %s: %s", connection.address, words)
             self._refused(connection.address, f"TLS: {words}")
             self.forget(connection)

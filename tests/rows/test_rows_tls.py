@@ -253,6 +253,22 @@ def test_NET_12_without_or_with_a_wrong_certificate_nobody_is_served(secured, au
     assert bed.is_served()
 
 
+@LOOPS
+def test_NET_12_a_certificate_that_cannot_be_read_is_told_and_keeps_no_place(
+    secured, authority, refusals, event_loop, caplog
+):
+    """The trusted authority signed it, so the handshake is done; but Python reads no name that is not UTF-8."""
+    bed = secured(event_loop=event_loop)
+    odd = authority.issue("odd", "DER:30:05:82:03:63:74:e4")
+    for _ in range(3):
+        assert not gets_an_answer(bed.receiver.tls_port, context_of(authority, odd))
+    until(lambda: len(refusals) == 3 and not bed.receiver._acceptor._connections)
+    assert not bed.receiver._acceptor._waiting
+    assert {refusal.reason for refusal in refusals} == {"TLS: a name in its certificate is not UTF-8"}
+    assert caplog.text.count("no connection with 127.0.0.1: a name in its certificate is not UTF-8") == 3
+    assert bed.is_served()
+
+
 def test_NET_12_a_certificate_that_was_revoked_is_refused_and_others_are_served(secured, authority, node, caller):
     stolen = authority.issue("stolen", "DNS:ct.example")
     listed = node.model_copy(update={"revocation_list": authority.revoke(stolen)})
