@@ -98,6 +98,7 @@ def note(database: Database, request: Request, *, calling_ae_title: str, peer: s
         if known.instances != values["instances"]:
             return Noted.CONTRADICTS
         again: dict[str, Any] = {
+            "asked_at": now(),
             "decided_at": None,
             "ended_at": None,
             "due_at": now(),
@@ -154,14 +155,19 @@ def decide(
     if status.NO_SUCH_OBJECT_INSTANCE in failures.values() and may_come:
         with database.write() as connection:
             again = now() + timedelta(seconds=_LOOK_AGAIN_SECONDS)
-            connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(due_at=again))
+            connection.execute(sa.update(_pledge).where(_as_taken(pledge)).values(due_at=again))
         return None
     with database.write() as connection:
         failures |= _keep(connection, kept, pledge, actor)
         words = f"{len(pledge.instances) - len(failures)} kept, {len(failures)} not"
         decided = {"decided_at": now(), "failures": failures, "reason": words}
-        connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(**decided))
+        connection.execute(sa.update(_pledge).where(_as_taken(pledge)).values(**decided))
     return Pledge(pledge.id, pledge.peer, pledge.transaction_uid, pledge.instances, failures, True, pledge.asked_at)
+
+
+def _as_taken(pledge: Pledge) -> sa.ColumnElement[bool]:
+    """Return the condition that names a request unless it came again since it was taken: that is answered anew."""
+    return sa.and_(_pledge.c.id == pledge.id, _pledge.c.asked_at == pledge.asked_at)
 
 
 def _candidates(database: Database, references: Sequence[Reference]) -> dict[str, Any]:
@@ -209,14 +215,16 @@ def _keep(connection: Connection, instance_ids: Sequence[int], pledge: Pledge, a
 def told(database: Database, pledge: Pledge) -> None:
     """Note that the one who asked has the answer."""
     with database.write() as connection:
-        connection.execute(sa.update(_pledge).where(_pledge.c.id == pledge.id).values(ended_at=now()))
+        connection.execute(sa.update(_pledge).where(_as_taken(pledge)).values(ended_at=now()))
 
 
 def later(database: Database, pledge: Pledge, reason: str, backoff: Backoff) -> bool:
     """Note that the answer did not get through; False where it is given up. What was committed to stays kept."""
-    this = _pledge.c.id == pledge.id
+    this = _as_taken(pledge)
     with database.write() as connection:
-        row = connection.execute(sa.select(_pledge).where(this).with_for_update()).one()
+        row = connection.execute(sa.select(_pledge).where(this).with_for_update()).one_or_none()
+        if row is None:  # asked again meanwhile, and due
+            return True
         wait = backoff.wait(row.attempts + 1)
         waited = row.waited_seconds + wait
         goes_on = bool(waited < backoff.give_up_hours * 3600)

@@ -18,6 +18,7 @@ from pacs_ai.cli import main
 from pacs_ai.config import Config
 from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.pledger import Pledger
+from pacs_ai.errors import Unavailable
 from pacs_ai.receive import desk
 from pacs_ai.receive.commitment import services
 from pacs_ai.receive.ingest import DurableIngest
@@ -236,6 +237,66 @@ def test_the_same_request_is_answered_again_and_another_under_its_uid_refused(ma
     bed.pledger.step()
     assert len(asker.reports) == 2
     assert asker.ask(bed.receiver.port, "2.25.7", CT[:1]) == 0x0210
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_request_that_comes_again_while_it_is_answered_is_answered_again(make_bed, asker, monkeypatch, told):
+    bed = make_bed()
+    wanted = [CT[0], (CTImageStorage, instance_uid("1", 3))]
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
+    tell = inquiry.tell
+
+    def asked_again_meanwhile(remote, report):
+        if told:
+            tell(remote, report)
+        bed.sender.send("1", (3,))
+        keep_sources(bed.files, bed.sender)
+        assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
+        if not told:
+            raise Unavailable("the peer has hung up")
+
+    with monkeypatch.context() as amid:
+        amid.setattr(inquiry, "tell", asked_again_meanwhile)
+        assert bed.pledger.step()
+    assert bed.row.ended_at is None
+    assert bed.row.decided_at is None
+    assert bed.pledger.step()
+    assert [event_type for event_type, _ in asker.reports] == ([2, 1] if told else [1])
+    assert bed.row.ended_at is not None
+    assert not bed.pledger.step()
+
+
+def test_a_request_that_comes_again_while_it_is_decided_is_decided_again(make_bed, asker):
+    bed = make_bed()
+    wanted = [CT[0], (CTImageStorage, instance_uid("1", 3))]
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
+    taken = pledges.take(bed.stations.database)
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
+    bed.pledger.serve(taken)
+    assert [event_type for event_type, _ in asker.reports] == [2]
+    assert bed.row.decided_at is None
+    bed.sender.send("1", (3,))
+    keep_sources(bed.files, bed.sender)
+    assert bed.pledger.step()
+    assert [event_type for event_type, _ in asker.reports] == [2, 1]
+    assert bed.row.ended_at is not None
+
+
+def test_what_was_sent_since_and_is_asked_for_again_is_waited_for(make_bed, asker, monkeypatch, wall):
+    bed = make_bed()
+    monkeypatch.setattr(pledges, "COMING_SECONDS", 3600.0)
+    wanted = [(CTImageStorage, instance_uid("1", 3))]
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
+    wall.forward(seconds=3601)
+    assert bed.pledger.step()
+    assert [event_type for event_type, _ in asker.reports] == [2]
+    assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
+    assert bed.pledger.step()
+    assert len(asker.reports) == 1, "it may be on its way"
+    bed.sender.send("1", (3,))
+    keep_sources(bed.files, bed.sender)
+    until(bed.pledger.step)
+    assert [event_type for event_type, _ in asker.reports] == [2, 1]
 
 
 @sqlite
