@@ -5,6 +5,7 @@ PacsAiError
 ├── Transient         the same call may go through later: try again with backoff
 │   ├── OutOfResources    disk full, below the watermark, no memory
 │   ├── Unavailable       database or peer not reachable, association refused
+│   │   └── BrokenOff         the peer was reached, and rejected, broke off or left without answer what was begun
 │   └── WorkerLost        the child process that ran the model died or was killed
 └── Permanent         the same call will never go through: fail at once, with the reason
 ├── Refused           the input cannot be analysed; the message is shown to the reader
@@ -38,6 +39,10 @@ class OutOfResources(Transient):
 
 class Unavailable(Transient):
     """The database or a peer cannot be reached now, or refuses now."""
+
+
+class BrokenOff(Unavailable):
+    """A peer spoke DICOM, and rejected, broke off or left without answer what was begun: it is not away."""
 
 
 class WorkerLost(Transient):

@@ -175,10 +175,12 @@ class Peer(Section):
     """Time limit for the answer to an association request or a C-STORE."""
     commitment: bool = False
     """Ask it after delivery to commit to keeping the results (storage commitment, PS3.4 Annex J); a delivery is
-    `confirmed` only then. What it does not have is sent again. It must know the node's AE title, host and port, since
-    it may answer on an association of its own; where it does not answer, a query (C-FIND) shows whether it has them."""
+    `confirmed` only then. What it does not have is looked for once more, then sent again. It must know the node's AE
+    title, host and port, since it may answer on an association of its own; where it does not answer, a query (C-FIND)
+    shows whether it has them."""
     commitment_seconds: Annotated[float, Field(gt=0, le=300)] = 300.0
-    """Time for its answer to that."""
+    """Time for its answer to that, and before the query where it takes no such requests: as long it may need to show
+    what it took."""
     verify_patient: bool = False
     """Ask it before sending (C-FIND, Study Root) whose the study is. Where that is another Patient ID, because the
     patient was merged or the study moved, the delivery is held until a person sends it again or cancels it; where it

@@ -29,7 +29,9 @@ class CommittingPeer:
     Of a request for storage commitment it commits to what it has stored, study by study as it came, unless `answers`
     is "never"; "here" answers on the association of the request, "elsewhere" on one of its own to `node_port`. `losing`
     maps a SOP Instance UID to how many more times it is lost after its C-STORE was answered Success. With a `comment`
-    queries are refused, and so is a request that has an `action_status`; both bear it.
+    queries are refused, and so is a request that has an `action_status`; both bear it. One that does not `indexes` by
+    itself keeps what it got from all answers until `index`. One that `aborts` ends the association on a request, and
+    one that `rejects` takes no association at all.
     """
 
     ae_title: str = "COMMITTER"
@@ -48,12 +50,17 @@ class CommittingPeer:
     queried: int = 0
     patients: dict[str, str] = field(default_factory=dict)
     comment: str = ""
+    indexes: bool = True
+    waiting: dict[str, Dataset] = field(default_factory=dict)
+    aborts: bool = False
+    rejects: bool = False
 
     def start(self) -> None:
         """Listen."""
         self._server = None
         self._changed = threading.Condition()
-        ae = AE(self.ae_title)
+        ae = AE(f"NOT_{self.ae_title}" if self.rejects else self.ae_title)
+        ae.require_called_aet = self.rejects
         ae.supported_contexts = contexts.acceptor_contexts()
         if self.commits:
             ae.add_supported_context(StorageCommitmentPushModel)
@@ -87,13 +94,22 @@ class CommittingPeer:
         if self.losing.get(uid, 0) > 0:
             self.losing[uid] -= 1
         else:
-            self.stored[uid] = ds
+            self.waiting[uid] = ds
+        if self.indexes:
+            self.index()
         return 0x0000
+
+    def index(self) -> None:
+        """Show what it got."""
+        self.stored.update(self.waiting)
+        self.waiting.clear()
 
     def _action(self, event: evt.Event) -> tuple[int | Dataset, None]:
         assert event.action_type == 1
         self.requests.append(event.action_information)
-        if self.action_status == 0x0000 and self.answers != "never":
+        if self.aborts:
+            event.assoc.abort()
+        elif self.action_status == 0x0000 and self.answers != "never":
             answer = self.here if self.answers == "here" else self.elsewhere
             threading.Thread(target=answer, args=(event.assoc, event.action_information)).start()
         return commented(self.action_status, self.comment), None

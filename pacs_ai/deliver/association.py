@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 from pacs_ai import tls
 from pacs_ai.deliver import command, pdus
 from pacs_ai.deliver.connection import Deadline, Remote, connect
-from pacs_ai.errors import Unavailable
+from pacs_ai.errors import BrokenOff, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,6 +53,8 @@ class Association:
     Unavailable
         By every method: the peer could not be reached, refused, answered nonsense, stayed silent past its limit, or
         ended the association. The message says which, for an administrator. The association is over then.
+    BrokenOff
+        Of these, where it had sent a PDU, and not one that rejects the association for now.
     """
 
     def __init__(self, remote: Remote, contexts: Sequence[PresentationContext], serves: Sequence[str] = ()) -> None:
@@ -66,6 +68,7 @@ class Association:
         self.refused: dict[tuple[str, str], int] = {}
         #: Released or aborted.
         self.over = False
+        self._heard = False
         self._fragment_length = 0
         try:
             self._negotiate(contexts)
@@ -181,6 +184,7 @@ class Association:
             self._send([request], deadline)
             kind, body = self._pdu(deadline)
         if kind == pdus.ASSOCIATE_RJ:
+            self._heard = not pdus.rejects_for_now(body)
             raise self._ended(pdus.rejection_words(body, remote.ae_title, remote.calling_ae_title))
         if kind != pdus.ASSOCIATE_AC:
             raise self._ended("answered the association request with something else")
@@ -249,6 +253,7 @@ class Association:
         if kind not in range(pdus.ASSOCIATE_AC, pdus.ABORT + 1) or length > limits.get(kind, 4):
             raise self._ended("sent bytes that are no DICOM PDU; is the port that of a DICOM service?")
         body = self._receive(length, deadline)
+        self._heard = True
         if kind == pdus.ABORT:
             raise self._ended(pdus.abort_words(body))
         if kind == pdus.RELEASE_RQ:
@@ -267,7 +272,7 @@ class Association:
         return bytes(received)
 
     def _ended(self, words: str) -> Unavailable:
-        return Unavailable(f"{self.remote} {words}")
+        return (BrokenOff if self._heard else Unavailable)(f"{self.remote} {words}")
 
     @contextmanager
     def _explained(self, silence: str) -> Iterator[None]:

@@ -15,7 +15,7 @@ from pacs_ai.deliver import inquiry, queries
 from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.dicom import status
 from pacs_ai.dicom.commitment import Request
-from pacs_ai.errors import NotOffered, Transient, Unavailable
+from pacs_ai.errors import BrokenOff, NotOffered, Transient, Unavailable
 from pacs_ai.log import unexpected
 from pacs_ai.store import commitments
 from pacs_ai.store.commitments import Verdict
@@ -81,11 +81,22 @@ class Confirmer:
                 self._look_up(step, remote)
             else:
                 self._ask(step, remote, peer.commitment_seconds)
+        except BrokenOff as error:
+            self._count(step, str(error))
+            return False
         except Unavailable as error:
             _log.warning("%s: not confirmed yet: %s", name, error)
             commitments.later(self._database, step, seconds=self._config.deliver.longest_backoff_seconds)
             return False
         return True
+
+    def _count(self, step: Step, words: str) -> None:
+        """Note a try at which the peer was there and did not take part; after so many nothing more is tried."""
+        _log.warning("%s: not confirmed yet: %s", step.peer, words)
+        seconds = self._config.deliver.longest_backoff_seconds
+        left = commitments.broken_off(self._database, step, words, seconds=seconds, actor=self._owner)
+        if left:
+            _log.warning("%s: %d result(s) stay unconfirmed: %s", step.peer, left, words)
 
     def _ask(self, step: Step, remote: Remote, seconds: float) -> None:
         asked = Request(
@@ -105,7 +116,7 @@ class Confirmer:
             inquiry.ask(remote, asked, taken=taken, answered=answered, seconds=wait)
         except NotOffered as error:
             _log.warning("%s: %s; a query shows whether it has the results", step.peer, error)
-            commitments.refused(self._database, step, str(error), comment=error.comment)
+            commitments.refused(self._database, step, str(error), seconds=seconds, comment=error.comment)
 
     def _look_up(self, step: Step, remote: Remote) -> None:
         """Look series by series what the peer has."""
@@ -126,5 +137,5 @@ class Confirmer:
             return
         missing = len({one.sop_instance_uid for one in step.deliveries} - found)
         if missing:
-            _log.warning("%s: a query does not show %d delivered result(s), which are sent again", step.peer, missing)
+            _log.warning("%s: a query does not show %d delivered result(s)", step.peer, missing)
         commitments.looked(self._database, step, found, actor=self._owner)

@@ -12,7 +12,7 @@ from pacs_ai.deliver import command
 from pacs_ai.deliver.association import Association
 from pacs_ai.dicom import commitment, contexts, status
 from pacs_ai.dicom.reading import read_text
-from pacs_ai.errors import NotOffered, NotUnderstood, PacsAiError, Refused, Unavailable
+from pacs_ai.errors import BrokenOff, NotOffered, NotUnderstood, PacsAiError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +53,9 @@ def ask(
     Raises
     ------
     Unavailable
-        It could not be reached, or broke off before it took the request.
+        It could not be reached.
+    BrokenOff
+        It broke off, or did not answer, before it took the request.
     NotOffered
         It takes no such requests, or not this one.
     """
@@ -71,7 +73,7 @@ def ask(
         )
         assoc.send_bytes(context_id, commitment.encode_request(request, syntax))
         if not any(_is_response(assoc, context_id, syntax, heard) for _ in range(_MOST_MESSAGES)):
-            raise Unavailable(f"{remote} sent everything but the response to the request for storage commitment")
+            raise BrokenOff(f"{remote} sent everything but the response to the request for storage commitment")
         taken()
         if reports:
             return
@@ -104,7 +106,7 @@ def _answer_event(
     answered: Callable[[Report], int],
 ) -> None:
     if event.command != command.N_EVENT_REPORT_RQ:
-        raise Unavailable(f"{assoc.remote} sent something else than its answer on storage commitment")
+        raise BrokenOff(f"{assoc.remote} sent something else than its answer on storage commitment")
     try:
         result = answered(commitment.read_report(data, syntax))
     except NotUnderstood:
@@ -129,7 +131,9 @@ def tell(remote: Remote, report: Report) -> None:
     Raises
     ------
     Unavailable
-        It could not be reached, or did not answer.
+        It could not be reached.
+    BrokenOff
+        It broke off, or did not answer.
     NotOffered
         It does not take the answer.
     """
@@ -166,7 +170,9 @@ def find(
     Raises
     ------
     Unavailable
-        It could not be reached, or broke off.
+        It could not be reached.
+    BrokenOff
+        It broke off, or did not answer.
     NotOffered
         It offers no such query, or answered with a failure.
     """
@@ -184,7 +190,7 @@ def find(
         whole = time.monotonic() + _PATIENCE * remote.dimse_seconds
         while True:
             if time.monotonic() > whole:
-                raise Unavailable(f"{remote} did not end its answer to a query in time")
+                raise BrokenOff(f"{remote} did not end its answer to a query in time")
             _, answer, data = assoc.message(remote.dimse_seconds, _LONGEST)
             _expect(assoc, answer, command.C_FIND_RQ)
             if answer.status == status.SUCCESS:
@@ -218,7 +224,7 @@ def _accepted(assoc: Association, sop_class_uid: str, what: str) -> tuple[int, s
 
 def _expect(assoc: Association, answer: command.Answer, asked: int) -> None:
     if answer.command != asked | command.RESPONSE or answer.message_id != 1 or answer.status is None:
-        raise Unavailable(f"{assoc.remote} sent something else than the answer to the request")
+        raise BrokenOff(f"{assoc.remote} sent something else than the answer to the request")
 
 
 def _code(answer: command.Answer) -> str:

@@ -174,7 +174,8 @@ _REJECTIONS = {
     (3, 1): "it is congested at the moment",
     (3, 2): "its limit of associations is reached",
 }
-_REJECTION_RESULTS = {1: "permanently", 2: "for now"}
+_TRANSIENT = 2
+_REJECTION_RESULTS = {1: "permanently", _TRANSIENT: "for now"}
 #: Reasons of a service provider, PS3.8 Table 9-26.
 _ABORTS = {
     1: "it did not recognise a PDU",
@@ -194,6 +195,11 @@ def rejection_words(body: bytes, called: str, calling: str) -> str:
     how = _REJECTION_RESULTS.get(result, "in an undefined way")
     words = advice.format(calling=calling, called=called)
     return f"refused the association {how} ({words}; A-ASSOCIATE-RJ {result}/{source}/{reason})"
+
+
+def rejects_for_now(body: bytes) -> bool:
+    """Tell whether an A-ASSOCIATE-RJ says that the same may be accepted later (result rejected-transient)."""
+    return len(body) == 4 and body[1] == _TRANSIENT
 
 
 def abort_words(body: bytes) -> str:

@@ -69,6 +69,17 @@ class Report:
         """The event that it is."""
         return SOME_FAILED if self.failures else ALL_KEPT
 
+    def fault(self, asked: Reference) -> str:
+        """Return why it does not commit to an instance, "" where it does: what it names as failed is not kept."""
+        sop_class_uid, uid = asked
+        failed = [reason for (_, failed_uid), reason in self.failures.items() if failed_uid == uid]
+        if failed:
+            return reason_words(failed[0])
+        classes = {kept_class for kept_class, kept_uid in self.kept if kept_uid == uid}
+        if not classes:
+            return "its answer does not name it"
+        return "" if classes == {sop_class_uid} else "its answer names it as another SOP class"
+
 
 def reason_words(reason: int) -> str:
     """Say what a Failure Reason means, for an administrator."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from pacs_ai.dicom.commitment import reason_words
 from pacs_ai.dicom.identifiers import derive_uid
 from pacs_ai.profiles import NOTICES
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
@@ -35,10 +34,12 @@ _commitment = schema.commitment
 
 #: Most instances in one request.
 BATCH = 200
-#: Requests for one delivery that a peer without a query may leave unanswered.
+#: Requests for one delivery that a peer without a query may leave unanswered; tries that one may break off, and looks.
 MOST_ASKS = 3
 #: Times that a peer may answer Success and then not have it; then a person has to look.
 MOST_LOSSES = 3
+#: Times that it must be missing until that is believed: many a peer shows what it took seconds or minutes later.
+MISSING_TIMES = 2
 
 
 @dataclass(frozen=True)
@@ -208,23 +209,34 @@ def asked(database: Database, step: Step, *, seconds: float) -> None:
             _schedule(connection, step.deliveries, seconds)
 
 
-def refused(database: Database, step: Step, words: str, *, comment: str = "") -> None:
-    """Note that the peer does not take such requests: whether it has the results is looked up at once.
+def refused(database: Database, step: Step, words: str, *, seconds: float, comment: str = "") -> None:
+    """Note that the peer does not take such requests: whether it has the results is looked up.
 
     Parameters
     ----------
+    seconds
+        It has as long to show them as another has to answer.
     comment
         What the peer said of it in its own words, which may name a patient.
     """
     with database.write() as connection:
         _note_asked(connection, step, words)
         _remark(connection, step, comment)
-        _schedule(connection, step.deliveries, 0.0)
+        _schedule(connection, step.deliveries, seconds)
 
 
 def _note_asked(connection: Connection, step: Step, words: str) -> None:
+    _look_next(connection, step, words)
+    _count(connection, step)
+
+
+def _look_next(connection: Connection, step: Step, words: str) -> None:
+    """Have the request looked up at the next step."""
     this = _commitment.c.id == step.commitment_id
     connection.execute(sa.update(_commitment).where(this).values(asked_at=now(), words=words))
+
+
+def _count(connection: Connection, step: Step) -> None:
     connection.execute(sa.update(_delivery).where(_lock(connection, step)).values(asks=_delivery.c.asks + 1))
 
 
@@ -248,6 +260,27 @@ def later(database: Database, step: Step, *, seconds: float) -> None:
         _schedule(connection, step.deliveries, seconds)
 
 
+def broken_off(database: Database, step: Step, words: str, *, seconds: float, actor: str) -> int:
+    """Note that the peer was reached and broke off a step, or never answered it: it is due again after so long.
+
+    After `MOST_ASKS` times a request is looked up instead, and after as many looks nothing more is tried. Returns how
+    many deliveries stay unconfirmed so.
+    """
+    with database.write() as connection:
+        _count(connection, step)
+        _schedule(connection, step.deliveries, seconds)
+        found = (_sent(connection, one.delivery_id, step.commitment_id) for one in step.deliveries)
+        rows = [row for row in found if row is not None]
+        tries = min((row.asks for row in rows), default=0)
+        if not step.looks and tries >= MOST_ASKS:
+            _look_next(connection, step, words)
+        elif step.looks and tries >= 2 * MOST_ASKS:
+            for row in rows:
+                _leave_open(connection, row, words, actor)
+            return len(rows)
+        return 0
+
+
 def waive(database: Database, step: Step) -> None:
     """Note that the peer is no longer to be asked: what it has stays as it is."""
     with database.write() as connection:
@@ -255,7 +288,7 @@ def waive(database: Database, step: Step) -> None:
 
 
 def looked(database: Database, step: Step, found: Collection[str], *, actor: str) -> None:
-    """Note which of the SOP Instance UIDs a query showed; the others are sent again."""
+    """Note which of the SOP Instance UIDs a query showed; the others are missing (`_miss`)."""
     with database.write() as connection:
         for one in step.deliveries:
             row = _sent(connection, one.delivery_id, step.commitment_id)
@@ -264,7 +297,7 @@ def looked(database: Database, step: Step, found: Collection[str], *, actor: str
             if one.sop_instance_uid in found:
                 _confirm(connection, row.id, "the peer shows it in a query", actor)
             else:
-                _miss(connection, row, "a query does not show it", actor)
+                _miss(connection, row, "a query does not show it", actor, look_up=step.commitment_id)
 
 
 def unknown(database: Database, step: Step, words: str, *, comment: str = "", actor: str) -> int:
@@ -283,14 +316,16 @@ def unknown(database: Database, step: Step, words: str, *, comment: str = "", ac
             if row.asks < MOST_ASKS:
                 connection.execute(this.values(commitment_id=None, confirm_at=now()))
             else:
-                reason = f"delivered, but not confirmed: {words}"
-                connection.execute(this.values(confirm_at=None, reason=reason))
-                _journal_open(connection, row, reason, actor)
+                _leave_open(connection, row, words, actor)
                 left += 1
     return left
 
 
-def _journal_open(connection: Connection, row: Row[Any], reason: str, actor: str) -> None:
+def _leave_open(connection: Connection, row: Row[Any], words: str, actor: str) -> None:
+    """Let a delivery be: it was delivered, and nobody knows more."""
+    reason = f"delivered, but not confirmed: {words}"
+    this = sa.update(_delivery).where(_delivery.c.id == row.id)
+    connection.execute(this.values(confirm_at=None, reason=reason))
     state = DeliveryState.SENT.value
     journal.append(connection, "delivery", row.id, "unconfirmed", before=state, after=state, reason=reason, actor=actor)
 
@@ -298,9 +333,10 @@ def _journal_open(connection: Connection, row: Row[Any], reason: str, actor: str
 def record(database: Database, report: Report, calling_ae_title: str, *, actor: str) -> Verdict:
     """Note a peer's answer to a request.
 
-    What it keeps is confirmed; what it does not have, names as another SOP class, or does not name is sent again, and
-    failed after `MOST_LOSSES` times. A request is answered once; what comes again, or from another AE title than was
-    asked, changes nothing. Nor does what it says of a delivery that went to another address since: others have that.
+    What it keeps is confirmed; what it does not have, names as another SOP class, or does not name is asked for anew
+    after a while, then sent again, and failed after `MOST_LOSSES` times. A request is answered once; what comes again,
+    or from another AE title than was asked, changes nothing. Nor does what it says of a delivery that went to another
+    address since: others have that.
     """
     query = sa.select(_commitment).where(_commitment.c.transaction_uid == report.transaction_uid)
     with database.write() as connection:
@@ -313,27 +349,15 @@ def record(database: Database, report: Report, calling_ae_title: str, *, actor: 
         answered = sa.update(_commitment).where(_commitment.c.id == request.id)
         connection.execute(answered.values(answered_at=now(), words=words))
         for one in _of(connection, request.deliveries):
-            fault = _fault(report, one)
+            fault = report.fault((one.sop_class_uid, one.sop_instance_uid))
             row = _sent(connection, one.delivery_id, request.id if fault else None)
             if row is None or _address(row) != _address(request):
                 continue
             if fault:
-                _miss(connection, row, f"the peer does not commit to it: {fault}", actor)
+                _miss(connection, row, f"the peer does not commit to it: {fault}", actor, look_up=None)
             else:
                 _confirm(connection, row.id, "the peer committed to keep it", actor)
         return Verdict.TAKEN
-
-
-def _fault(report: Report, one: Delivered) -> str:
-    """Return why an answer does not commit to an instance, "" where it does: what it names as failed is not kept."""
-    uid = one.sop_instance_uid
-    failed = [reason for (_, failed_uid), reason in report.failures.items() if failed_uid == uid]
-    if failed:
-        return reason_words(failed[0])
-    classes = {sop_class_uid for sop_class_uid, kept_uid in report.kept if kept_uid == uid}
-    if not classes:
-        return "its answer does not name it"
-    return "" if classes == {one.sop_class_uid} else "its answer names it as another SOP class"
 
 
 def _sent(connection: Connection, delivery_id: int, commitment_id: int | None) -> Row[Any] | None:
@@ -349,11 +373,25 @@ def _confirm(connection: Connection, delivery_id: int, words: str, actor: str) -
     move(connection, delivery_id, event, actor=actor, reason=words, confirm_at=None, confirmed_at=now())
 
 
-def _miss(connection: Connection, row: Row[Any], words: str, actor: str) -> None:
-    """Have what the peer does not have sent again; what nobody wants any more stays as it is."""
+def _miss(connection: Connection, row: Row[Any], words: str, actor: str, *, look_up: int | None) -> None:
+    """Have what the peer does not have sent again; what nobody wants any more stays as it is.
+
+    Before, it is looked for once more: many a PACS answers Success, and shows the instance when it has indexed it. The
+    wait for that grows with every loss, so that one that takes minutes is not given up.
+
+    Parameters
+    ----------
+    look_up
+        The request that is then looked up once more; None where it was answered, and another one is made.
+    """
     values: dict[str, Any] = {"confirm_at": None, "losses": row.losses + 1, "doubtful": True}
     if not _is_wanted(connection, row):
         connection.execute(sa.update(_delivery).where(_delivery.c.id == row.id).values(confirm_at=None, reason=words))
+    elif row.asks < MISSING_TIMES:
+        wait = LONGEST_WAIT / 2 ** max(MOST_LOSSES - 1 - row.losses, 0)
+        again = {"commitment_id": look_up, "asks": row.asks + 1, "confirm_at": now() + timedelta(seconds=wait)}
+        reason = f"delivered, and looked for again: {words}"
+        connection.execute(sa.update(_delivery).where(_delivery.c.id == row.id).values(reason=reason, **again))
     elif row.losses + 1 < MOST_LOSSES:
         values |= {"commitment_id": None, "due_at": now(), "attempts": 0, "waited_seconds": 0.0}
         move(connection, row.id, DeliveryEvent.MISSED, actor=actor, reason=f"sent again: {words}", **values)

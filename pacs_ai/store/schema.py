@@ -318,7 +318,7 @@ delivery = Table(
     Column("created_at", Instant, nullable=False),
     Column("sent_at", Instant),
     Column("commitment_id", _Id),  # the last request that names it
-    Column("asks", Integer, nullable=False),  # such requests since it was delivered
+    Column("asks", Integer, nullable=False),  # such requests, and steps in vain, since it was delivered
     Column("losses", Integer, nullable=False),  # times that the peer said Success and then had it not
     Column("confirm_at", Instant),  # when the next step of its confirmation is due; none: none is
     Column("confirmed_at", Instant),

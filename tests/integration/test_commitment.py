@@ -30,6 +30,7 @@ from pacs_ai.receive.scp import Receiver
 from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
 from pacs_ai.states import DeliveryState
 from pacs_ai.store import commitments, journal, resending, retention, retraction, schema
+from pacs_ai.store.clock import LONGEST_WAIT, now
 from pacs_ai.store.commitments import Verdict
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
@@ -99,21 +100,32 @@ def test_DEL_07_what_the_peer_lost_is_sent_again_and_confirmed(make_bed, make_co
     bed.peer.losing[lost] = 1
     bed.deliver()
     bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "sent"]
+    assert "looked for again" in bed.rows[1].reason
+    assert not bed.step(), "the peer may show it in a while"
+    bed.due()
+    bed.step()
     assert bed.stations.deliveries() == ["confirmed", "waiting"]
     assert "0x0112" in bed.rows[1].reason
     bed.deliver()
     bed.step()
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
     assert bed.peer.received == [*bed.uids, lost]
-    assert len({str(one.TransactionUID) for one in bed.peer.requests}) == 2
+    assert len({str(one.TransactionUID) for one in bed.peer.requests}) == 3
 
 
 @sqlite
 def test_DEL_07_what_the_peer_loses_again_and_again_needs_a_person(make_bed, make_committer):
     bed = make_bed(make_committer())
     bed.peer.losing[bed.uids[0]] = commitments.MOST_LOSSES
-    for _ in range(commitments.MOST_LOSSES):
+    for loss in range(commitments.MOST_LOSSES):
         bed.deliver()
+        before = datetime.now(UTC)
+        bed.step()
+        asked_again = bed.rows[0].confirm_at
+        seconds = LONGEST_WAIT / 2 ** (commitments.MOST_LOSSES - 1 - loss)
+        assert before <= asked_again - timedelta(seconds=seconds) <= datetime.now(UTC), "the waits grow"
+        bed.due()
         bed.step()
     assert bed.stations.deliveries() == ["failed", "confirmed"]
     assert "delivered 3 times, and then not there" in bed.rows[0].reason
@@ -132,19 +144,96 @@ def test_DEL_07_a_peer_that_never_answers_is_looked_at(make_bed, make_committer)
     bed.due()
     bed.step()
     assert bed.peer.queried == 2  # each result is in a series of its own
-    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert bed.stations.deliveries() == ["sent", "confirmed"]
     assert bed.rows[1].reason == "the peer shows it in a query"
+    assert not bed.step(), "the peer may show it in a while"
+    bed.due()
+    bed.step()
+    assert bed.peer.queried == 3
+    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert len(bed.peer.requests) == 1
 
 
 @pytest.mark.parametrize("how", ["refuses", "does not offer"])
 @sqlite
-def test_DEL_07_a_peer_that_takes_no_requests_is_looked_at_at_once(make_bed, make_committer, how):
+def test_DEL_07_a_peer_that_takes_no_requests_is_looked_at_after_the_time_for_an_answer(make_bed, make_committer, how):
     fields = {"action_status": 0x0110} if how == "refuses" else {"commits": False}
     bed = make_bed(make_committer(**fields))
     bed.deliver()
+    before = datetime.now(UTC)
     bed.step()
+    wait = timedelta(seconds=bed.config.peer[0].commitment_seconds)
+    assert {before <= row.confirm_at - wait <= datetime.now(UTC) for row in bed.rows} == {True}
+    bed.due()
     bed.step()
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("minutes", [0.1, 1, 4])
+@sqlite
+def test_DEL_07_a_peer_that_shows_late_what_it_took_confirms_it(make_bed, make_committer, wall, minutes, commits):
+    bed = make_bed(make_committer(commits=commits, indexes=False), commitment_seconds=300)
+    bed.deliver()
+    delivered, ended = now(), {DeliveryState.CONFIRMED, DeliveryState.FAILED}
+    while not ended.issuperset(bed.stations.deliveries()):
+        assert now() < delivered + timedelta(hours=1), bed.stations.deliveries()
+        if now() >= delivered + timedelta(minutes=minutes):
+            bed.peer.index()
+        while bed.step():
+            pass
+        if DeliveryState.WAITING in bed.stations.deliveries():
+            bed.deliver()
+        wall.forward(seconds=3)
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+    if minutes < 1:
+        assert bed.peer.received == bed.uids, "nothing was sent again"
+
+
+@pytest.mark.parametrize("offers_queries", [True, False])
+def test_DEL_07_a_peer_that_is_there_and_breaks_off_every_request_is_looked_at(
+    make_bed, make_committer, offers_queries, caplog
+):
+    bed = make_bed(make_committer(aborts=True, queries=offers_queries))
+    bed.deliver()
+    for _ in range(commitments.MOST_ASKS):
+        assert not bed.step(), "it waits"
+        assert bed.stations.deliveries() == ["sent", "sent"]
+        bed.due()
+    assert len(bed.peer.requests) == commitments.MOST_ASKS
+    assert len({str(one.TransactionUID) for one in bed.peer.requests}) == 1
+    assert bed.step(), "a look"
+    assert len(bed.peer.requests) == commitments.MOST_ASKS
+    assert bed.stations.deliveries() == (["confirmed", "confirmed"] if offers_queries else ["sent", "sent"])
+    assert unconfirmed(bed) == ({} if offers_queries else {"pacs": 2})
+    assert ("stay unconfirmed" in caplog.text) != offers_queries
+
+
+def test_DEL_07_a_peer_that_rejects_every_association_but_deliveries_is_shown_as_unconfirmed(
+    make_bed, make_committer, caplog
+):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    bed.peer.stop()
+    rejecting = make_committer(port=bed.peer.port, rejects=True)
+    for _ in range(2 * commitments.MOST_ASKS - 1):
+        assert not bed.step()
+        assert unconfirmed(bed) == {}
+        bed.due()
+    assert not bed.step()
+    assert unconfirmed(bed) == {"pacs": 2}
+    assert "2 result(s) stay unconfirmed" in caplog.text
+    assert "A-ASSOCIATE-RJ 1/1/7" in bed.rows[0].reason
+    assert {row.confirm_at for row in bed.rows} == {None}
+    assert (rejecting.requests, rejecting.queried) == ([], 0)
+    with bed.stations.database.read() as connection:
+        events = [entry.event for entry in journal.of(connection, "delivery", bed.rows[0].id)]
+    assert events == ["enqueued", "claimed", "accepted", "unconfirmed"]
+
+
+def unconfirmed(bed):
+    with bed.stations.database.read() as connection:
+        return {peer: count for peer, (count, _) in commitments.unconfirmed(connection).items()}
 
 
 @sqlite
@@ -156,14 +245,13 @@ def test_PRI_01_what_a_peer_says_of_a_request_or_a_query_stands_in_the_row_and_n
     bed.step()
     assert {row.comment for row in bed.rows} == {"no ZZPHI^MARKER here"}
     bed.peer.comment = "ZZPHI^MARKER is not known"
+    bed.due()
     bed.step()
     assert {row.comment for row in bed.rows} == {"ZZPHI^MARKER is not known"}
     assert "refuses the request for storage commitment with 0x0110" in caplog.text
-    for _ in range(commitments.MOST_ASKS):
+    for _ in range(2 * commitments.MOST_ASKS):
         bed.due()
         bed.step()
-    while bed.step():
-        pass
     assert "result(s) stay unconfirmed" in caplog.text
     assert "ZZPHI" not in caplog.text
     told = [row.reason for row in (*bed.rows, *bed.stations.rows(schema.journal))]
@@ -204,9 +292,11 @@ def test_DEL_07_a_peer_that_is_away_is_asked_later_with_the_same_transaction(mak
     bed = make_bed(make_committer())
     bed.deliver()
     bed.peer.stop()
-    assert not bed.step()
+    for _ in range(3 * commitments.MOST_ASKS):
+        assert not bed.step(), "nothing is given up meanwhile"
+        bed.due()
+    assert [row.asks for row in bed.rows] == [0, 0]
     bed.peer.start()
-    bed.due()
     bed.step()
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
     assert [row.transaction_uid for row in bed.requests] == [str(bed.peer.requests[0].TransactionUID)]
@@ -298,10 +388,16 @@ def test_DEL_07_an_answer_to_an_unknown_transaction_or_from_a_stranger_changes_n
 
 
 @sqlite
-def test_what_an_answer_leaves_out_is_sent_again(make_bed, make_committer):
+def test_what_an_answer_leaves_out_is_asked_for_anew_and_sent_again(make_bed, make_committer):
     bed = make_bed(make_committer(answers="never"))
     report = asked(bed)
     assert reported(bed, Report(report.transaction_uid, report.kept[:1], {})) == 0x0000
+    assert bed.stations.deliveries() == ["confirmed", "sent"]
+    bed.due()
+    bed.step()
+    transaction_uid = bed.requests[-1].transaction_uid
+    assert transaction_uid != report.transaction_uid
+    assert reported(bed, Report(transaction_uid, report.kept[:1], {})) == 0x0000
     assert bed.stations.deliveries() == ["confirmed", "waiting"]
     assert "does not name it" in bed.rows[1].reason
 
@@ -316,7 +412,7 @@ def test_DEL_07_what_an_answer_names_as_another_sop_class_is_not_confirmed(make_
     report = asked(bed)
     first, second = report.kept
     assert reported(bed, Report(report.transaction_uid, [(ANOTHER_CLASS, first[1]), second], {})) == 0x0000
-    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert bed.stations.deliveries() == ["sent", "confirmed"]
     assert "names it as another SOP class" in bed.rows[0].reason
 
 
@@ -334,7 +430,7 @@ def test_DEL_07_what_an_answer_names_among_the_failed_is_not_confirmed_whatever_
     written = commitment.encode_report(contrary, ExplicitVRLittleEndian)
     assert commitment.read_report(written, ExplicitVRLittleEndian).kept == (second,)
     assert commitments.record(bed.stations.database, contrary, "COMMITTER", actor=ME) is Verdict.TAKEN
-    assert bed.stations.deliveries() == ["waiting", "confirmed"]
+    assert bed.stations.deliveries() == ["sent", "confirmed"]
     assert "0x0119" in bed.rows[0].reason
 
 
@@ -357,8 +453,9 @@ def test_DEL_07_a_late_answer_of_the_former_peer_does_not_confirm_what_went_to_a
     bed, another = make_bed(make_committer(answers="never")), make_committer(ae_title=ae_title)
     bed.peer.losing[bed.uids[0]] = 1
     report = asked(bed)
-    bed.due()
-    bed.step()  # the query does not show the first, which waits now
+    for _ in range(commitments.MISSING_TIMES):
+        bed.due()
+        bed.step()  # the query does not show the first, which waits then
     moved = Address("pacs", ae_title, "127.0.0.1", another.port, PLAN)
     resending.retry(bed.stations.database, [bed.rows[0].id], actor=ME, addresses={"pacs": moved})
     bed.deliver()
@@ -450,10 +547,14 @@ def test_DEL_07_a_peer_answers_as_the_scp_on_an_association_of_its_own(make_bed,
     bed.deliver()
     bed.step()
     assert bed.peer.wait_for(1) == [0x0000]
+    assert bed.stations.deliveries() == ["confirmed", "sent"]
+    bed.due()
+    bed.step()
+    assert bed.peer.wait_for(2) == [0x0000] * 2
     assert bed.stations.deliveries() == ["confirmed", "waiting"]
     bed.deliver()
     bed.step()
-    assert bed.peer.wait_for(2) == [0x0000, 0x0000]
+    assert bed.peer.wait_for(3) == [0x0000] * 3
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
 
 

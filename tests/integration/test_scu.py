@@ -33,11 +33,12 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.sop_class import Verification
 
-from pacs_ai.deliver import command, scu
+from pacs_ai.deliver import command, inquiry, scu
 from pacs_ai.deliver.scu import Outcome, Outgoing, Remote
 from pacs_ai.dicom import contexts
+from pacs_ai.dicom.commitment import Request
 from pacs_ai.dicom.status import Category
-from pacs_ai.errors import Unavailable
+from pacs_ai.errors import BrokenOff, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -693,6 +694,45 @@ def test_DEL_02_silent_and_dripping_peers_end_by_the_deadline(hostile, make_inst
     assert categories(outcomes) == [Category.TRANSIENT] * 2
     assert all(words in outcome.words for outcome in outcomes), outcomes[0].words
     assert seconds < LIMIT + MARGIN
+
+
+def hang_up(peer: Hostile, conn: socket.socket) -> None:
+    read_pdu(conn)
+    conn.shutdown(socket.SHUT_RDWR)
+
+
+def accept_and_hang_up(peer: Hostile, conn: socket.socket) -> None:
+    accept(conn)
+    read_pdu(conn)
+    conn.shutdown(socket.SHUT_RDWR)
+
+
+def reject(result: int) -> Callable[[Hostile, socket.socket], None]:
+    def script(peer: Hostile, conn: socket.socket) -> None:
+        read_pdu(conn)
+        conn.sendall(struct.pack(">BxLxBBB", 3, 4, result, 1, 1))
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "limit", "error"),
+    [
+        (stay, "acse_seconds", Unavailable),
+        (hang_up, "", Unavailable),
+        (reject(2), "", Unavailable),
+        (reject(1), "", BrokenOff),
+        (accept_and_stay, "dimse_seconds", BrokenOff),
+        (accept_and_hang_up, "", BrokenOff),
+    ],
+)
+def test_DEL_07_a_peer_that_breaks_off_is_told_from_one_that_is_away(hostile, script, limit, error):
+    remote = hostile(script)
+    remote = replace(remote, **{limit: LIMIT}) if limit else remote
+    request = Request("2.25.7", (("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4"),))
+    with pytest.raises(Unavailable) as caught:
+        inquiry.ask(remote, request, taken=pytest.fail, answered=pytest.fail, seconds=LIMIT)
+    assert type(caught.value) is error
 
 
 def test_DEL_02_a_peer_that_reads_drop_by_drop_ends_at_the_slowest_rate(hostile, make_instances):

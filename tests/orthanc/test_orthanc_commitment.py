@@ -33,12 +33,16 @@ def test_DEL_07_orthanc_confirms_what_it_has_and_gets_again_what_it_lost(orthanc
         lost = orthanc.instance(bed.uids[1])
         orthanc.call("DELETE", f"/instances/{lost}")
         assert bed.step()
-        orthanc.wait_until(lambda: "sent" not in stations.deliveries(), what="Orthanc's answer")
+        orthanc.wait_until(lambda: stations.deliveries() == ["confirmed", "sent"], what="Orthanc's answer")
+        orthanc.wait_until(lambda: "looked for again" in bed.rows[1].reason, what="the failure in it")
+        bed.due()
+        assert bed.step()
+        orthanc.wait_until(lambda: "sent" not in stations.deliveries(), what="Orthanc's answer to the next request")
         assert stations.deliveries() == ["confirmed", "waiting"]
         assert "0x0112" in bed.rows[1].reason
         bed.deliver()
         assert bed.step()
-        orthanc.wait_until(lambda: stations.deliveries() == ["confirmed", "confirmed"], what="Orthanc's second answer")
+        orthanc.wait_until(lambda: stations.deliveries() == ["confirmed", "confirmed"], what="Orthanc's last answer")
         assert {row.reason for row in bed.rows} == {"the peer committed to keep it"}
     finally:
         receiver.stop(1.0)
