@@ -179,8 +179,7 @@ class Peer(Section):
     title, host and port, since it may answer on an association of its own; where it does not answer, a query (C-FIND)
     shows whether it has them."""
     commitment_seconds: Annotated[float, Field(gt=0, le=300)] = 300.0
-    """Time for its answer to that, and before the query where it takes no such requests: as long it may need to show
-    what it took."""
+    """Time for its answer to that."""
     verify_patient: bool = False
     """Ask it before sending (C-FIND, Study Root) whose the study is. Where that is another Patient ID, because the
     patient was merged or the study moved, the delivery is held until a person sends it again or cancels it; where it

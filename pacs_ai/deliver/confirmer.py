@@ -116,7 +116,7 @@ class Confirmer:
             inquiry.ask(remote, asked, taken=taken, answered=answered, seconds=wait)
         except NotOffered as error:
             _log.warning("%s: %s; a query shows whether it has the results", step.peer, error)
-            commitments.refused(self._database, step, str(error), seconds=seconds, comment=error.comment)
+            commitments.refused(self._database, step, str(error), comment=error.comment)
 
     def _look_up(self, step: Step, remote: Remote) -> None:
         """Look series by series what the peer has."""

@@ -209,20 +209,18 @@ def asked(database: Database, step: Step, *, seconds: float) -> None:
             _schedule(connection, step.deliveries, seconds)
 
 
-def refused(database: Database, step: Step, words: str, *, seconds: float, comment: str = "") -> None:
-    """Note that the peer does not take such requests: whether it has the results is looked up.
+def refused(database: Database, step: Step, words: str, *, comment: str = "") -> None:
+    """Note that the peer does not take such requests: whether it has the results is looked up at once.
 
     Parameters
     ----------
-    seconds
-        It has as long to show them as another has to answer.
     comment
         What the peer said of it in its own words, which may name a patient.
     """
     with database.write() as connection:
         _note_asked(connection, step, words)
         _remark(connection, step, comment)
-        _schedule(connection, step.deliveries, seconds)
+        _schedule(connection, step.deliveries, 0.0)
 
 
 def _note_asked(connection: Connection, step: Step, words: str) -> None:
