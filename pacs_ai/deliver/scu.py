@@ -151,7 +151,8 @@ def send(
 
     `held_back` is asked before each: one for which it is True is left out, without an outcome.
 
-    One association that proposes only the contexts they need (several, one after another, for more than 128 kinds).
+    One association that proposes the contexts they need and Verification (several, one after another, for more than 127
+    kinds).
     Once the association is lost, all instances that were not answered are `Category.TRANSIENT`.
     """
     waiting = deque(instances)
@@ -197,8 +198,8 @@ def accepted_contexts(remote: Remote, pairs: Iterable[tuple[str, str]]) -> list[
     """
     distinct = list(dict.fromkeys(pairs))
     answers = []
-    for start in range(0, len(distinct), contexts.MAX_CONTEXTS):
-        batch = distinct[start : start + contexts.MAX_CONTEXTS]
+    for start in range(0, len(distinct), contexts.MAX_NEEDED):
+        batch = distinct[start : start + contexts.MAX_NEEDED]
         with Association(remote, contexts.needed(batch)) as assoc:
             answers += [
                 ContextAnswer(*pair, accepted=True, words=f"{remote} accepts {_kind(*pair)}")
@@ -236,10 +237,10 @@ def send_files(
     progress
         Called after each instance with how many are done, how many there are, and what became of this one.
 
-    More than 128 kinds of objects are sent kind after kind, so that few associations are needed.
+    More than 127 kinds of objects are sent kind after kind, so that few associations are needed.
     """
     ordered = list(instances)
-    if len({instance.pair for instance in ordered}) > contexts.MAX_CONTEXTS:
+    if len({instance.pair for instance in ordered}) > contexts.MAX_NEEDED:
         ordered.sort(key=lambda instance: instance.pair)
     outcomes = {}
     for done, outcome in enumerate(send(remote, ordered), start=1):
@@ -345,7 +346,7 @@ def _batch(instances: Iterable[Outgoing]) -> list[Outgoing]:
     pairs: set[tuple[str, str]] = set()
     for instance in instances:
         pairs.add(instance.pair)
-        if len(pairs) > contexts.MAX_CONTEXTS:
+        if len(pairs) > contexts.MAX_NEEDED:
             break
         batch.append(instance)
     return batch

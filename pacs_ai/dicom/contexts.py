@@ -43,9 +43,12 @@ DEFAULT_TRANSFER_SYNTAXES: tuple[str, ...] = (
 
 #: Presentation Context IDs are odd and below 256, so that a requestor has 128 of them (PS3.8 9.3.2.2).
 MAX_CONTEXTS = 128
+#: One of them is for Verification, so that so many are left for what a requestor needs.
+MAX_NEEDED = MAX_CONTEXTS - 1
 
 #: C-ECHO is asked for in these (PS3.4 Annex A).
 _UNCOMPRESSED = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
+_VERIFICATION = (str(Verification), str(uid.ImplicitVRLittleEndian))
 _NAMES = {name: str(syntax) for syntax in uid.AllTransferSyntaxes for name in (syntax.keyword, syntax.name)}
 
 
@@ -99,10 +102,11 @@ def verification_context() -> PresentationContext:
 
 
 def needed(pairs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
-    """Return the contexts that a requestor has to propose to send these instances as they are, one each.
+    """Return the contexts that a requestor has to propose to send these instances as they are, and Verification.
 
     One context bears one transfer syntax, so that the acceptor cannot choose one in which an instance would first
-    have to be re-encoded.
+    have to be re-encoded. Verification comes last. Every acceptor takes it (PS3.4 A.1), and some that would take none
+    of the others reject the whole association where it is missing: with it, they refuse context by context.
 
     Parameters
     ----------
@@ -112,15 +116,15 @@ def needed(pairs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
     Raises
     ------
     UserError
-        More than `MAX_CONTEXTS` different pairs: send them in several associations.
+        More than `MAX_NEEDED` different pairs: send them in several associations.
     """
-    distinct = list(dict.fromkeys((str(sop_class_uid), str(syntax)) for sop_class_uid, syntax in pairs))
-    if len(distinct) > MAX_CONTEXTS:
+    distinct = dict.fromkeys((str(sop_class_uid), str(syntax)) for sop_class_uid, syntax in pairs)
+    if len(distinct) > MAX_NEEDED:
         raise UserError(
             f"{len(distinct)} different pairs of SOP class and transfer syntax do not fit into one association, which "
-            f"has room for {MAX_CONTEXTS}; send fewer kinds of objects at once"
+            f"has room for {MAX_NEEDED}; send fewer kinds of objects at once"
         )
-    return [build_context(sop_class_uid, syntax) for sop_class_uid, syntax in distinct]
+    return [build_context(sop_class_uid, syntax) for sop_class_uid, syntax in dict.fromkeys([*distinct, _VERIFICATION])]
 
 
 def _transfer_syntax(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -17,11 +19,13 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 from pynetdicom.presentation import build_context
+from running_node import until
 from stations import BACKOFF, DEAD, ME
 from stored_results import finish_with, kinds, plan_of
 
 from pacs_ai import profiles
 from pacs_ai.config import Config
+from pacs_ai.deliver import scu
 from pacs_ai.deliver.courier import Courier
 from pacs_ai.dicom import contexts
 from pacs_ai.dicom.status import OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED
@@ -144,6 +148,59 @@ def test_DEL_06_one_that_takes_nothing_of_a_kind_ends_failed_after_the_last_form
     assert "ask its administrator to enable it" in reasons(stations, "failed")[0]
     refused = [row for row in stations.rows(schema.delivery) if row.reason.startswith("not accepted")]
     assert [row.attempts for row in refused] == [1, 1, 1]
+
+
+#: A profile of dcmrecv, which rejects the association where it would accept no context of it.
+REPORTS_ONLY = r"""
+[[TransferSyntaxes]]
+[Plain]
+TransferSyntax1 = LittleEndianExplicit
+TransferSyntax2 = LittleEndianImplicit
+[[PresentationContexts]]
+[Reports]
+PresentationContext1 = VerificationSOPClass\Plain
+PresentationContext2 = Comprehensive3DSRStorage\Plain
+PresentationContext3 = BasicTextSRStorage\Plain
+[[Profiles]]
+[Default]
+PresentationContexts = Reports
+"""
+
+
+@pytest.fixture
+def dcmrecv(tmp_path, free_port):
+    """dcmtk's dcmrecv, which takes reports and nothing else; yields where it is and where it keeps them."""
+    binary = shutil.which("dcmrecv", path="/usr/bin:/usr/local/bin")
+    if binary is None:
+        pytest.skip("DCMTK MISSING: apt-get install dcmtk; nothing was sent to a foreign implementation here")
+    profile, kept = tmp_path / "dcmrecv.cfg", tmp_path / "dcmrecv"
+    profile.write_text(REPORTS_ONLY)
+    kept.mkdir()
+    process = subprocess.Popen([binary, "-q", "-xf", profile, "Default", "-od", kept, str(free_port)])
+    remote = scu.Remote("KEEPER", "127.0.0.1", free_port, "PACS_AI")
+    try:
+        until(lambda: scu.echo(remote).ms is not None, what="dcmrecv answering")
+        yield remote, kept
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_DEL_06_dcmrecv_that_takes_only_reports_gets_them_and_the_rest_fails(stations, source, files, courier, dcmrecv):
+    remote, kept = dcmrecv
+    make_job(stations, source, files, remote)
+    assert serve(stations, courier) <= 5
+    assert kinds(stations, "pacs", "failed") == ["secondary-capture page"]
+    assert kinds(stations, "pacs", "sent") == ["report comprehensive-3d", "text-report basic-text"]
+    assert len(list(kept.iterdir())) == 2
+
+
+def test_DEL_06_dcmrecv_that_takes_nothing_of_what_is_due_is_not_away(stations, source, files, courier, dcmrecv):
+    make_job(stations, source, files, dcmrecv[0], plan_of(Wanted(Kind.SEGMENTATION)))
+    assert serve(stations, courier) == 1
+    assert kinds(stations, "pacs", "failed") == ["segmentation binary"]
+    assert "does not accept Segmentation Storage in any encoding" in reasons(stations, "failed")[0]
+    assert stations.rows(schema.destination)[0].failures == 0
 
 
 def test_DEL_06_one_that_answers_otherwise_each_time_is_no_loop(stations, source, files, courier, make_peer):

@@ -190,7 +190,7 @@ def test_nothing_accepted_at_all_is_permanent(make_peer, make_instances):
     assert categories(outcomes) == [Category.PERMANENT] * 3
 
 
-def test_more_than_128_kinds_take_two_associations(keeping_peer, make_instances):
+def test_more_than_127_kinds_take_two_associations(keeping_peer, make_instances):
     [one] = make_instances()
     classes = contexts.STORAGE_SOP_CLASSES[:130]
     instances = [replace(one, sop_class_uid=str(kind)) for kind in classes]

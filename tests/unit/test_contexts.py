@@ -77,17 +77,20 @@ def test_transfer_syntaxes_by_keyword_name_and_uid():
         contexts.transfer_syntaxes([])
 
 
-def test_a_requestor_proposes_one_context_per_kind():
+def test_a_requestor_proposes_one_context_per_kind_and_verification():
     pairs = [(CTImageStorage, JPEGLSLossless), (CTImageStorage, JPEG2000Lossless), (CTImageStorage, JPEGLSLossless)]
     proposed = contexts.needed(pairs)
     assert [(context.abstract_syntax, tuple(context.transfer_syntax)) for context in proposed] == [
         (CTImageStorage, (JPEGLSLossless,)),
         (CTImageStorage, (JPEG2000Lossless,)),
+        (Verification, (ImplicitVRLittleEndian,)),
     ]
+    verification = (str(Verification), str(ImplicitVRLittleEndian))
+    assert len(contexts.needed([verification])) == 1, "asked for, it is proposed once"
     many = [(sop_class_uid, ExplicitVRLittleEndian) for sop_class_uid in contexts.STORAGE_SOP_CLASSES]
-    assert len(contexts.needed(many[:128])) == 128
-    with pytest.raises(UserError, match="129 different pairs"):
-        contexts.needed(many[:129])
+    assert len(contexts.needed(many[:127])) == contexts.MAX_CONTEXTS
+    with pytest.raises(UserError, match="128 different pairs"):
+        contexts.needed(many[:128])
 
 
 @pytest.mark.parametrize(
