@@ -151,9 +151,9 @@ class Deliver(Section):
 
     calling_ae_title: AeTitle | None = None
     """AE title that the node calls with; empty: the first of `receive.ae_titles`."""
-    first_backoff_seconds: Seconds = 5.0
+    first_backoff_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
     """Wait after the first failure; doubled up to `longest_backoff_seconds`, with jitter."""
-    longest_backoff_seconds: Seconds = 300.0
+    longest_backoff_seconds: Annotated[float, Field(gt=0, le=300)] = 300.0
     """Longest wait between two tries."""
     give_up_hours: Annotated[float, Field(gt=0)] = 72.0
     """A result that could not be delivered for so long is failed; `pacs-ai retry` sends it again."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from pacs_ai.profiles import Kind
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
 from pacs_ai.store import schema
-from pacs_ai.store.clock import now
+from pacs_ai.store.clock import LONGEST_WAIT, now
 from pacs_ai.store.moves import move
 
 if TYPE_CHECKING:
@@ -30,8 +30,11 @@ class Backoff:
     give_up_hours: float
 
     def wait(self, failures: int) -> float:
-        """Return the wait in seconds after so many failures in a row: doubled, with jitter of 20 %."""
-        wait = min(self.first_seconds * 2 ** min(failures - 1, 16), self.longest_seconds)
+        """Return the wait in seconds after so many failures in a row: doubled, with jitter of 20 %.
+
+        Never more than `LONGEST_WAIT`: what lies much further ahead counts as due.
+        """
+        wait = min(self.first_seconds * 2 ** min(failures - 1, 16), self.longest_seconds, LONGEST_WAIT)
         return float(wait * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
 
 

@@ -251,6 +251,8 @@ def test_CFG_01_contradictions_are_found(run, text, words):
         ('[receive]\nae_titles = ["SEVENTEEN_LETTERS"]', "receive.ae_titles.1: may have at most 16 characters"),
         ('[receive]\nae_titles = ["A\\\\B"]', "receive.ae_titles.1: has a character, or a blank at an end"),
         ("[receive]\nahead_mb = 100000", "receive.ahead_mb: may be at most 65536"),
+        ("[deliver]\nfirst_backoff_seconds = 301", "deliver.first_backoff_seconds: may be at most 300"),
+        ("[deliver]\nlongest_backoff_seconds = 1800", "deliver.longest_backoff_seconds: may be at most 300"),
         ('[receive]\naccept = "all"', "receive.accept: must be 'anyone' or 'peers'"),
         ('[receive]\nport = "many"', "receive.port: must be a whole number"),
         (
