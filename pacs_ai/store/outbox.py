@@ -1,14 +1,13 @@
 """The outbox: results on their way, one destination at a time per courier, under the destination's fencing number.
 
-A destination that fails is tried again after a growing wait by one probe; its deliveries wait meanwhile, and no other
-destination notices.
+A destination that fails is tried again after a growing wait by one probe, its deliveries by turns; they wait meanwhile,
+and no other destination notices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,8 +15,8 @@ from sqlalchemy import Connection, Row
 
 from pacs_ai.profiles import Kind
 from pacs_ai.states import DeliveryEvent, DeliveryState, JobState
-from pacs_ai.store import filling, retraction, schema, waiting
-from pacs_ai.store.clock import is_due, is_not_due, now, present
+from pacs_ai.store import departures, filling, retraction, schema, waiting
+from pacs_ai.store.clock import is_due, now
 from pacs_ai.store.moves import move
 from pacs_ai.store.owners import Held
 
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from pacs_ai.store.waiting import Backoff
 
 _delivery, _result, _destination, _job = schema.delivery, schema.result, schema.destination, schema.job
-
-#: Most instances in one association.
-BATCH = 200
 
 
 @dataclass(frozen=True)
@@ -65,23 +61,7 @@ class Round:
 
 def due_peers(connection: Connection) -> list[str]:
     """Return the destinations that have something due and no courier at work."""
-    return list(connection.execute(_due_peers()).scalars())
-
-
-@cache
-def _due_peers() -> sa.Select[Any]:
-    """Select them; made once, since an idle courier asks every second."""
-    return (
-        sa.select(_destination.c.peer)
-        .where(
-            _destination.c.owner == "",
-            is_due(_destination.c.next_try_at),
-            sa.exists().where(
-                _delivery.c.peer == _destination.c.peer, _result.c.id == _delivery.c.result_id, _may_be_sent()
-            ),
-        )
-        .order_by(_destination.c.peer)
-    )
+    return list(connection.execute(departures.due_peers()).scalars())
 
 
 def claim(database: Database, peer: str, owner: str) -> Round | None:
@@ -95,8 +75,7 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
         ).one_or_none()
         if taken is None:
             return None
-        due = _locked(connection, _due(peer, 1 if taken.failures else BATCH))
-        rows = [row for row in due if _address(row) == _address(due[0])]
+        rows = _locked(connection, departures.probe(peer) if taken.failures else departures.batch(peer))
         if not rows:
             _let_go(connection, peer, owner, taken.fence)
             return None
@@ -125,7 +104,7 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
             )
             for row in rows
         )
-        return Round(peer, *_address(rows[0]), owner, taken.fence, parcels)
+        return Round(peer, *departures.address(rows[0]), owner, taken.fence, parcels)
 
 
 def _locked(connection: Connection, due: sa.Select[Any]) -> Sequence[Row[Any]]:
@@ -133,50 +112,6 @@ def _locked(connection: Connection, due: sa.Select[Any]) -> Sequence[Row[Any]]:
     these = _delivery.c.id.in_([row.id for row in connection.execute(due)])
     waiting.lock(connection, these)
     return connection.execute(due.where(these)).all()  # some may have been cancelled meanwhile
-
-
-def _may_be_sent() -> sa.ColumnElement[bool]:
-    """Return the condition on a delivery and its result: due, and none of its job that goes before it waits longer."""
-    earlier, made, at = _delivery.alias(), _result.alias(), present(_delivery.c.due_at)
-    held_up = sa.exists().where(
-        earlier.c.job_id == _delivery.c.job_id,
-        earlier.c.peer == _delivery.c.peer,
-        earlier.c.state == DeliveryState.WAITING.value,
-        made.c.id == earlier.c.result_id,
-        sa.or_(
-            earlier.c.place < _delivery.c.place,
-            sa.and_(earlier.c.place == _delivery.c.place, made.c.ordinal < _result.c.ordinal),
-        ),
-        is_not_due(earlier.c.due_at, at),
-    )
-    return sa.and_(_delivery.c.state == DeliveryState.WAITING.value, is_due(_delivery.c.due_at, at), ~held_up)
-
-
-def _due(peer: str, limit: int) -> sa.Select[Any]:
-    """Select what may be sent now, in order."""
-    return (
-        sa.select(
-            _delivery,
-            _result.c.sha256,
-            _result.c.kind,
-            _result.c.encoding,
-            _result.c.sop_class_uid,
-            _result.c.sop_instance_uid,
-            _result.c.transfer_syntax_uid,
-            _result.c.study_instance_uid,
-            schema.study.c.patient_id,
-        )
-        .join(_result, _result.c.id == _delivery.c.result_id)
-        .join(_job, _job.c.id == _delivery.c.job_id)
-        .join(schema.study, schema.study.c.id == _job.c.study_id)
-        .where(_delivery.c.peer == peer, _may_be_sent())
-        .order_by(_job.c.rank, _job.c.id, _delivery.c.place, _result.c.ordinal)
-        .limit(limit)
-    )
-
-
-def _address(row: Row[Any]) -> tuple[str, str, int]:
-    return row.ae_title, row.host, row.port
 
 
 def _held(held: Round) -> sa.ColumnElement[bool]:
@@ -299,7 +234,8 @@ def postponed(
 ) -> None:
     """Note that it did not go through now: it waits, or is given up where it waited too long in all.
 
-    Without a status the destination was not reached, and its own backoff counts (`put_back`).
+    Without a status the destination was not reached, and its own backoff counts (`put_back`). One that was under way
+    then waits by itself too, as it may be what the peer cannot bear: others go first.
 
     Parameters
     ----------
@@ -312,7 +248,7 @@ def postponed(
         if _state(connection, held, parcel) != DeliveryState.SENDING:
             return
         waiting.return_to_waiting(connection, parcel.delivery_id, DeliveryEvent.POSTPONED, reason, held.owner)
-        if status is None:
+        if status is None and not doubtful:
             return
         attempts = connection.execute(
             sa.select(_delivery.c.attempts).where(_delivery.c.id == parcel.delivery_id)
@@ -343,7 +279,9 @@ def put_back(database: Database, held: Round, *, reached: bool, reason: str, bac
             .where(_held(held))
             .values(owner="", failures=row.failures + 1, next_try_at=now() + timedelta(seconds=wait), reason=reason)
         )
-        waiting.count_wait(connection, _delivery.c.peer == held.peer, wait, reason, backoff, held.owner)
+        at = sa.literal(now(), _delivery.c.due_at.type)
+        theirs = sa.and_(_delivery.c.peer == held.peer, is_due(_delivery.c.due_at, at))  # others wait by themselves
+        waiting.count_wait(connection, theirs, wait, reason, backoff, held.owner)
 
 
 def _let_go(connection: Connection, peer: str, owner: str, fence: int) -> None:
