@@ -105,7 +105,7 @@ def needed(pairs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
     """Return the contexts that a requestor has to propose to send these instances as they are, and Verification.
 
     One context bears one transfer syntax, so that the acceptor cannot choose one in which an instance would first
-    have to be re-encoded. Verification comes last. Every acceptor takes it (PS3.4 A.1), and some that would take none
+    have to be re-encoded. Verification comes last. Nearly every acceptor takes it, and some that would take none
     of the others reject the whole association where it is missing: with it, they refuse context by context.
 
     Parameters
