@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.log import unexpected, where
 from pacs_ai.receive.connection import Connection
+from pacs_ai.receive.rotation import Rotation
 from pacs_ai.tls import fault_words
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Acceptor:
         # those that have not asked for an association, in the order in which they came: all, and by address
         self._waiting: dict[Connection, None] = {}
         self._waiting_from: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
+        self._asking = Rotation()  # those whose request is here and not decided
+        self._decides_soon = False
         self._deaf: list[Port] = []
         self._fails_to_listen = False
         self._closing = False
@@ -152,6 +155,11 @@ class Acceptor:
         asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     # -- `connection.Door`
+
+    def ask(self, connection: Connection) -> None:
+        """See `connection.Door`; a request may take milliseconds, so there is one in each turn of the loop."""
+        self._asking.add(connection)
+        self._decide_soon()
 
     def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | Rejection:
         """See `connection.Door`."""
@@ -228,7 +236,20 @@ class Acceptor:
             self._refused(connection.address, f"TLS: {words}")
             self.forget(connection)
 
+    def _decide_soon(self) -> None:
+        if self._asking and not self._decides_soon:
+            self._decides_soon = True
+            self.loop.call_soon(self._decide_next)
+
+    def _decide_next(self) -> None:
+        self._decides_soon = False
+        if self._asking:  # they may have left
+            connection = self._asking.next()
+            self._decide_soon()
+            connection.decide()
+
     def _stop_waiting(self, connection: Connection) -> None:
+        self._asking.discard(connection)
         if connection in self._waiting:
             del self._waiting[connection]
             del self._waiting_from[connection.address][connection]

@@ -36,6 +36,7 @@ _EVENTS: Mapping[int, Event] = {
 #: PDUs whose bodies are read; any other is an event as soon as its type is known.
 _EXPECTED: Mapping[State, frozenset[int]] = {
     State.AWAITING_REQUEST: frozenset({framing.ASSOCIATE_RQ, framing.ABORT}),
+    State.DECIDING: frozenset(),
     State.ESTABLISHED: frozenset({framing.P_DATA, framing.RELEASE_RQ, framing.ABORT}),
 }
 
@@ -47,6 +48,9 @@ class Door(Protocol):
     bounds: guard.Bounds
     limits: guard.Limits
     now: Callable[[], float]
+
+    def ask(self, connection: Connection) -> None:
+        """Have `Connection.decide` called when it is its turn."""
 
     def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | guard.Rejection:
         """Return what an A-ASSOCIATE-RQ is answered with; raises `guard.MalformedRequest`."""
@@ -80,6 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         self._state = State.IDLE
         self._transport: asyncio.Transport | None = None
         self._framer = Framer(self, Lengths(door.limits.request_bytes, door.bounds.pdu_bytes))
+        self._request = b""  # while it is not decided
         self._maximum_length = 0
         self._carry = bytearray()  # read, and not taken apart while a request is being answered
         self._paused = False
@@ -183,6 +188,17 @@ class Connection(asyncio.BufferedProtocol):
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    # -- what the door asks for
+
+    def decide(self) -> None:
+        """Answer the association request, now that it is its turn, and go on with what came behind it."""
+        try:
+            self._do(*self._decided())
+        except Exception as error:  # noqa: BLE001 - as in `_feed`
+            self._fault(f"{type(error).__name__} in {where(error)}", guard.NOT_SPECIFIED)
+        else:
+            self._go_on()
+
     # -- time
 
     @property
@@ -212,7 +228,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.abort()
         elif self._stalled_since is not None and now - self._stalled_since > self._door.bounds.write_seconds:
             self.drop()
-        elif now > self._due:
+        elif now > self._due and self._state is not State.DECIDING:  # the request came in time; its turn comes
             if self._state is State.AWAITING_REQUEST and self._framer.is_amid_pdu:  # a health check says nothing
                 self._tell_refused("half an association request, and no time left")
             if self._state in {State.AWAITING_REQUEST, State.ENDING}:
@@ -297,18 +313,19 @@ class Connection(asyncio.BufferedProtocol):
         if done is not None:
             done(self, detail)
 
-    def _decide(self, request: bytes) -> None:
+    def _ask(self, request: bytes) -> None:
+        self._request = request
+        self._door.ask(self)
+
+    def _decided(self) -> tuple[Event, Any]:
+        request, self._request = self._request, b""
         try:
             decided = self._door.decide(self, request)
         except guard.MalformedRequest as fault:
             LOGGER.warning("association request from %s is malformed: %s", self.address, fault)
             self._door.refused(self, f"malformed association request: {fault}")
-            self._do(Event.NO_PDU, guard.INVALID_PARAMETER)
-            return
-        if isinstance(decided, guard.Rejection):
-            self._do(Event.REJECT, decided)
-        else:
-            self._do(Event.ACCEPT, decided)
+            return Event.NO_PDU, guard.INVALID_PARAMETER
+        return (Event.REJECT if isinstance(decided, guard.Rejection) else Event.ACCEPT), decided
 
     def _accept(self, decided: tuple[Agreement, Exchange]) -> None:
         agreement, self.exchange = decided
@@ -372,7 +389,7 @@ class Connection(asyncio.BufferedProtocol):
 
     #: What each action does; the others are a change of state only.
     _DONE: ClassVar[Mapping[Action, Callable[[Connection, Any], None]]] = {
-        Action.DECIDE: _decide,
+        Action.DECIDE: _ask,
         Action.SEND_ACCEPTANCE: _accept,
         Action.SEND_REJECTION: _reject,
         Action.SEND_DATA: _write,

@@ -41,7 +41,7 @@ MIN_PEER_LENGTH = 1024
 _APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
 #: The extended negotiations (0x56, 0x57) are nothing to this node: it answers none, so it reads none.
 _USER_ITEMS = frozenset({0x51, 0x52, 0x53, 0x54, 0x55, 0x58})
-_TRANSFER_SYNTAX = 0x40
+_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 #: A role for each of 128 contexts, and the rest of PS3.7 Annex D, are fewer by far.
 _MOST_USER_ITEMS = 256
 #: Of the body of an A-ASSOCIATE-RQ, the bytes before its items (PS3.8 Table 9-11).
@@ -91,8 +91,10 @@ class Negotiator:
 
     def __init__(self, contexts: Iterable[PresentationContext], pdu_bytes: int) -> None:
         self._contexts = {str(context.abstract_syntax): context for context in contexts}
-        syntaxes = [syntax for context in self._contexts.values() for syntax in context.transfer_syntax or ()]
-        self._syntaxes = frozenset(str(syntax).encode() for syntax in syntaxes)
+        self._preferred = {
+            uid: tuple(map(str, context.transfer_syntax or ())) for uid, context in self._contexts.items()
+        }
+        self._syntaxes = frozenset(syntax for syntaxes in self._preferred.values() for syntax in syntaxes)
         self._pdu_bytes = pdu_bytes
 
     def agree(self, request: bytes) -> Agreement | Rejection:
@@ -103,7 +105,7 @@ class Negotiator:
         MalformedRequest
             An item breaks PS3.8 9.3.2 or PS3.7 Annex D.
         """
-        asked = _decoded(_recognised(request, self._syntaxes))
+        asked = _decoded(self._telling(request))
         if not asked.application_context_name:
             raise MalformedRequest("no application context")
         if asked.application_context_name != APPLICATION_CONTEXT_NAME:
@@ -134,6 +136,44 @@ class Negotiator:
         }
         window = any(isinstance(item, AsynchronousOperationsWindowNegotiation) for item in items)
         return Agreement(accepted, maximum, self._acceptance(asked, results, answered_roles, window=window))
+
+    def _telling(self, request: bytes) -> bytes:
+        """Return the request without what cannot change the answer.
+
+        It may hold thousands of items in 64 KiB, and to read them all would take half a second that is everybody's.
+        """
+        start = HEADER.size + _FIXED_BYTES
+        body = bytearray(request[HEADER.size : start])
+        once: set[int] = set()
+        for kind, value in items_of(memoryview(request)[start:]):
+            if kind == _PRESENTATION_CONTEXT:
+                body += _item(kind, bytes(value[:4]) + self._telling_syntaxes(value[4:]))
+            elif kind in {_APPLICATION_CONTEXT, _USER_INFORMATION}:
+                if kind in once:
+                    raise MalformedRequest("an item stands twice")
+                once.add(kind)
+                body += _item(kind, value if kind == _APPLICATION_CONTEXT else _known_user_items(value))
+        return HEADER.pack(request[0], len(body)) + bytes(body)
+
+    def _telling_syntaxes(self, context: memoryview) -> bytes:
+        """Return the sub-items of a presentation context; of its transfer syntaxes one or two, whatever it proposes.
+
+        They are the one that will be chosen, and the first, which stands in a refusal and must not be malformed.
+        """
+        proposed: dict[str, bytes] = {}
+        others, asked = b"", ""
+        for kind, value in items_of(context):
+            if kind == _TRANSFER_SYNTAX:
+                proposed.setdefault(_uid(value), _item(kind, value))
+            else:
+                others += _item(kind, value)
+                asked = _uid(value) if kind == _ABSTRACT_SYNTAX else asked
+        first = next(iter(proposed), "")
+        chosen = next((syntax for syntax in self._preferred.get(asked, ()) if syntax in proposed), "")
+        if not first and not chosen:  # an empty one is passed over
+            chosen = next((syntax for syntax in proposed if syntax in self._syntaxes), "")
+        telling = (chosen,) if chosen and first in self._syntaxes else dict.fromkeys((first, chosen))
+        return others + b"".join(proposed[syntax] for syntax in telling if syntax in proposed)
 
     def _acceptance(
         self,
@@ -186,37 +226,9 @@ def _decoded(request: bytes) -> Any:
         raise MalformedRequest(f"an item that cannot be read ({type(error).__name__})") from None
 
 
-def _recognised(request: bytes, syntaxes: frozenset[bytes]) -> bytes:
-    """Return the request without what is not known here.
-
-    It may hold thousands of items in 64 KiB, and to read them all would take half a second that is everybody's.
-    """
-    start = HEADER.size + _FIXED_BYTES
-    body = bytearray(request[HEADER.size : start])
-    once: set[int] = set()
-    for kind, value in items_of(memoryview(request)[start:]):
-        if kind == _PRESENTATION_CONTEXT:
-            body += _item(kind, bytes(value[:4]) + _known_syntaxes(value[4:], syntaxes))
-        elif kind in {_APPLICATION_CONTEXT, _USER_INFORMATION}:
-            if kind in once:
-                raise MalformedRequest("an item stands twice")
-            once.add(kind)
-            body += _item(kind, value if kind == _APPLICATION_CONTEXT else _known_user_items(value))
-    return HEADER.pack(request[0], len(body)) + bytes(body)
-
-
-def _known_syntaxes(context: memoryview, syntaxes: frozenset[bytes]) -> bytes:
-    """Return the sub-items of a presentation context; of its transfer syntaxes the known ones, each once, and one."""
-    found: dict[bytes, bytes] = {}
-    others = b""
-    for kind, value in items_of(context):
-        if kind != _TRANSFER_SYNTAX:
-            others += _item(kind, value)
-            continue
-        uid = bytes(value).rstrip(b"\0 ")
-        if not found or uid in syntaxes:
-            found.setdefault(uid, _item(kind, value))
-    return others + b"".join(found.values())
+def _uid(value: memoryview) -> str:
+    """Return a UID as pynetdicom understands it."""
+    return bytes(value).removesuffix(b"\0").decode("ascii", "replace").strip()
 
 
 def _known_user_items(user_information: memoryview) -> bytes:

@@ -184,6 +184,9 @@ class NodeInMemory:
 
     # -- `connection.Door`
 
+    def ask(self, connection: Connection) -> None:
+        self._later.append((connection.decide, ()))
+
     def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | guard.Rejection:
         asked = guard.examine(request)
         decided = judge(self._listen, asked, connection.address, ()) or self._negotiator.agree(request)
