@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import queue
@@ -225,10 +226,10 @@ class Bench:
             if path.is_file():
                 shutil.copy2(path, store / path.relative_to(self.server.template))
 
-    def new_peers(self, seed: int) -> Peers:
+    def new_peers(self, seed: int, *, is_rude: bool = True) -> Peers:
         """Return a sender and a destination with empty journals."""
         self._count += 1
-        return Peers(self.folder / f"peers{self._count}", seed)
+        return Peers(self.folder / f"peers{self._count}", seed, is_rude=is_rude)
 
     def fork(self, store: Path, peers: Peers, **more: Any) -> Victim:
         """Start a node over a store."""
@@ -253,21 +254,26 @@ class Bench:
     def settle(self, store: Path, peers: Peers, seconds: float = PATIENCE_SECONDS) -> None:
         """Run a node until nothing is left to do, send what was not acknowledged, then stop it as a person would.
 
+        Every other series goes by TLS.
+
         Raises
         ------
         Stuck
             It does not come to rest; the message says what is left.
         """
-        victim = self.fork(store, peers)
+        victim = self.fork(store, peers, tls=str(self.certificates.folder))
         try:
-            port = port_of(victim)
-            if port is None:
+            ports = victim.hear()
+            if ports is None:
                 raise Stuck(f"the node does not start: {self.tail()}")
+            peers.keeper.node_port = ports["port"]
+            ways = itertools.cycle(((ports["port"], None), (ports["tls_port"], self.certificates.context)))
             self._await_recovery(store, dict(peers.acked))
             limit = time.monotonic() + seconds
             while peers.unacked:
                 for series in list(peers.unacked):
-                    peers.send_series(port, series)
+                    port, tls = next(ways)
+                    peers.send_series(port, series, asks=True, tls=tls)
                 if time.monotonic() > limit:
                     raise Stuck(f"{len(peers.unacked)} series are not acknowledged: {self.tail()}")
             left = self._await_rest(store, peers, limit)
@@ -380,13 +386,16 @@ def _unrecorded(connection: Any, acked: Collection[str]) -> int:
 
 
 def unsettled(store: Path, acked: Collection[str], database: postgres.Server | None = None) -> str:
-    """Say what is left to do, by the tables; "" where nothing is."""
+    """Say what is left to do, by the tables as they are at one moment; "" where nothing is."""
     connection: Any
     if database is None:
         connection = sqlite3.connect(f"file:{store / 'pacs_ai.sqlite'}?mode=ro", uri=True, timeout=20)
     else:
         connection = psycopg.connect(database.dsn)
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     try:
+        if database is None:
+            connection.execute("BEGIN")
 
         def count(query: str) -> int:
             return int(connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0])
@@ -396,6 +405,8 @@ def unsettled(store: Path, acked: Collection[str], database: postgres.Server | N
             "series": count("series WHERE state IN ('receiving', 'reopened')"),
             "jobs": count("job WHERE state NOT IN ('done', 'superseded', 'failed', 'refused')"),
             "deliveries": count("delivery WHERE state IN ('waiting', 'sending')"),
+            "confirmations": count("delivery WHERE state = 'sent' AND confirm_at IS NOT NULL"),
+            "pledges": count("pledge WHERE ended_at IS NULL"),
         }
     except sqlite3.OperationalError as error:
         return str(error)

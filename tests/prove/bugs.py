@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pydicom
 import sqlalchemy as sa
+
+from prove import wrong_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,28 +179,6 @@ def _never_requeued() -> None:
     queue.sweep = lambda database, watch, actor: 0
 
 
-def _encoded_again() -> None:
-    from pacs_ai.deliver.courier import Courier
-    from pacs_ai.store import schema
-
-    outgoing = Courier._outgoing
-
-    def again(courier: Any, parcel: Any) -> Any:
-        made = outgoing(courier, parcel)
-        query = sa.select(schema.delivery.c.attempts).where(schema.delivery.c.id == parcel.delivery_id)
-        with courier._database.read() as connection:
-            if connection.execute(query).scalar_one() < 2:
-                return made
-        ds = pydicom.dcmread(made.path)
-        ds.InstanceCreationTime = f"{time.time_ns() % 10**6:06d}"[:2].replace("9", "1") + "0102"
-        ds.SeriesDescription = f"again {uuid.uuid4().hex[:8]}"
-        path = Path(str(courier._config.store.folder) + f"-again-{uuid.uuid4().hex}")
-        ds.save_as(path)
-        return replace(made, path=path, sha256="")
-
-    Courier._outgoing = again
-
-
 def _deleted_early() -> None:
     from pacs_ai.infer.worker import Worker
 
@@ -214,25 +193,6 @@ def _deleted_early() -> None:
         return store(worker, held, done)
 
     Worker._store = careless
-
-
-def _sent_before() -> None:
-    from pacs_ai.deliver.courier import Courier
-    from pacs_ai.store import outbox
-
-    serve = Courier.serve
-
-    def hopeful(courier: Any, held: Any) -> None:
-        for parcel in held.parcels:
-            outbox.accepted(courier._database, held, parcel, 0, "Success")
-        with_all = outbox.is_wanted
-        outbox.is_wanted = lambda database, parcel: True
-        try:
-            serve(courier, held)
-        finally:
-            outbox.is_wanted = with_all
-
-    Courier.serve = hopeful
 
 
 def _success_without_commit() -> None:
@@ -401,10 +361,31 @@ BUGS = {
     "claimtwice": Bug(_claimed_twice, "two workers get one job", "calm", "I5 .* begun again"),
     "claimlost": Bug(_never_requeued, "jobs of dead workers stay running", "points", r"I5 job \d+ is running for ever"),
     "reencode": Bug(
-        _encoded_again, "a retried delivery sends other bytes", "points", "I6 the destination has other bytes"
+        wrong_delivery.encoded_again,
+        "a retried delivery sends other bytes",
+        "points",
+        "I6 the destination has other bytes",
     ),
     "deletedearly": Bug(_deleted_early, "inputs are deleted before the job is done", "points", "I[12] "),
-    "sentbefore": Bug(_sent_before, "a delivery is called sent before the peer has it", "points", "I6 .* never got it"),
+    "sentbefore": Bug(
+        wrong_delivery.sent_before, "a delivery is called sent before the peer has it", "points", "I6 .* never got it"
+    ),
+    "confirmedearly": Bug(
+        wrong_delivery.confirmed_early, "a request for commitment is taken for the answer", "rude", "I8 .* has not got"
+    ),
+    "neverasked": Bug(
+        wrong_delivery.never_asked, "no peer is asked to commit to what was sent", "calm", "I8 .* is sent, though"
+    ),
+    "notedlate": Bug(
+        wrong_delivery.noted_late,
+        "a request for commitment is answered Success before it is noted",
+        "points",
+        "I15 the sender asked .* never told",
+    ),
+    "unmarked": Bug(wrong_delivery.unmarked, "what was committed to may be deleted", "calm", "I15 .* it is not marked"),
+    "hasty": Bug(
+        wrong_delivery.hasty, "what has no row yet is told to be not kept", "rude", "I15 .* acknowledged is not kept"
+    ),
     "nocommit": Bug(
         _success_without_commit, "Success is answered though the commit failed", "errors", "commit .* Success"
     ),

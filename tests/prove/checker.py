@@ -1,23 +1,21 @@
 """Whether a stopped node kept its promises: its store against the journals of those who spoke with it.
 
-It imports nothing of the node. `acks` is the sender's journal of what was answered Success, `kept` the destination's
-of what it took, `claims` the workers' of what they began, `tries` the sender's of what it sent, whatever the answer;
-each holds one JSON object or line per event. The numbers are those of the invariants in docs/reliability.md.
+It imports nothing of the node. The numbers are those of the invariants in docs/reliability.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import pydicom
+
+from prove.held import Journals, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,68 +30,6 @@ _FIRST = {"series": "receiving", "job": "", "delivery": ""}
 _OF_PROCESSES = {"process", "audit_notice", "audit_event", "audit_cursor", "ahead"}
 #: Longest recovery, and so much more for each instance: several times what it takes, because machines are busy.
 RECOVERY_SECONDS, RECOVERY_SECONDS_EACH = 10.0, 0.005
-
-
-@dataclass(frozen=True)
-class Journals:
-    """What the others wrote down while the node was killed again and again."""
-
-    acks: Path
-    kept: Path
-    claims: Path
-    tries: Path
-
-    @classmethod
-    def within(cls, folder: Path) -> Self:
-        """Return those of a folder."""
-        return cls(*(folder / name for name in ("acks", "kept", "claims", "tries")))
-
-    @staticmethod
-    def lines(path: Path) -> list[dict[str, Any]]:
-        """Return a journal's objects."""
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-class Store:
-    """What lies in the node's folder, read without its help."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.files = folder, folder / "files"
-        connection = sqlite3.connect(folder / "pacs_ai.sqlite")
-        connection.row_factory = sqlite3.Row
-        tables = (
-            "study",
-            "series",
-            "instance",
-            "association",
-            "association_series",
-            "job",
-            "job_source",
-            "job_destination",
-            "result",
-            "delivery",
-            "journal",
-        )
-        try:
-            self.sound = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-            self.sound += [f"{row[0]} points nowhere" for row in connection.execute("PRAGMA foreign_key_check")]
-            self.rows = {name: [dict(r) for r in connection.execute(f"SELECT * FROM {name}")] for name in tables}
-        finally:
-            connection.close()
-        self._data_sets: dict[str, str] = {}
-
-    def data_set_sha256(self, sha256: str) -> str:
-        """Return the digest of a file's data set; a word where the file is missing or damaged."""
-        if sha256 not in self._data_sets:
-            try:
-                raw = (self.files / sha256[:2] / sha256).read_bytes()
-            except OSError as error:
-                return str(error.strerror)
-            if hashlib.sha256(raw).hexdigest() != sha256:
-                return "damaged"
-            start = 144 + int.from_bytes(raw[140:144], "little")
-            self._data_sets[sha256] = hashlib.sha256(raw[start:]).hexdigest()
-        return self._data_sets[sha256]
 
 
 def violations(folder: Path, journals: Journals, twin: Mapping[str, list[str]] | None = None) -> list[str]:
@@ -115,6 +51,7 @@ def violations(folder: Path, journals: Journals, twin: Mapping[str, list[str]] |
         _one_end,
         _peer_has,
         _confirmed,
+        _pledged,
         _references,
         _journal,
         _transfers,
@@ -309,14 +246,46 @@ def _peer_has(store: Store, journals: Journals) -> Iterator[str]:
 
 
 def _confirmed(store: Store, journals: Journals) -> Iterator[str]:
-    """I8: what is called confirmed, the destination has, with the bytes of the outbox."""
+    """I8: what is called confirmed, the destination has, with the bytes of the outbox; and all is confirmed.
+
+    The destination commits, or shows what it has: at rest nothing that is wanted is merely sent, least of all what the
+    node was told of and answered Success.
+    """
     kept = {(one["uid"], one["sha256"]) for one in journals.lines(journals.kept)}
+    told = {uid for one in journals.lines(journals.committed) for uid in one["uids"]}
     results = {row["id"]: row for row in store.rows["result"]}
+    done = {row["id"] for row in store.rows["job"] if row["state"] == "done"}
     for row in store.rows["delivery"]:
         result = results[row["result_id"]]
-        has = (result["sop_instance_uid"], store.data_set_sha256(result["sha256"])) in kept
-        if not has and (row["state"] == "confirmed" or row["confirmed_at"] is not None):
+        uid = result["sop_instance_uid"]
+        has = (uid, store.data_set_sha256(result["sha256"])) in kept
+        is_confirmed = row["state"] == "confirmed"
+        if not has and (is_confirmed or row["confirmed_at"] is not None):
             yield f"I8 delivery {row['id']} is confirmed, and the destination has not got these bytes"
+        if not is_confirmed and result["job_id"] in done:
+            words = "and the node was told that it is kept" if uid in told else "though the destination shows it"
+            yield f"I8 delivery {row['id']} is {row['state']}, {words}: {row['reason']}"
+
+
+def _pledged(store: Store, journals: Journals) -> Iterator[str]:
+    """I15: who asked the node to keep what it had answered Success, and was answered Success, is told that it does.
+
+    What it keeps is marked, so that retention leaves it alone.
+    """
+    acked = {one["uid"] for one in journals.lines(journals.acks)}
+    marked = {row["sop_instance_uid"] for row in store.rows["instance"] if row["pledged_at"] is not None}
+    told = {one["transaction_uid"]: one for one in journals.lines(journals.told)}
+    for one in journals.lines(journals.asked):
+        if one["transaction_uid"] not in told:
+            yield f"I15 the sender asked for storage commitment and was never told: {one['transaction_uid']}"
+        elif set(told[one["transaction_uid"]]["kept"]) != set(one["uids"]):
+            yield f"I15 the sender was told of other instances than it asked for: {one['transaction_uid']}"
+    for one in told.values():
+        for uid in acked & set(one["failed"]):
+            yield f"I15 the sender was told that what was acknowledged is not kept: {uid}"
+        for uid in set(one["kept"]) - marked:
+            yield f"I15 the sender was told that it is kept, and it is not marked: {uid}"
+    yield from (f"I15 request {row['id']} has no end" for row in store.rows["pledge"] if row["ended_at"] is None)
 
 
 def _transfers(store: Store, journals: Journals) -> Iterator[str]:
@@ -381,7 +350,8 @@ def _journal(store: Store, journals: Journals) -> Iterator[str]:
     """I9: every life is told from its beginning, every state follows from the one before it, the last is the row's."""
     lives = defaultdict(list)
     for row in sorted(store.rows["journal"], key=lambda row: row["id"]):
-        lives[row["subject"], row["subject_id"]].append(row)
+        if row["before"] or row["after"]:  # else it tells of no change
+            lives[row["subject"], row["subject_id"]].append(row)
     for subject, first in _FIRST.items():
         for row in store.rows[subject]:
             life = lives.pop((subject, str(row["id"])), [])

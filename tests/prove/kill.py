@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prove import bench, checker
+from prove import bench, checker, held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +24,9 @@ MEAN_SECONDS = (0.04, 0.16)
 EARLY = 8
 #: Series that may wait for their results at once.
 MOST_OPEN = 12
+#: What a long run must have done: instances answered Success, objects that the destination kept, associations by TLS,
+#: objects that it committed to, and requests of the sender that the node has answered.
+FIGURES = ("acknowledged", "delivered", "by_tls", "committed", "pledged")
 #: Cycles in which each thing that may happen has happened, however slow the machine.
 LONG_ENOUGH = 200
 
@@ -54,6 +57,7 @@ def cycle(made: bench.Bench, store: Path, peers: bench.Peers, choice: random.Ran
         if choice.randrange(EARLY) == 0:
             time.sleep(choice.expovariate(1 / MEAN_SECONDS[0]) / 2)
         elif (ports := victim.hear()) is not None:
+            peers.keeper.node_port = ports["port"]
             for port, tls in ((ports["port"], None), (ports["tls_port"], made.certificates.context)):
                 arguments = (port, choice.getrandbits(32), MOST_OPEN, tls)
                 senders.append(threading.Thread(target=peers.send_while_it_lives, args=arguments))
@@ -70,6 +74,12 @@ def end(victim: bench.Victim, senders: list[threading.Thread]) -> None:
     finally:
         for sender in senders:
             sender.join()
+
+
+def figures(peers: bench.Peers) -> dict[str, int]:
+    """Return what came of the peers' work, by `FIGURES`."""
+    numbers = (len(peers.acked), peers.kept_objects, peers.by_tls, peers.committed_objects, peers.told_requests)
+    return dict(zip(FIGURES, numbers, strict=True))
 
 
 def in_vain(outcome: Outcome, *names: str, least: int = LONG_ENOUGH) -> list[str]:
@@ -111,7 +121,7 @@ def run(
         if not outcome.violations:
             shutil.rmtree(store)
     if not outcome.violations:
-        outcome.violations += in_vain(outcome, "acknowledged", "delivered", "by_tls")
+        outcome.violations += in_vain(outcome, *FIGURES)
     outcome.seconds = time.monotonic() - begin
     return outcome
 
@@ -130,7 +140,7 @@ def _one_store(made, store, peers, choice, outcome, cycles, until, per_check) ->
                 break
     except bench.Stuck as stuck:
         outcome.violations += made.broken_by(stuck, store, peers)
-    outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects, by_tls=peers.by_tls)
+    outcome.count(**figures(peers))
 
 
 def compare_with_twin(made: bench.Bench, store: Path, peers: bench.Peers) -> list[str]:
@@ -141,7 +151,7 @@ def compare_with_twin(made: bench.Bench, store: Path, peers: bench.Peers) -> lis
             other.begin_series()
         made.settle(other_store, other)
         found = checker.violations(other_store, other.journals)
-        twin = checker.results_of(checker.Store(other_store))
+        twin = checker.results_of(held.Store(other_store))
         return [f"without any fault: {words}" for words in found] + checker.violations(store, peers.journals, twin)
     except bench.Stuck as stuck:
         return [f"without any fault: {stuck}"]

@@ -13,8 +13,8 @@ from pydicom import Dataset, FileMetaDataset, dcmwrite
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-#: Of an image, and its columns: what makes it longer than two pages of a disk.
-ROWS = 64
+#: Of an image, and its columns: what makes it longer than two pages of a disk, and longer than a segment.
+ROWS, LONG_ROWS = 64, 192
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _uid(*parts: object) -> str:
 
 
 @cache
-def _encoded(study: str, series: str, patient: str, number: int, uid: str) -> bytes:
+def _encoded(study: str, series: str, patient: str, number: int, uid: str, rows: int) -> bytes:
     ds = Dataset()
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, uid
@@ -57,11 +57,11 @@ def _encoded(study: str, series: str, patient: str, number: int, uid: str) -> by
     ds.ImagePositionPatient = [0.0, 0.0, float(number)]
     ds.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.Rows = ds.Columns = ROWS
+    ds.Rows = ds.Columns = rows
     ds.PixelSpacing = [1.0, 1.0]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "HU"
-    values = random.Random(uid).choices(range(-900, 900), k=ROWS * ROWS)
+    values = random.Random(uid).choices(range(-900, 900), k=rows * rows)
     ds.PixelData = b"".join(value.to_bytes(2, "little", signed=True) for value in values)
     raw = io.BytesIO()
     dcmwrite(raw, ds, implicit_vr=False, little_endian=True, enforce_file_format=False)
@@ -69,13 +69,13 @@ def _encoded(study: str, series: str, patient: str, number: int, uid: str) -> by
     return raw.getvalue()
 
 
-def make_series(seed: int, number: int, slices: int) -> tuple[Instance, ...]:
+def make_series(seed: int, number: int, slices: int, rows: int = ROWS) -> tuple[Instance, ...]:
     """Return the instances of one series in a study of its own."""
     study, series, patient = _uid("study", seed, number), _uid("series", seed, number), f"P{seed}N{number:06d}"
     found = []
     for index in range(slices):
         uid = _uid("instance", seed, number, index)
-        found.append(Instance(uid, series, study, patient, _encoded(study, series, patient, index, uid)))
+        found.append(Instance(uid, series, study, patient, _encoded(study, series, patient, index, uid, rows)))
     return tuple(found)
 
 

@@ -10,9 +10,9 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from prove import checker, material, wire
+from prove import held, keeper, material, wire
 
 if TYPE_CHECKING:
     import ssl
@@ -20,16 +20,26 @@ if TYPE_CHECKING:
 
 #: Between two looks at whether there is more to do.
 PAUSE_SECONDS = 0.02
-#: What a node may answer that cannot store for now.
+#: What a node may answer that cannot store for now, or cannot note what it is to keep.
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
+PROCESSING_FAILURE = 0x0110
+#: One series in so many has long images, and one association in so many short PDUs of so many bytes.
+LONG, SHORT_PDUS, SHORT_PDU_BYTES = 8, 3, 2_048
+#: One series in so many is asked to be kept when it was sent.
+_ASKED = 2
 
 
 @dataclass
 class Peers:
-    """The sender and the destination: what they did stands in their journals, and nowhere in the node's hands."""
+    """The sender and the destination: what they did stands in their journals, and nowhere in the node's hands.
+
+    The sender asks the node to keep what it was sent, and the destination is asked by the node; a rude one is what
+    peers are at their worst.
+    """
 
     folder: Path
     seed: int
+    is_rude: bool = True
     on_keep: Any = None
     on_answered: Any = None
     unacked: dict[str, list[material.Instance]] = field(default_factory=dict)
@@ -38,24 +48,35 @@ class Peers:
     turned_away: list[int] = field(default_factory=list)
     refused: Counter[int] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
+    open_requests: dict[str, list[str]] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.journals = checker.Journals.within(self.folder)
+        self.journals = held.Journals.within(self.folder)
         self._random = random.Random(self.seed)
         self._lock = threading.Lock()
         self._next = 0
         self._acks, self._tries = self.journals.acks.open("a"), self.journals.tries.open("a")
-        self._kept = self.journals.kept.open("a")
-        self.kept_objects = 0
+        self._kept, self._committed = self.journals.kept.open("a"), self.journals.committed.open("a")
+        self._asks, self._told = self.journals.asked.open("a"), self.journals.told.open("a")
+        self._transactions = 0
+        self.kept_objects = self.committed_objects = self.told_requests = 0
         self.by_tls = 0  # associations that went through
-        self.keeper = wire.Keeper(self._keep, lambda uid: self.on_answered and self.on_answered(uid), self._note_broken)
+        self.keeper = keeper.Keeper(
+            keeper.Manners(self.seed, is_rude=self.is_rude),
+            keep=self._keep,
+            answered=lambda uid: self.on_answered and self.on_answered(uid),
+            committed=self._commit,
+            told=self._hear,
+            broken=self._note_broken,
+        )
 
     def close(self) -> None:
         """Close the journals, listen no longer."""
         self.keeper.close()
         with self._lock:
-            for journal in (self._acks, self._tries, self._kept):
+            for journal in (self._acks, self._tries, self._kept, self._committed, self._asks, self._told):
                 journal.close()
 
     def wrong(self) -> list[str]:
@@ -71,19 +92,31 @@ class Peers:
         digest = hashlib.sha256(data_set).hexdigest()
         study = _study_of(data_set)
         with self._lock:
-            if self._kept.closed:
+            if not _note(self._kept, uid=uid, sha256=digest):
                 return
-            self._kept.write(json.dumps({"uid": uid, "sha256": digest}) + "\n")
-            self._kept.flush()
             self.kept_objects += 1
             self.resulted.add(study)
         if self.on_keep:
             self.on_keep(uid)
 
+    def _commit(self, uids: list[str]) -> None:
+        with self._lock:
+            if _note(self._committed, uids=uids):
+                self.committed_objects += len(uids)
+
+    def _hear(self, transaction_uid: str, kept: list[str], failed: list[str]) -> None:
+        with self._lock:
+            if _note(self._told, transaction_uid=transaction_uid, kept=kept, failed=failed):
+                self.told_requests += 1
+
     def begin_series(self, slices: int | None = None) -> str:
         """Make one more series to send; returns its UID."""
         with self._lock:
-            made = material.make_series(self.seed, self._next, slices or self._random.choice((3, 3, 3, 4, 5)))
+            rows = material.ROWS
+            if slices is None:
+                slices = self._random.choice((3, 3, 3, 4, 5))
+                rows = material.LONG_ROWS if self._random.randrange(LONG) == 0 else rows
+            made = material.make_series(self.seed, self._next, slices, rows)
             self._next += 1
             self.unacked[made[0].series] = list(made)
             return made[0].series
@@ -97,9 +130,7 @@ class Peers:
     def acknowledge(self, instance: material.Instance) -> None:
         """Write down that it was answered Success."""
         with self._lock:
-            words = {"uid": instance.uid, "sha256": instance.sha256, "patient": instance.patient}
-            self._acks.write(json.dumps(words) + "\n")
-            self._acks.flush()
+            _note(self._acks, uid=instance.uid, sha256=instance.sha256, patient=instance.patient)
             self.acked[instance.uid] = instance
             left = self.unacked.get(instance.series, [])
             if instance in left:
@@ -110,8 +141,7 @@ class Peers:
     def store(self, association: wire.Sender, instance: material.Instance) -> int:
         """Send one instance, and write down that it was tried, and Success; returns the status."""
         with self._lock:
-            self._tries.write(json.dumps({"uid": instance.uid, "series": instance.series}) + "\n")
-            self._tries.flush()
+            _note(self._tries, uid=instance.uid, series=instance.series)
         status = association.store(instance.uid, instance.data_set)
         if status == 0:
             self.acknowledge(instance)
@@ -120,6 +150,24 @@ class Peers:
                 self.refused[status] += 1
         return status
 
+    def ask(self, association: wire.Sender, series: str) -> None:
+        """Ask the node to keep what of a series was answered Success; what went unanswered is asked for again first."""
+        with self._lock:
+            uids = sorted(one.uid for one in self.acked.values() if one.series == series)
+            if not self.open_requests and uids:
+                self._transactions += 1
+                self.open_requests[f"2.25.{self.seed}.{self._transactions}"] = uids
+            asked = dict(self.open_requests)
+        for transaction_uid, names in asked.items():
+            status = association.commit(transaction_uid, names)
+            with self._lock:
+                self.open_requests.pop(transaction_uid, None)
+                if status == 0:
+                    self.asked.add(transaction_uid)
+                    _note(self._asks, transaction_uid=transaction_uid, uids=names)
+                elif status != PROCESSING_FAILURE:
+                    self.broken.append(f"a proper request for storage commitment was answered {status:#06x}")
+
     def send_series(
         self,
         port: int,
@@ -127,6 +175,8 @@ class Peers:
         *,
         repeat: bool = False,
         release: bool = True,
+        asks: bool = False,
+        pdu_bytes: int = wire.PDU_BYTES,
         tls: ssl.SSLContext | None = None,
     ) -> bool:
         """Send what of a series was not acknowledged on one association; False where the node went away."""
@@ -134,9 +184,11 @@ class Peers:
             wanted = list(self.unacked.get(series, ()))
             again = [one for one in self.acked.values() if one.series == series] if repeat else []
         try:
-            association = wire.Sender(port, tls=tls)
+            association = wire.Sender(port, tls=tls, pdu_bytes=pdu_bytes)
             for instance in (*again, *wanted):
                 self.store(association, instance)
+            if asks:
+                self.ask(association, series)
             if release:
                 association.release()
             else:
@@ -167,8 +219,12 @@ class Peers:
                     continue
                 mine = [self.begin_series()]
             series = choice.choice(mine)
-            repeat, release = choice.random() < 0.1, choice.random() < 0.9
-            if not self.send_series(port, series, repeat=repeat, release=release, tls=tls):
+            repeat, release, asks = choice.random() < 0.1, choice.random() < 0.9, choice.randrange(_ASKED) == 0
+            short = choice.randrange(SHORT_PDUS) == 0
+            pdu_bytes = SHORT_PDU_BYTES if short else wire.PDU_BYTES
+            if not self.send_series(
+                port, series, repeat=repeat, release=release, asks=asks, pdu_bytes=pdu_bytes, tls=tls
+            ):
                 return
             with self._lock:
                 self.by_tls += tls is not None
@@ -180,6 +236,15 @@ class Peers:
         except OSError:
             return False
         return True
+
+
+def _note(journal: IO[str], **words: Any) -> bool:
+    """Write a line into a journal; False where that is closed."""
+    if journal.closed:
+        return False
+    journal.write(json.dumps(words) + "\n")
+    journal.flush()
+    return True
 
 
 def _study_of(data_set: bytes) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from prove import bench, checker, kill, power, wire
+from prove import bench, checker, held, kill, power, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,9 @@ Story = Callable[[bench.Bench, "Path", bench.Peers, dict[str, Any]], list[str] |
 #: Longest time for the node to come to rest after one kill.
 SETTLE_SECONDS = 45.0
 #: Peers' points: what happened when the node is killed, and for the how manieth time.
-PEERS = [{"heard": n} for n in (1, 2, 3)] + [{"kept": n} for n in (1, 2)] + [{"answered": n} for n in (1, 2)]
+PEERS = [
+    {what: n} for what, count in (("heard", 3), ("asked", 1), ("kept", 2), ("answered", 2)) for n in range(1, count + 1)
+]
 
 
 def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, Any]) -> list[str] | None:
@@ -49,8 +51,10 @@ def tell(made: bench.Bench, store: Path, peers: bench.Peers, point: dict[str, An
                 _send_some(peers, port, series, point["heard"])
                 victim.kill()
             else:
-                peers.send_series(port, series)
-        victim.say(do="go on")
+                peers.send_series(port, series, asks=True)
+            if point.get("asked"):
+                victim.kill()
+        victim.say(do="go on", instances=len(peers.acked), asked=len(peers.asked))
         word = victim.hear()
         return None if word is None else word["calls"]
     finally:
@@ -160,7 +164,7 @@ class _Place:
     @contextmanager
     def story(self) -> Iterator[bench.Peers]:
         """Give the peers, one series to send, and an empty store."""
-        peers = self._made.new_peers(self._seed)
+        peers = self._made.new_peers(self._seed, is_rude=False)
         peers.begin_series(SLICES)
         if self.mount is None:
             self._made.renew_store(self.store)
@@ -185,7 +189,7 @@ def _twin(made: bench.Bench, place: _Place, story: Story) -> tuple[dict[str, lis
         found = checker.violations(place.store, peers.journals)
         if found or calls is None:
             raise bench.Stuck(f"the story fails without any kill: {found} {made.tail()}")
-        return checker.results_of(checker.Store(place.store)), calls
+        return checker.results_of(held.Store(place.store)), calls
 
 
 def _one(

@@ -112,7 +112,7 @@ def run(
             _one_store(made, mount, peers, choice, outcome, count, begin + seconds, per_check)
         peers.close()
     if not outcome.violations:
-        outcome.violations += kill.in_vain(outcome, "acknowledged", "delivered", "by_tls")
+        outcome.violations += kill.in_vain(outcome, *kill.FIGURES)
     outcome.seconds = time.monotonic() - begin
     return outcome
 
@@ -132,4 +132,4 @@ def _one_store(made, mount, peers, choice, outcome, count, until, per_check) -> 
                 break
     except bench.Stuck as stuck:
         outcome.violations += made.broken_by(stuck, mount.tree / "store", peers)
-    outcome.count(acknowledged=len(peers.acked), delivered=peers.kept_objects, by_tls=peers.by_tls)
+    outcome.count(**kill.figures(peers))

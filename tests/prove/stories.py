@@ -33,13 +33,16 @@ def _states(node: Node, table: str) -> list[str]:
 
 
 def whole(node: Node, control: Control, shim: Shim) -> None:
-    """Receive until the harness says so, then route, infer and deliver once."""
+    """Receive until the harness says so, tell the sender what is kept, then route, infer, deliver and confirm once."""
     control.say(port=node.receiver.port)
-    control.hear()
+    wanted = control.hear()
     router, worker, courier = node.router(), node.worker(), node.courier()
+    _until(lambda: None, lambda: wanted is None or node.count("instance") >= wanted["instances"])
+    node.say_whether_settled()
+    _until(courier.step, lambda: wanted is None or node.count("pledge WHERE ended_at IS NOT NULL") >= wanted["asked"])
     _until(router.step, lambda: bool(_states(node, "job")))
     _until(worker.step, lambda: "done" in _states(node, "job"))
-    _until(courier.step, lambda: set(_states(node, "delivery")) == {"sent"})
+    _until(courier.step, lambda: set(_states(node, "delivery")) == {"confirmed"})
     courier.join(_LIMIT_SECONDS)
     control.say(calls=shim.calls)
     control.hear()

@@ -21,6 +21,10 @@ def _calm(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
     return kill.run(folder, 12, seed, seconds, bug=bug, twin=False, per_check=4)
 
 
+def _rude(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
+    return kill.run(folder, 120, seed, seconds, bug=bug, twin=False, per_check=10)
+
+
 def _points(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
     return points.run(folder, seed, seconds, bug=bug)
 
@@ -65,6 +69,7 @@ def _errors(folder: Path, seed: int, bug: str, seconds: float) -> kill.Outcome:
 #: What finds a seeded bug: the same harnesses that the node itself has to pass, smaller.
 FINDERS: dict[str, Callable[[Path, int, str, float], kill.Outcome]] = {
     "calm": _calm,
+    "rude": _rude,
     "points": _points,
     "power": _power,
     "power-points": _power_points,

@@ -20,9 +20,12 @@ from collections import Counter, deque
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pacs_ai.receive.service import Services
 
 
 def _stand_in_for_torch() -> None:
@@ -56,11 +59,11 @@ from pacs_ai.pipeline import (  # noqa: E402
     Measurement,
     Segment,
 )
-from pacs_ai.receive import indexing, scp  # noqa: E402
+from pacs_ai.receive import commitment, indexing, scp  # noqa: E402
 from pacs_ai.receive.ingest import DurableIngest  # noqa: E402
 from pacs_ai.receive.scp import Listen, Receiver  # noqa: E402
 from pacs_ai.route.router import Router  # noqa: E402
-from pacs_ai.store import queue, schema  # noqa: E402
+from pacs_ai.store import commitments, pledges, queue, schema  # noqa: E402
 from pacs_ai.store.ahead import Ahead  # noqa: E402
 from pacs_ai.store.database import Database  # noqa: E402
 from pacs_ai.store.files import Files  # noqa: E402
@@ -75,6 +78,8 @@ _SEGMENT_BYTES, _SEGMENTS = 64 << 10, 3
 _BODY = Label("Body", ANATOMICAL_STRUCTURE, Code("38266002", "SCT", "Entire body"))
 _ENCODING = threading.Lock()
 _LOOK_SECONDS = 60.0
+#: After so long what a killed process had taken, a request or a look, is taken by its successor.
+_LEASE_SECONDS = 0.4
 
 
 class Bright:
@@ -141,6 +146,8 @@ def prepare() -> None:
     scp.acceptor_contexts = cache(scp.acceptor_contexts)  # most of a start's time, and the same each time
     indexing._AGAIN_SECONDS, indexing._QUIET_SECONDS = 0.02, 0.05
     loop._PAUSES = (0.05, 0.2)
+    commitments.LONGEST_WAIT = pledges.LONGEST_WAIT = _LEASE_SECONDS
+    pledges._LOOK_AGAIN_SECONDS = 0.05
     queue.MOST_CRASHES = 1_000_000  # a job that is killed three times here is no poison
 
 
@@ -149,7 +156,12 @@ def configuration(folder: Path, keeper_port: int, database: str = "") -> Config:
     return Config.model_validate(
         {
             "store": {"folder": folder, "database": database, "min_free_gb": 0, "min_free_percent": 0},
-            "receive": {"quiet_seconds": 0.03, "released_seconds": 0.001, "idle_association_seconds": 0.05},
+            "receive": {
+                "quiet_seconds": 0.03,
+                "released_seconds": 0.001,
+                "idle_association_seconds": 0.05,
+                "commitment": True,
+            },
             "peer": [
                 {
                     "name": "keeper",
@@ -159,7 +171,11 @@ def configuration(folder: Path, keeper_port: int, database: str = "") -> Config:
                     "profile": "plain",
                     "connect_seconds": 20,
                     "answer_seconds": 20,
-                }
+                    "commitment": True,
+                    "commitment_seconds": 0.2,
+                },
+                # who sends: it hears there what is kept
+                {"name": "sender", "ae_title": "SENDER", "host": "127.0.0.1", "port": keeper_port},
             ],
             "profile": [{"name": "plain", "objects": [{"kind": "segmentation"}, {"kind": "report"}]}],
             "route": [
@@ -195,14 +211,14 @@ def _ahead(folder: Path, files: Files) -> Ahead:
     return Ahead(folder / "ahead", files.disk, segment_bytes=_SEGMENT_BYTES, most=_SEGMENTS)
 
 
-def _listen(tls: str) -> Listen:
+def _listen(tls: str, services: Services) -> Listen:
     if not tls:
-        return Listen(port=0)
+        return Listen(port=0, services=services)
     files = {
         f"{name}_file": Path(tls) / f"{stem}.pem" for name, stem in (("certificate", "node"), ("trusted", "authority"))
     }
     own = Tls(key_file=Path(tls) / "node.key", **files)
-    return Listen(port=0, tls=Credentials(own, server_context).context, tls_port=0)
+    return Listen(port=0, tls=Credentials(own, server_context).context, tls_port=0, services=services)
 
 
 class Node:
@@ -241,9 +257,9 @@ class Node:
         self._steps: Counter[str] = Counter()
         self.database_for_looking = self.database()
         if receives:
-            self._receive(folder, is_ahead, _listen(tls))
+            self._receive(folder, is_ahead, tls)
 
-    def _receive(self, folder: Path, is_ahead: bool, listen: Listen) -> None:
+    def _receive(self, folder: Path, is_ahead: bool, tls: str) -> None:
         """Be entered, take over what was left, and listen: as `pacs_ai.receive.process` does."""
         rows = self.database_for_looking
         self._receives = Receives(rows, folder, self.files.disk)
@@ -258,7 +274,8 @@ class Node:
         )
         self._receives.owes_nothing = lambda: self.ingest.owes_nothing
         self.say_whether_settled()
-        self.receiver = Receiver(listen, self.ingest)
+        services = commitment.services(self.config, rows, self._receives.owner)
+        self.receiver = Receiver(_listen(tls, services), self.ingest)
 
     def say_whether_settled(self) -> None:
         """Say that it lives, and whether all that was answered Success has its rows."""

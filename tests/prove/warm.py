@@ -41,7 +41,7 @@ def warm(folder: Path) -> None:
     """Receive, route, analyse and deliver one series; every thread has ended when this returns."""
     share_statements()
     victim.make_store(folder / "store")
-    peers = bench.Peers(folder / "peers", 0)
+    peers = bench.Peers(folder / "peers", 0, is_rude=False)
     node = victim.Node(folder / "store", peers.keeper.port)
     node.receiver.start()
     stop = threading.Event()
@@ -50,7 +50,7 @@ def warm(folder: Path) -> None:
     limit = time.monotonic() + _LIMIT_SECONDS
     for _ in range(2):
         series = peers.begin_series(victim.LEAST_SLICES)
-        while not peers.send_series(node.receiver.port, series):
+        while not peers.send_series(node.receiver.port, series, asks=True):
             assert time.monotonic() < limit, "nothing is received"
     while bench.unsettled(folder / "store", peers.acked) or peers.kept_objects < 4:
         assert time.monotonic() < limit, bench.unsettled(folder / "store", peers.acked)
