@@ -72,6 +72,7 @@ class Sameness(Enum):
     PIXELS_UNDECIDED = "all but the encoding of the pixel data is the same, or these are too long to be compared"
     DIFFERENT = "different"
     NOT_COMPARED = "more than is compared"
+    UNREADABLE = "one of them cannot be read any more"
 
 
 def allowance() -> Allowance:

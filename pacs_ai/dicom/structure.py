@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
     from pacs_ai.dicom.elements import Layout
 
-#: Bounds that no object known to us comes near: sequences within sequences, elements or items side by side, and all
-#: together (a SEG of 100 organs in 30,000 frames has a million).
+#: Bounds that no object known to us comes near: sequences within sequences, elements side by side, items of a sequence
+#: (a whole slide has one for each of its tiles, 122,500 where it is 22 x 23 mm), and all together (a SEG of 100 organs
+#: in 30,000 frames has a million).
 MAX_NESTING = 16
 MAX_SIBLINGS = 100_000
+MAX_ITEMS = 400_000
 MAX_ELEMENTS = 2_000_000
 
 #: The last tag below the groups that a data set may hold: 0000 (commands) and 0002 (file meta) lie beneath it.
@@ -126,7 +128,7 @@ class Walk:
     NotUnderstood
         A length reaches beyond the end or beyond the enclosing item, a delimiter is missing, tags of the data set
         are not ascending and unique (PS3.5 7.1), groups 0000 or 0002 occur, or it goes beyond `MAX_NESTING`,
-        `MAX_SIBLINGS` or `MAX_ELEMENTS`. `feed` raises as soon as it shows, `end` at the end.
+        `MAX_SIBLINGS`, `MAX_ITEMS` or `MAX_ELEMENTS`. `feed` raises as soon as it shows, `end` at the end.
     """
 
     def __init__(self, wanted: Wanted, *, implicit: bool, big_endian: bool = False, length: int = _ENDLESS) -> None:
@@ -279,8 +281,9 @@ class Walk:
         """Note that a data set, item or sequence has so many elements or items by now."""
         self._count += count - frame.count
         frame.count = count
-        if count > MAX_SIBLINGS or self._count > MAX_ELEMENTS:
-            most = MAX_SIBLINGS if count > MAX_SIBLINGS else MAX_ELEMENTS
+        beside = MAX_ITEMS if frame.is_sequence else MAX_SIBLINGS
+        if count > beside or self._count > MAX_ELEMENTS:
+            most = beside if count > beside else MAX_ELEMENTS
             raise NotUnderstood(f"the data set has more than {most} elements or items")
 
     def _end(self, frame: _Frame) -> bool:

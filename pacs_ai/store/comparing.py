@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import TYPE_CHECKING, Any
 
 from pacs_ai.dicom.equality import Sameness, allowance, compare
-from pacs_ai.errors import NotUnderstood
+from pacs_ai.errors import NotUnderstood, Unavailable
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ Pair = tuple[str, str]
 _REMEMBERED = 1024
 #: After so long all that was spent may be spent again, in seconds: about three times as long as it takes to spend it.
 _RECOVERY_SECONDS = 6.0
+#: Errors that say nothing about the files.
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 
 
 class Uncompared(Exception):  # noqa: N818 - no fault: compare, and begin anew
@@ -51,7 +54,7 @@ class Comparisons:
         self._full, self._allowed, self._at = allowance(), allowance(), clock()
 
     def learn(self, pairs: Sequence[Pair]) -> dict[Pair, Sameness]:
-        """Compare pairs, and return what each is."""
+        """Compare pairs, and return what each is; Unavailable where this machine has no room for it now."""
         now = self._clock()
         self._allowed.recover(self._full, (now - self._at) / _RECOVERY_SECONDS)
         self._at = now
@@ -63,8 +66,10 @@ class Comparisons:
                 continue
             try:
                 found[pair] = compare(self._path_of(pair[0]), self._path_of(pair[1]), self._allowed)
-            except (NotUnderstood, OSError):
-                found[pair] = Sameness.DIFFERENT  # the stored one can no longer be read: a person has to know
+            except (NotUnderstood, OSError) as error:
+                if isinstance(error, OSError) and error.errno in _PASSING:
+                    raise Unavailable(f"contents cannot be compared now: {error.strerror}") from error
+                found[pair] = Sameness.UNREADABLE  # the stored one can no longer be read: a person has to know
             else:
                 self._remember(pair, found[pair])
         return found

@@ -44,6 +44,7 @@ _STAND_INS = frozenset({Role.VARIANT, Role.UNVERIFIED})
 _CONTENTS = {
     Sameness.DIFFERENT: "other content",
     Sameness.NOT_COMPARED: "content that is too much to be compared",
+    Sameness.UNREADABLE: "content that cannot be compared, because the stored file cannot be read,",
 }
 
 # Every received instance runs these, so they are built once.
@@ -227,6 +228,7 @@ class _Recording:
         for arrival, outcome in zip(arrivals, outcomes, strict=True):
             come[_key(arrival)].append((arrival, outcome))
         self._connection.execute(_TOUCH, [self._touch(self.series[key], brought) for key, brought in come.items()])
+        self._count_what_left()
         for key, brought in come.items():
             self._reopen(self.series[key], brought)
         return outcomes
@@ -298,6 +300,12 @@ class _Recording:
         )
         row["role"] = Role.VARIANT.value
         self._left[row["series_id"]] += 1
+
+    def _count_what_left(self) -> None:
+        """Take instances off the counts of series of which nothing came now."""
+        for series_id in sorted(self._left.keys() - {row.id for row in self.series.values()}):
+            fewer = {"instances": _series.c.instances - self._left[series_id]}
+            self._connection.execute(sa.update(_series).where(_series.c.id == series_id).values(**fewer))
 
     def _known(self, arrivals: Sequence[Arrival]) -> dict[str, list[dict[str, Any]]]:
         known: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -88,6 +88,7 @@ def test_fixed_limits():
         desk.THROWN_TIMES,
         structure.MAX_NESTING,
         structure.MAX_SIBLINGS,
+        structure.MAX_ITEMS,
         structure.MAX_ELEMENTS,
         attributes.MAX_INFLATION,
         attributes.MAX_CHARACTERS,

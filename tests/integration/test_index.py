@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -97,6 +99,31 @@ def test_a_stored_file_that_cannot_be_read_any_more_is_a_conflict_not_a_failure(
     assert sender.send(content=2) == [Outcome.CONFLICT]
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_contents_that_cannot_be_compared_for_now_are_compared_later(stations, sender, monkeypatch, number):
+    """They differ by nothing that counts, and are no conflict because this machine was short of something."""
+    sender.send(content=1)
+    again = sender.arrival(content=1, transfer_syntax_uid=ImplicitVRLittleEndian)
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparing, "compare", refuse)
+        with pytest.raises(Unavailable, match="cannot be compared now"):
+            sender.index.record([again])
+    assert sender.index.record([again]) == [Outcome.VARIANT]
+    assert stations.series().state == SeriesState.RECEIVING
+
+
+def test_contents_that_cannot_be_read_are_not_said_to_be_others(stations, sender):
+    first = sender.arrival(content=1)
+    sender.index.record([first])
+    (sender.folder / first.sha256).unlink()
+    assert sender.send(content=2) == [Outcome.CONFLICT]
+    assert "because the stored file cannot be read" in stations.series().reason
+
+
 def test_one_uid_in_two_series_sets_both_to_conflict(stations, sender):
     sender.send("1", [1])
     assert sender.send("2", [1], uid=instance_uid("1", 1)) == [Outcome.CONFLICT]
@@ -189,6 +216,14 @@ def test_both_forms_of_a_deleted_instance_in_one_batch(stations, sender):
     purge(stations)
     assert sender.index.record([second, first, third]) == [Outcome.NEW, Outcome.REPEAT, Outcome.CONFLICT]
     assert roles(stations) == [Role.VARIANT, Role.CURRENT, Role.CONFLICT]
+
+
+def test_a_deleted_instance_that_comes_again_in_another_series_leaves_the_count_of_the_first(stations, sender):
+    sender.send("1", [1, 2])
+    stations.complete("1")
+    purge(stations)
+    assert sender.send("2", [1], uid=instance_uid("1", 1), content=9, assoc="a2") == [Outcome.NEW]
+    assert (stations.series("1").instances, stations.series("2").instances) == (1, 1)
 
 
 @pytest.mark.parametrize(

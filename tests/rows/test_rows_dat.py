@@ -104,6 +104,15 @@ def test_DAT_03_sixteen_nested_sequences_are_kept_and_more_are_refused(bed, unde
     assert len(bed.arrivals) == 1
 
 
+def test_a_whole_slide_with_an_item_for_each_of_its_tiles_is_kept(bed):
+    """22 x 23 mm at 0.25 um in tiles of 256 x 256 (TILED_SPARSE, PS3.3 C.7.6.17.3)."""
+    place = b"".join(short(0x0048, number, b"SL", bytes(4)) for number in (0x021E, 0x021F))
+    inner = long(0x0048, 0x021A, b"SQ", struct.pack("<HHL", 0xFFFE, 0xE000, len(place)) + place)
+    tiles = (struct.pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner) * 122_500
+    peer = bed.peer().associate()
+    assert answered(peer, data_set(more=long(0x5200, 0x9230, b"SQ", tiles))) == 0x0000
+
+
 BOMBS = {
     "elements": b"".join(short(0x0041 + (n >> 16) * 2, n & 0xFFFF, b"LO", b"") for n in range(0x10, 1_000_000)),
     "items": long(0x0040, 0x0275, b"SQ", struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 1_000_000),
