@@ -21,7 +21,7 @@ from pacs_ai.dicom import status
 from pacs_ai.dicom.status import Category
 from pacs_ai.errors import Transient, Unavailable
 from pacs_ai.log import unexpected
-from pacs_ai.profiles import NOTICES
+from pacs_ai.profiles import NOTICES, WITHDRAWALS
 from pacs_ai.store import outbox
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
 from pacs_ai.store.waiting import Backoff
@@ -165,7 +165,7 @@ class Courier:
         held_up: set[int] = set()  # what cites an object that waits waits too
         for parcel in held.parcels:
             whose = parcel.study_instance_uid, parcel.patient_id
-            if parcel.kind in NOTICES:
+            if parcel.kind in WITHDRAWALS:
                 found.append(parcel)
                 continue
             if parcel.job_id in held_up:
