@@ -28,9 +28,13 @@ def keep_sources(files: Files, sender: Sender) -> None:
     files.sync([files.write([path.read_bytes()]) for path in sorted(sender.folder.iterdir())])
 
 
-def stored(files: Files, held: Claim, encoding: Encoding, study: str = "7", patient: str = "P1") -> NewResult:
+def stored(
+    files: Files, held: Claim, encoding: Encoding, study: str = "7", patient: str = "P1", character_set: str = ""
+) -> NewResult:
     """Write one small object of a job into the store; `study` is a sender's."""
     ds = Dataset()
+    if character_set:
+        ds.SpecificCharacterSet = character_set
     ds.SOPClassUID = encoding.details.sop_class_uid
     ds.SOPInstanceUID = derive_uid(held.job_key, encoding.key)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.9.{study}", derive_uid(held.job_key, encoding.series)

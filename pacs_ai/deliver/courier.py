@@ -19,7 +19,7 @@ from pacs_ai.deliver.pledger import Pledger
 from pacs_ai.deliver.scu import Outcome, Outgoing, send
 from pacs_ai.dicom import status
 from pacs_ai.dicom.status import Category
-from pacs_ai.errors import Transient, Unavailable
+from pacs_ai.errors import NotUnderstood, Transient, Unavailable
 from pacs_ai.log import unexpected
 from pacs_ai.profiles import NOTICES, WITHDRAWALS
 from pacs_ai.store import outbox
@@ -164,7 +164,6 @@ class Courier:
         found, said = [], {}
         held_up: set[int] = set()  # what cites an object that waits waits too
         for parcel in held.parcels:
-            whose = parcel.study_instance_uid, parcel.patient_id
             if parcel.kind in WITHDRAWALS:
                 found.append(parcel)
                 continue
@@ -175,6 +174,12 @@ class Courier:
                 continue
             is_asked = False
             with self._apart(held, parcel, doubtful=False):
+                try:
+                    whose = parcel.study_instance_uid, patients.named_in(self._outgoing(parcel))
+                except NotUnderstood as error:
+                    uid = parcel.sop_instance_uid
+                    self._note(held, parcel, Outcome(uid, None, Category.PERMANENT, str(error)))
+                    continue
                 if whose not in said:
                     said[whose] = patients.ask(remote, *whose, queries.noting(self._database, held.owner))
                 doubt = said[whose]

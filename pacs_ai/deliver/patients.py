@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+
 from pacs_ai.deliver import inquiry
+from pacs_ai.deliver.scu import opened
 from pacs_ai.dicom import status
-from pacs_ai.errors import NotOffered
+from pacs_ai.dicom.reading import READING_FAULTS, read_text
+from pacs_ai.errors import NotOffered, NotUnderstood, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydicom.tag import BaseTag
+
     from pacs_ai.deliver.connection import Remote
+    from pacs_ai.deliver.scu import Outgoing
+
+_PATIENT_ID = 0x0010_0020
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,29 @@ class Doubt:
     is_another: bool
     status: int = status.PROCESSING_FAILURE
     comment: str = ""
+
+
+def named_in(instance: Outgoing) -> str:
+    """Return the Patient ID that an object bears, "" where it has none.
+
+    Series of one study may have come under several, so the object itself says whose it is.
+
+    Raises
+    ------
+    NotUnderstood
+        Its file is missing, damaged or cannot be read.
+    """
+
+    def behind(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return int(tag) > _PATIENT_ID
+
+    with opened(instance) as (file, _):
+        file.seek(0)
+        try:
+            return read_text(read_partial(file, stop_when=behind), "PatientID")
+        except (InvalidDicomError, Refused, *READING_FAULTS) as error:
+            words = f"{instance.path.name} does not say whose it is (Patient ID cannot be read), so it cannot be sent"
+            raise NotUnderstood(words) from error
 
 
 def ask(

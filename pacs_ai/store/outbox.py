@@ -43,7 +43,6 @@ class Parcel:
     sop_instance_uid: str
     transfer_syntax_uid: str
     study_instance_uid: str
-    patient_id: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,6 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
                 sop_instance_uid=row.sop_instance_uid,
                 transfer_syntax_uid=row.transfer_syntax_uid,
                 study_instance_uid=row.study_instance_uid,
-                patient_id=row.patient_id,
             )
             for row in rows
         )

@@ -14,7 +14,7 @@ from pacs_ai.deliver.notary import Notary
 from pacs_ai.errors import UserError
 from pacs_ai.profiles import encodings
 from pacs_ai.states import JobState
-from pacs_ai.store import orders, outbox, queue, retraction
+from pacs_ai.store import orders, outbox, queue, retraction, schema
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
@@ -79,6 +79,13 @@ def refused(stations, sender, files, config, destination):
     return job_id
 
 
+def analysed(stations, files, destination, source, **whose):
+    """Have a job of a series done; returns the UIDs of its two results."""
+    stations.enqueue(stations.work(source, destinations=(destination,)))
+    job_id = finish_with(stations, files, encodings([PLAN]), **whose)
+    return [row.sop_instance_uid for row in stations.rows(schema.result, schema.result.c.job_id == job_id)]
+
+
 def test_DEL_10_a_report_of_no_analysis_for_another_patient_is_held(
     stations, sender, files, config, courier, destination, peer
 ):
@@ -105,12 +112,11 @@ def test_DEL_10_a_report_of_no_analysis_goes_to_its_patient(
 
 @pytest.mark.parametrize("hides", [True, False])
 def test_DEL_10_notes_of_retraction_follow_what_they_withdraw(
-    stations, sender, files, config, courier, destination, peer, hides
+    stations, source, files, config, courier, destination, peer, hides
 ):
     peer.patients["1.2.9.7"] = "P1"
-    sender.send("1", (1,))
-    stations.enqueue(stations.work(stations.complete("1"), destinations=(destination,)))
-    job_id = finish_with(stations, files, encodings([PLAN]))
+    analysed(stations, files, destination, source)
+    (job_id,) = [row.id for row in stations.rows(schema.job)]
     deliver(stations, courier)
     assert stations.deliveries() == ["sent", "sent"]
     peer.patients["1.2.9.7"], queried = "P2", peer.queried
@@ -120,3 +126,59 @@ def test_DEL_10_notes_of_retraction_follow_what_they_withdraw(
     deliver(stations, courier)
     assert set(stations.deliveries()[2:]) == {"sent"}
     assert peer.queried == queried
+
+
+def test_DEL_10_a_series_that_came_under_another_patient_than_its_study_is_held(
+    stations, sender, files, courier, destination, peer
+):
+    sender.send("1", (1,), PatientID="P1")
+    sender.send("2", (1,), PatientID="P2")
+    peer.patients["1.2.9.7"] = "P1"
+    right = analysed(stations, files, destination, stations.complete("1"), patient="P1")
+    analysed(stations, files, destination, stations.complete("2"), patient="P2")
+    deliver(stations, courier)
+    assert stations.deliveries() == ["sent", "sent", "held", "held"]
+    assert peer.received == right
+    reason = stations.rows(schema.delivery)[2].reason
+    assert "under another Patient ID" in reason
+    assert "P1" not in reason
+    assert "P2" not in reason
+
+
+def test_DEL_10_a_study_that_was_sent_again_under_its_new_patient_goes_through(
+    stations, sender, files, courier, destination, peer
+):
+    sender.send("1", (1, 2), PatientID="P1")
+    stations.complete("1")
+    peer.patients["1.2.9.7"] = "P2"
+    sender.send("1", (1, 2), PatientID="P2", assoc="a2")
+    orders.resolve(stations.database, "1.2.3.1", keep="latest", actor="operator")
+    uids = analysed(stations, files, destination, stations.complete("1"), patient="P2")
+    deliver(stations, courier)
+    assert stations.deliveries() == ["sent", "sent"]
+    assert peer.received == uids
+
+
+def test_DEL_10_a_patient_whose_letters_are_not_ascii_is_the_same(stations, source, files, courier, destination, peer):
+    whose = {"patient": "Ä-17", "character_set": "ISO_IR 192"}
+    peer.patients["1.2.9.7"] = "Ä-17"
+    analysed(stations, files, destination, source, **whose)
+    deliver(stations, courier)
+    assert stations.deliveries() == ["sent", "sent"]
+
+
+@pytest.mark.parametrize("harm", ["missing", "no DICOM file", "unreadable"])
+def test_DEL_10_a_file_that_does_not_say_whose_it_is_fails_alone(
+    stations, source, files, courier, destination, peer, harm
+):
+    peer.patients["1.2.9.7"] = "P1"
+    _, whole = analysed(stations, files, destination, source)
+    harmed = files.path(stations.rows(schema.result)[0].sha256)
+    content = harmed.read_bytes()
+    harmed.unlink()
+    if harm != "missing":
+        harmed.write_bytes(content[:140] if harm == "unreadable" else b"nothing")
+    deliver(stations, courier)
+    assert stations.deliveries() == ["failed", "sent"]
+    assert "cannot be sent; `pacs-ai retry 1` makes it anew" in stations.rows(schema.delivery)[0].reason
+    assert peer.received == [whole]
