@@ -47,7 +47,13 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Round:
-    """What one courier took for one destination: all to one address, SEG before the SR that cites it."""
+    """What one courier took for one destination: all to one address, SEG before the SR that cites it.
+
+    Parameters
+    ----------
+    probes
+        The destination failed before: its one parcel shows whether it is there again.
+    """
 
     peer: str
     ae_title: str
@@ -56,6 +62,7 @@ class Round:
     owner: str
     fence: int
     parcels: tuple[Parcel, ...]
+    probes: bool
 
 
 def due_peers(connection: Connection) -> list[str]:
@@ -102,7 +109,7 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
             )
             for row in rows
         )
-        return Round(peer, *departures.address(rows[0]), owner, taken.fence, parcels)
+        return Round(peer, *departures.address(rows[0]), owner, taken.fence, parcels, probes=taken.failures > 0)
 
 
 def _locked(connection: Connection, due: sa.Select[Any]) -> Sequence[Row[Any]]:

@@ -1,10 +1,13 @@
-"""Whose a study is, asked of the peer before a result of it goes there."""
+"""Whose a study is, asked of the peer right before its results go there, and a peer that breaks off when asked."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 from commitment_bed import PLAN
 from committing_peer import CommittingPeer
+from rounds import serve_next
 from stations import ME
 from stored_results import finish_with, keep_sources
 
@@ -14,7 +17,7 @@ from pacs_ai.deliver.notary import Notary
 from pacs_ai.errors import UserError
 from pacs_ai.profiles import encodings
 from pacs_ai.states import JobState
-from pacs_ai.store import orders, outbox, queue, retraction, schema
+from pacs_ai.store import clock, orders, outbox, queue, retraction, schema
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
@@ -46,9 +49,16 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def config(tmp_path, peer):
+def patience():
+    """How long an answer is waited for, in seconds."""
+    return 60
+
+
+@pytest.fixture
+def config(tmp_path, peer, patience):
     table = {"name": "pacs", "ae_title": peer.ae_title, "host": "127.0.0.1", "port": peer.port, "verify_patient": True}
-    return Config.model_validate({"store": {"folder": tmp_path / "store"}, "peer": [table]})
+    given = {"store": {"folder": tmp_path / "store"}, "peer": [table | {"answer_seconds": patience}]}
+    return Config.model_validate(given)
 
 
 @pytest.fixture
@@ -182,3 +192,108 @@ def test_DEL_10_a_file_that_does_not_say_whose_it_is_fails_alone(
     assert stations.deliveries() == ["failed", "sent"]
     assert "cannot be sent; `pacs-ai retry 1` makes it anew" in stations.rows(schema.delivery)[0].reason
     assert peer.received == [whole]
+
+
+class Merged(dict):
+    """Whose the studies 1 and 2 are at a peer; once it has received something, the second is another's."""
+
+    def __init__(self, peer):
+        super().__init__()
+        self.peer = peer
+
+    def items(self):
+        return [("1.2.9.1", "P1"), ("1.2.9.2", "P2" if self.peer.received else "P1")]
+
+
+@pytest.fixture
+def studies(stations, sender, files, destination, peer):
+    """Have a done job in each of so many studies, 1.2.9.1 and so on; returns the UIDs of its two results by study."""
+
+    def make(count):
+        made = {}
+        for number in range(len(stations.jobs()) + 1, len(stations.jobs()) + count + 1):
+            name = str(number)
+            sender.send(name, (1,), study=name)
+            peer.patients[f"1.2.9.{name}"] = "P1"
+            made[f"1.2.9.{name}"] = analysed(stations, files, destination, stations.complete(name), study=name)
+        return made
+
+    return make
+
+
+def failures(stations):
+    return stations.rows(schema.destination)[0].failures
+
+
+def test_DEL_10_each_study_is_asked_about_right_before_its_results_go(stations, studies, courier, peer):
+    made = studies(2)
+    peer.patients = Merged(peer)
+    deliver(stations, courier)
+    assert stations.deliveries() == ["sent", "sent", "held", "held"]
+    assert peer.received == made["1.2.9.1"]
+
+
+@pytest.mark.parametrize(("way", "patience"), [("poison", 60), ("mute", 5)])
+def test_DEL_09_a_study_about_which_the_peer_breaks_off_waits_alone(stations, studies, courier, peer, way):
+    made = studies(4)
+    getattr(peer, way).add("1.2.9.2")
+    deliver(stations, courier)
+    assert stations.deliveries() == ["sent"] * 2 + ["waiting"] * 2 + ["sent"] * 4
+    assert peer.asked == list(made)
+    assert failures(stations) == 0
+    waiting = stations.rows(schema.delivery, schema.delivery.c.state == "waiting")
+    assert all("whose the study is was asked in vain: COMMITTER at" in row.reason for row in waiting)
+    assert all(row.due_at > clock.now() for row in waiting)
+    assert not any(row.doubtful for row in waiting)
+    getattr(peer, way).clear()
+
+
+def test_DEL_09_a_study_about_which_the_peer_breaks_off_each_time_holds_up_none_that_comes_later(
+    stations, studies, courier, peer, wall
+):
+    wall.stop()
+    made = studies(1)
+    peer.poison.update(made)
+    waits = [serve_next(stations, courier, wall) for _ in range(8)]
+    assert all(later >= 1.5 * earlier for earlier, later in pairwise(waits[1:6])), "its own wait grows"
+    assert failures(stations) == 0
+    later = studies(3)
+    assert serve_next(stations, courier, wall) == 0
+    assert peer.received == [uid for uids in later.values() for uid in uids]
+    assert all(row.waited_seconds == 0 for row in stations.rows(schema.delivery, schema.delivery.c.state == "sent"))
+    peer.poison.clear()
+    serve_next(stations, courier, wall)
+    assert set(stations.deliveries()) == {"sent"}
+
+
+def test_DEL_09_two_studies_about_which_the_peer_breaks_off_hold_up_the_others_for_one_probe(
+    stations, studies, courier, peer, wall
+):
+    wall.stop()
+    made = studies(6)
+    peer.poison.update(list(made)[:2])
+    waits = []
+    while stations.deliveries().count("waiting") > 4:
+        waits.append(serve_next(stations, courier, wall))
+    assert sum(waits) <= 30
+    assert failures(stations) == 0
+
+
+def test_DEL_09_a_peer_that_breaks_off_whatever_it_is_asked_is_asked_ever_more_rarely(
+    stations, studies, courier, peer, wall
+):
+    wall.stop()
+    made = studies(12)
+    peer.poison.update(made)
+    waits = [serve_next(stations, courier, wall) for _ in range(12)]
+    assert len(peer.asked) == 13, "two in the first round, then one to see whether it is there again"
+    assert failures(stations) == 12
+    assert all(later >= 1.5 * earlier for earlier, later in pairwise(waits[1:6]))
+    assert waits[-1] >= 0.8 * clock.LONGEST_WAIT
+    assert peer.received == []
+    peer.poison.clear()
+    seconds = 0.0
+    while "waiting" in stations.deliveries():
+        seconds += serve_next(stations, courier, wall)
+    assert seconds <= 2 * clock.LONGEST_WAIT
+    assert set(stations.deliveries()) == {"sent"}
