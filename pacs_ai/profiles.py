@@ -39,8 +39,10 @@ class Kind(StrEnum):
     RETRACTED_PICTURE = "retracted-picture"  #: notice: the same in large letters, for viewers that show images only
 
 
+#: Notes of retraction: they go wherever went what they withdraw.
+WITHDRAWALS = (Kind.REJECTION_NOTE, Kind.RETRACTED_REPORT, Kind.RETRACTED_PICTURE)
 #: What is said about results and is none; no profile names them.
-NOTICES = (Kind.NOT_ANALYSED, Kind.REJECTION_NOTE, Kind.RETRACTED_REPORT, Kind.RETRACTED_PICTURE)
+NOTICES = (Kind.NOT_ANALYSED, *WITHDRAWALS)
 
 
 @dataclass(frozen=True)

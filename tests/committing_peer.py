@@ -31,7 +31,8 @@ class CommittingPeer:
     maps a SOP Instance UID to how many more times it is lost after its C-STORE was answered Success. With a `comment`
     queries are refused, and so is a request that has an `action_status`; both bear it. One that does not `indexes` by
     itself keeps what it got from all answers until `index`. One that `aborts` ends the association on a request, and
-    one that `rejects` takes no association at all.
+    one that `rejects` takes no association at all. At a query about one of the studies in `poison` it ends the
+    association as well, and those about one in `mute` it never answers; `asked` are the studies of all queries.
     """
 
     ae_title: str = "COMMITTER"
@@ -54,11 +55,15 @@ class CommittingPeer:
     waiting: dict[str, Dataset] = field(default_factory=dict)
     aborts: bool = False
     rejects: bool = False
+    poison: set[str] = field(default_factory=set)
+    mute: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
 
     def start(self) -> None:
         """Listen."""
         self._server = None
         self._changed = threading.Condition()
+        self._stopped = threading.Event()
         ae = AE(f"NOT_{self.ae_title}" if self.rejects else self.ae_title)
         ae.require_called_aet = self.rejects
         ae.supported_contexts = contexts.acceptor_contexts()
@@ -76,6 +81,7 @@ class CommittingPeer:
 
     def stop(self) -> None:
         """Listen no longer."""
+        self._stopped.set()
         if self._server is not None:
             self._server.shutdown()
             self._server.ae.shutdown()
@@ -160,6 +166,13 @@ class CommittingPeer:
             yield commented(0xC000, self.comment), None
             return
         wanted = event.identifier
+        self.asked.append(str(wanted.StudyInstanceUID))
+        if wanted.StudyInstanceUID in self.poison:
+            event.assoc.abort()
+            return
+        if wanted.StudyInstanceUID in self.mute:
+            self._stopped.wait(60)
+            return
         for ds in list(self.stored.values()):
             if ds.StudyInstanceUID != wanted.StudyInstanceUID:
                 continue

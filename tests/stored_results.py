@@ -28,13 +28,18 @@ def keep_sources(files: Files, sender: Sender) -> None:
     files.sync([files.write([path.read_bytes()]) for path in sorted(sender.folder.iterdir())])
 
 
-def stored(files: Files, held: Claim, encoding: Encoding) -> NewResult:
-    """Write one small object of a job into the store."""
+def stored(
+    files: Files, held: Claim, encoding: Encoding, study: str = "7", patient: str = "P1", character_set: str = ""
+) -> NewResult:
+    """Write one small object of a job into the store; `study` is a sender's."""
     ds = Dataset()
+    if character_set:
+        ds.SpecificCharacterSet = character_set
     ds.SOPClassUID = encoding.details.sop_class_uid
     ds.SOPInstanceUID = derive_uid(held.job_key, encoding.key)
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.9.7", derive_uid(held.job_key, encoding.series)
-    ds.PatientID, ds.PatientName, ds.Modality, ds.Manufacturer = "P1", "Doe^Jane", encoding.details.modality, "pacs_ai"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.9.{study}", derive_uid(held.job_key, encoding.series)
+    ds.PatientID, ds.PatientName = patient, "Doe^Jane"
+    ds.Modality, ds.Manufacturer = encoding.details.modality, "pacs_ai"
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = getattr(uids, encoding.transfer_syntax, uids.ExplicitVRLittleEndian)
@@ -55,10 +60,10 @@ def stored(files: Files, held: Claim, encoding: Encoding) -> NewResult:
     )
 
 
-def finish_with(stations: Stations, files: Files, encoded: Iterable[Encoding]) -> int:
+def finish_with(stations: Stations, files: Files, encoded: Iterable[Encoding], **whose: str) -> int:
     """Have the next job done with an object of each encoding; returns the job."""
     held, made = stations.claim(), tuple(encoded)
-    results = [stored(files, held, one) for one in made]
+    results = [stored(files, held, one, **whose) for one in made]
     stations.finish_with(held, results, [one.key for one in made])
     return held.job_id
 

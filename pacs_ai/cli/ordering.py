@@ -60,9 +60,9 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
 def cancel(session: Session, job_ids: Sequence[int]) -> None:
     """End jobs, and what of them has not been sent.
 
-    A job that waits, runs or is withheld is ended; of one that is done, the deliveries that are not through; one that
-    failed is set aside, so that `status` no longer asks for it, and so is what a destination lacks or could not be
-    told of one that is done or retracted.
+    A job that waits, runs or is withheld is ended; of one that is done, the deliveries that are not through; of one
+    that was refused, the report that says so, where it is not through; one that failed is set aside, so that `status`
+    no longer asks for it, and so is what a destination lacks or could not be told of one that is done or retracted.
     """
     from pacs_ai.store import orders
 

@@ -9,25 +9,29 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pacs_ai.deliver import patients, queries
 from pacs_ai.deliver.addresses import remote_at
 from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.notary import Notary
+from pacs_ai.deliver.patients import Asker
 from pacs_ai.deliver.pledger import Pledger
 from pacs_ai.deliver.scu import Outcome, Outgoing, send
 from pacs_ai.dicom import status
 from pacs_ai.dicom.status import Category
-from pacs_ai.errors import Transient, Unavailable
+from pacs_ai.errors import NotUnderstood, Transient, Unavailable
 from pacs_ai.log import unexpected
-from pacs_ai.profiles import NOTICES
+from pacs_ai.profiles import NOTICES, WITHDRAWALS
 from pacs_ai.store import outbox
 from pacs_ai.store.owners import BEAT_SECONDS, Watch
 from pacs_ai.store.waiting import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pacs_ai.config import Config
     from pacs_ai.deliver.connection import Remote
@@ -39,6 +43,24 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class _Trip:
+    """A round under way.
+
+    Parameters
+    ----------
+    left
+        What has no outcome yet, by SOP Instance UID.
+    held_up
+        Jobs of which an object waits or takes another form: what cites it waits too.
+    """
+
+    held: Round
+    remote: Remote
+    left: dict[str, Parcel]
+    held_up: set[int] = field(default_factory=set)
 
 
 class Courier:
@@ -119,27 +141,43 @@ class Courier:
         """Send one round and note each outcome as it happens."""
         try:
             remote = remote_at(self._config, held.peer, held.ae_title, held.host, held.port)
-            parcels = self._verified(held, remote)
         except Unavailable as error:
             self._end(held, held.parcels, lost=str(error))
             return
-        waiting = {parcel.sop_instance_uid: parcel for parcel in parcels}
-        held_up: set[int] = set()  # jobs of which an object waits or takes another form: what cites it waits too
-        outgoing, lost = [self._outgoing(parcel) for parcel in parcels], ""
+        trip = _Trip(held, remote, {parcel.sop_instance_uid: parcel for parcel in held.parcels})
+        verifies = any(peer.verify_patient for peer in self._config.peer if peer.name == held.peer)
+        lost = self._send_verified(trip) if verifies else self._send(trip, held.parcels)
+        self._end(held, trip.left.values(), lost=lost)
+
+    def _send_verified(self, trip: _Trip) -> str:
+        """Send a round study by study, each right after the peer said whose it is; returns as `_send` does."""
+        asker = Asker(trip.remote, queries.noting(self._database, trip.held.owner), most=0 if trip.held.probes else 1)
+        for _, parcels in groupby(trip.held.parcels, key=attrgetter("study_instance_uid")):
+            try:
+                verified = self._verified(trip, parcels, asker)
+            except Unavailable as error:
+                return str(error)
+            if lost := self._send(trip, verified):
+                return lost
+        return ""
+
+    def _send(self, trip: _Trip, parcels: Sequence[Parcel]) -> str:
+        """Send some of a round on one association; returns how the peer was lost, "" where it was not."""
+        held, lost = trip.held, ""
 
         def is_held_back(instance: Outgoing) -> bool:
-            parcel = waiting[instance.sop_instance_uid]
-            return parcel.job_id in held_up or not outbox.is_wanted(self._database, parcel)
+            parcel = trip.left[instance.sop_instance_uid]
+            return parcel.job_id in trip.held_up or not outbox.is_wanted(self._database, parcel)
 
-        for outcome in send(remote, outgoing, is_held_back):
-            parcel = waiting.pop(outcome.sop_instance_uid)
+        for outcome in send(trip.remote, [self._outgoing(parcel) for parcel in parcels], is_held_back):
+            parcel = trip.left.pop(outcome.sop_instance_uid)
             if outcome.category is Category.TRANSIENT and outcome.status is None:
                 lost = outcome.words
             with self._apart(held, parcel, doubtful=True):
                 if self._note(held, parcel, outcome):
                     continue
-            held_up.add(parcel.job_id)
-        self._end(held, waiting.values(), lost=lost)
+            trip.held_up.add(parcel.job_id)
+        return lost
 
     def _end(self, held: Round, left: Iterable[Parcel], *, lost: str) -> None:
         """Give the destination back; what is left of the round waits, as `lost` says, or for what it cites."""
@@ -151,41 +189,49 @@ class Courier:
         if lost:
             _log.warning("%s: %s", held.peer, lost)
 
-    def _verified(self, held: Round, remote: Remote) -> list[Parcel]:
-        """Return what may be sent: all, but of a peer that is to be asked whose the studies are only what it confirms.
+    def _verified(self, trip: _Trip, parcels: Iterable[Parcel], asker: Asker) -> list[Parcel]:
+        """Return what of one study may be sent: what the peer says is its patient's.
 
         Raises
         ------
         Unavailable
             It could not be asked.
         """
-        if not any(peer.verify_patient for peer in self._config.peer if peer.name == held.peer):
-            return list(held.parcels)
-        found, said = [], {}
-        held_up: set[int] = set()  # what cites an object that waits waits too
-        for parcel in held.parcels:
-            whose = parcel.study_instance_uid, parcel.patient_id
-            if parcel.kind in NOTICES:
+        found: list[Parcel] = []
+        said: dict[tuple[str, str], Doubt | None] = {}
+        for parcel in parcels:
+            if parcel.kind in WITHDRAWALS:
                 found.append(parcel)
                 continue
-            if parcel.job_id in held_up:
-                outbox.postponed(
-                    self._database, held, parcel, None, "waits for the object that it cites", self._backoff
-                )
+            if parcel.job_id in trip.held_up:
                 continue
             is_asked = False
-            with self._apart(held, parcel, doubtful=False):
-                if whose not in said:
-                    said[whose] = patients.ask(remote, *whose, queries.noting(self._database, held.owner))
-                doubt = said[whose]
-                if doubt is None:
+            with self._apart(trip.held, parcel, doubtful=False):
+                if self._is_confirmed(trip.held, parcel, asker, said):
                     found.append(parcel)
                 else:
-                    self._keep_back(held, parcel, doubt)
+                    del trip.left[parcel.sop_instance_uid]
                 is_asked = True
             if not is_asked:
-                held_up.add(parcel.job_id)
+                del trip.left[parcel.sop_instance_uid]
+                trip.held_up.add(parcel.job_id)
         return found
+
+    def _is_confirmed(
+        self, held: Round, parcel: Parcel, asker: Asker, said: dict[tuple[str, str], Doubt | None]
+    ) -> bool:
+        """Ask whose the study is, unless that was `said`, and note it where that keeps the object back."""
+        try:
+            whose = parcel.study_instance_uid, patients.named_in(self._outgoing(parcel))
+        except NotUnderstood as error:
+            self._note(held, parcel, Outcome(parcel.sop_instance_uid, None, Category.PERMANENT, str(error)))
+            return False
+        if whose not in said:
+            said[whose] = asker.ask(*whose)
+        doubt = said[whose]
+        if doubt is not None:
+            self._keep_back(held, parcel, doubt)
+        return doubt is None
 
     def _keep_back(self, held: Round, parcel: Parcel, doubt: Doubt) -> None:
         if doubt.comment:

@@ -1,18 +1,28 @@
-"""Asks a peer whose a study is, before a result goes there: a merged patient or a moved study must not get it."""
+"""Asks a peer whose a study is, right before a result goes there: a merged patient or a moved study must not get it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+
 from pacs_ai.deliver import inquiry
+from pacs_ai.deliver.scu import opened
 from pacs_ai.dicom import status
-from pacs_ai.errors import NotOffered
+from pacs_ai.dicom.reading import READING_FAULTS, read_text
+from pacs_ai.errors import BrokenOff, NotOffered, NotUnderstood, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydicom.tag import BaseTag
+
     from pacs_ai.deliver.connection import Remote
+    from pacs_ai.deliver.scu import Outgoing
+
+_PATIENT_ID = 0x0010_0020
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,29 @@ class Doubt:
     comment: str = ""
 
 
+def named_in(instance: Outgoing) -> str:
+    """Return the Patient ID that an object bears, "" where it has none.
+
+    Series of one study may have come under several, so the object itself says whose it is.
+
+    Raises
+    ------
+    NotUnderstood
+        Its file is missing, damaged or cannot be read.
+    """
+
+    def behind(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return int(tag) > _PATIENT_ID
+
+    with opened(instance) as (file, _):
+        file.seek(0)
+        try:
+            return read_text(read_partial(file, stop_when=behind), "PatientID")
+        except (InvalidDicomError, Refused, *READING_FAULTS) as error:
+            words = f"{instance.path.name} does not say whose it is (Patient ID cannot be read), so it cannot be sent"
+            raise NotUnderstood(words) from error
+
+
 def ask(
     remote: Remote,
     study_instance_uid: str,
@@ -51,6 +84,8 @@ def ask(
     ------
     Unavailable
         The peer could not be reached.
+    BrokenOff
+        It broke off, or did not answer.
     """
     try:
         keys = {"StudyInstanceUID": study_instance_uid, "PatientID": ""}
@@ -63,3 +98,47 @@ def ask(
     if whose != {patient_id.strip()}:
         return Doubt(f"{remote} has the study under another Patient ID: merged or moved?", is_another=True)
     return None
+
+
+class Asker:
+    """Asks one peer about the studies of one round.
+
+    One at which it breaks off may be what it cannot bear, so that one waits by itself; where it breaks off at the next
+    one too it is the peer that is ill.
+
+    Parameters
+    ----------
+    remote, asking
+        As of `ask`.
+    most
+        At so many studies in a row it may break off.
+    """
+
+    def __init__(self, remote: Remote, asking: Callable[[inquiry.Query], None], most: int) -> None:
+        self._remote = remote
+        self._asking = asking
+        self._most = most
+        self._in_a_row = 0
+        self._broken: dict[str, Doubt] = {}
+
+    def ask(self, study_instance_uid: str, patient_id: str) -> Doubt | None:
+        """Return as `ask` does; a study at which the peer broke off is not asked about again.
+
+        Raises
+        ------
+        Unavailable
+            The peer could not be reached, or breaks off whatever it is asked.
+        """
+        if study_instance_uid in self._broken:
+            return self._broken[study_instance_uid]
+        try:
+            doubt = ask(self._remote, study_instance_uid, patient_id, self._asking)
+        except BrokenOff as error:
+            self._in_a_row += 1
+            if self._in_a_row > self._most:
+                raise
+            doubt = Doubt(f"whose the study is was asked in vain: {error}", is_another=False)
+            self._broken[study_instance_uid] = doubt
+        else:
+            self._in_a_row = 0
+        return doubt

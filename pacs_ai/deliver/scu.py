@@ -281,7 +281,7 @@ def _store(assoc: Association, message_id: int, instance: Outgoing) -> Outcome:
         words = _refusal(assoc.remote, instance.pair, assoc.refused[instance.pair])
         return Outcome(uid, None, Category.PERMANENT, words, not_accepted=True)
     try:
-        with _opened(instance) as (file, length):
+        with opened(instance) as (file, length):
             assoc.request(context_id, command.c_store_request(message_id, instance.sop_class_uid, uid))
             assoc.send_data_set(context_id, file, length)
     except NotUnderstood as error:
@@ -353,7 +353,7 @@ def _batch(instances: Iterable[Outgoing]) -> list[Outgoing]:
 
 
 @contextmanager
-def _opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
+def opened(instance: Outgoing) -> Iterator[tuple[BinaryIO, int]]:
     """Open the file and yield it, standing at its data set, with the data set's length in bytes.
 
     Raises

@@ -74,9 +74,8 @@ def _parcels(peer: str) -> sa.Select[Any]:
         _result.c.sop_instance_uid,
         _result.c.transfer_syntax_uid,
         _result.c.study_instance_uid,
-        schema.study.c.patient_id,
     )
-    return _due(peer, *wanted).join(schema.study, schema.study.c.id == _job.c.study_id)
+    return _due(peer, *wanted)
 
 
 def _due(peer: str, *wanted: Any) -> sa.Select[Any]:

@@ -46,6 +46,7 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
     """End a job and what of it has not been sent, or set a failed one aside; UserError where nothing is left to end."""
     with database.write() as connection:
         row = _operators_row(connection, job_id)
+        nothing = UserError(f"job {job_id} is {row.state}: there is nothing to cancel")
         if row.state in {JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD, JobState.FAILED}:
             move(
                 connection,
@@ -55,14 +56,16 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
                 reason="cancelled by an operator",
                 finished_at=now(),
             )
-        elif row.state not in {JobState.DONE, JobState.RETRACTED}:
-            raise UserError(f"job {job_id} is {row.state}: there is nothing to cancel")
+        elif row.state not in {JobState.DONE, JobState.RETRACTED, JobState.REFUSED}:
+            raise nothing
         elif concerns.set_aside(connection, job_id, actor=actor):
             return  # what other destinations are still to get is not concerned
-        cancel_deliveries(
+        cancelled = cancel_deliveries(
             connection, job_id, actor=actor, reason="cancelled by an operator", also=[DeliveryState.SENDING]
         )
-        concerns.drop_unmade(connection, job_id, actor=actor)
+        dropped = concerns.drop_unmade(connection, job_id, actor=actor)
+        if row.state == JobState.REFUSED and not (cancelled or dropped):
+            raise nothing
 
 
 def retry(

@@ -43,12 +43,17 @@ class Parcel:
     sop_instance_uid: str
     transfer_syntax_uid: str
     study_instance_uid: str
-    patient_id: str
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one courier took for one destination: all to one address, SEG before the SR that cites it."""
+    """What one courier took for one destination: all to one address, SEG before the SR that cites it.
+
+    Parameters
+    ----------
+    probes
+        The destination failed before: its one parcel shows whether it is there again.
+    """
 
     peer: str
     ae_title: str
@@ -57,6 +62,7 @@ class Round:
     owner: str
     fence: int
     parcels: tuple[Parcel, ...]
+    probes: bool
 
 
 def due_peers(connection: Connection) -> list[str]:
@@ -100,11 +106,10 @@ def claim(database: Database, peer: str, owner: str) -> Round | None:
                 sop_instance_uid=row.sop_instance_uid,
                 transfer_syntax_uid=row.transfer_syntax_uid,
                 study_instance_uid=row.study_instance_uid,
-                patient_id=row.patient_id,
             )
             for row in rows
         )
-        return Round(peer, *departures.address(rows[0]), owner, taken.fence, parcels)
+        return Round(peer, *departures.address(rows[0]), owner, taken.fence, parcels, probes=taken.failures > 0)
 
 
 def _locked(connection: Connection, due: sa.Select[Any]) -> Sequence[Row[Any]]:

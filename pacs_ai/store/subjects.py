@@ -13,7 +13,7 @@ from pacs_ai.store import schema
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _study, _series, _instance = schema.study, schema.series, schema.instance
 _job, _source, _result, _delivery = schema.job, schema.job_source, schema.result, schema.delivery
@@ -30,7 +30,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Study:
-    """One study and whose it is, as first received."""
+    """One study and whose it is, as the first instance of the series that it is about said."""
 
     study_instance_uid: str
     accession_number: str
@@ -101,13 +101,14 @@ class Reader:
         if study_id is None:
             return NOBODY
         query = sa.select(_instance.c.sop_class_uid, sa.func.count()).where(_instance.c.series_id == series_id)
-        return study(self._connection, study_id, _counted(self._connection, query))
+        return study(self._connection, study_id, [series_id], _counted(self._connection, query))
 
     def _job(self, job_id: int) -> Concerned:
         row = self._connection.execute(sa.select(_job).where(_job.c.id == job_id)).one_or_none()
         if row is None:
             return NOBODY
-        sources = sa.select(_source.c.series_id).where(_source.c.job_id == job_id)
+        taken = sa.select(_source.c.series_id).where(_source.c.job_id == job_id)
+        sources = self._connection.execute(taken).scalars().all()
         read = sa.select(_instance.c.sop_class_uid, sa.func.count()).where(
             _instance.c.series_id.in_(sources), _instance.c.role == Role.CURRENT.value
         )
@@ -120,7 +121,7 @@ class Reader:
         for result in results:
             made[result.sop_class_uid].append(result.sop_instance_uid)
         return replace(
-            study(self._connection, row.study_id, _counted(self._connection, read)),
+            study(self._connection, row.study_id, sources, _counted(self._connection, read)),
             made=tuple(Objects(uid, len(uids), tuple(uids)) for uid, uids in made.items()),
             details=_details(row),
         )
@@ -166,17 +167,32 @@ def _counted(connection: Connection, query: sa.Select[Any]) -> tuple[Objects, ..
     return tuple(Objects(uid, count) for uid, count in connection.execute(grouped))
 
 
-def study(connection: Connection, study_id: int, received: tuple[Objects, ...] = ()) -> Concerned:
-    """Return a study and its patient."""
-    row = connection.execute(sa.select(_study).where(_study.c.id == study_id)).one()
+def study(
+    connection: Connection, study_id: int, series_ids: Sequence[int], received: tuple[Objects, ...] = ()
+) -> Concerned:
+    """Return a study and its patient, as these of its series say it: others may have come under another patient."""
+    query = (
+        sa.select(_study.c.study_instance_uid, _study.c.header.label("first"), _series.c.header)
+        .outerjoin(_series, sa.and_(_series.c.study_id == _study.c.id, _series.c.id.in_(series_ids)))
+        .where(_study.c.id == study_id)
+        .order_by(_series.c.id)
+        .limit(1)
+    )
+    row = connection.execute(query).one()
+    header = row.first if row.header is None else row.header
     told = Study(
         study_instance_uid=row.study_instance_uid,
-        accession_number=row.accession_number,
-        patient_id=row.patient_id,
-        patient_name=str(row.header.get("PatientName", "")),
-        study_description=str(row.header.get("StudyDescription", "")),
+        accession_number=str(header.get("AccessionNumber", "")),
+        patient_id=patient_of(header),
+        patient_name=str(header.get("PatientName", "")),
+        study_description=str(header.get("StudyDescription", "")),
     )
     return Concerned(study=told, received=received)
+
+
+def patient_of(header: Mapping[str, str]) -> str:
+    """Return the Patient ID of a series, "" where it has none."""
+    return str(header.get("PatientID", ""))
 
 
 def arrived(connection: Connection, series_ids: Sequence[int], assoc_id: str) -> tuple[Objects, ...]:

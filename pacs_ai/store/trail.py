@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _journal, _event, _cursor = schema.journal, schema.audit_event, schema.audit_cursor
 _notice, _association, _share = schema.audit_notice, schema.association, schema.association_series
+_series = schema.series
 
 JOURNAL = "journal"
 #: The oldest transaction that still ran when this one began to look, and the first that had not begun.
@@ -210,7 +211,7 @@ def _as_notice(row: Any) -> Notice:
 
 @dataclass
 class _Brought:
-    """What one association brought of one study, added up over its series."""
+    """What one association brought of one study under one patient, added up over its series."""
 
     row: Any
     at: datetime
@@ -226,17 +227,19 @@ def _receipts(
         return [], []
     of_these = sa.or_(_share.c.assoc_id.in_(associations), _share.c.series_id.in_(settled))
     query = (
-        sa.select(_association, _share.c.series_id, _share.c.arrivals, _share.c.audited, schema.series.c.study_id)
+        sa.select(_association, _share.c.series_id, _share.c.arrivals, _share.c.audited, _series.c.study_id)
+        .add_columns(_series.c.header)
         .join(_share, _share.c.assoc_id == _association.c.id)
-        .join(schema.series, schema.series.c.id == _share.c.series_id)
+        .join(_series, _series.c.id == _share.c.series_id)
         .where(schema.is_untold, of_these)
         .order_by(_association.c.opened_at, _association.c.id, _share.c.series_id)
     )
-    brought: dict[tuple[str, int], _Brought] = {}
+    brought: dict[tuple[str, int, str], _Brought] = {}
     shares = []
     for row in connection.execute(query):
         at = row.ended_at or settled.get(row.series_id) or now()
-        sum_up = brought.setdefault((row.id, row.study_id), _Brought(row, at))
+        whose = row.id, row.study_id, subjects.patient_of(row.header)
+        sum_up = brought.setdefault(whose, _Brought(row, at))
         sum_up.series.append(row.series_id)
         sum_up.count += row.arrivals - (row.audited or 0)
         shares.append((row.id, row.series_id, row.arrivals))
@@ -255,7 +258,7 @@ def _receipt(connection: Connection, one: _Brought) -> Receipt:
         released=one.row.released,
         count=one.count,
         new=bool(objects),
-        concerned=subjects.study(connection, one.row.study_id, objects),
+        concerned=subjects.study(connection, one.row.study_id, one.series, objects),
     )
 
 

@@ -109,6 +109,28 @@ def test_the_way_of_a_study_is_told(stations, sender, auditor, memory):
     )
 
 
+def test_each_event_names_the_patient_of_its_series(stations, sender, auditor, memory):
+    sender.send("1", [1], PatientID="P1", PatientName="Doe^Jane")
+    sender.send("2", [1, 2], PatientID="P2", PatientName="Roe^Joan", AccessionNumber="A8")  # of the same study
+    sender.end()
+    stations.enqueue(stations.work(stations.complete("2")))
+    stations.finish(stations.claim())
+    stations.deliver_all()
+    settle(auditor)
+    received = [one for one in memory.messages if schema_of.types(one) == ["received"]]
+    told = [schema_of.patients(one)[0].get("ParticipantObjectID") for one in received]
+    assert told == ["P1", "P2"]
+    assert [schema_of.details(one)["instances"] for one in received] == ["1", "2"]
+    assert [one.find(".//SOPClass").get("NumberOfInstances") for one in received] == ["1", "2"]
+    rest = [one for one in memory.messages if one not in received]
+    assert {kind for one in rest for kind in schema_of.types(one)} > {"job-finished", "delivery-accepted"}
+    for one in rest:
+        (patient,) = schema_of.patients(one)
+        assert patient.get("ParticipantObjectID") == "P2"
+        assert patient.findtext("ParticipantObjectName") == "Roe^Joan"
+        assert one.find(".//Accession").get("Number") == "A8"
+
+
 def test_nothing_is_told_twice_and_told_events_go(stations, sender, database, auditor, memory):
     stations.done_job(sender)
     settle(auditor)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 import sqlalchemy as sa
 from free_ports import free_port
 from pynetdicom import AE, evt
+from rounds import serve_next
 from stations import BACKOFF, ME, Stations
 from stored_results import finish_with, plan_of
 
@@ -74,22 +73,6 @@ def make_jobs(stations, sender, tmp_path):
 def delivery_of(stations: Stations, sop_instance_uid: str) -> sa.Row:
     (result,) = stations.rows(schema.result, schema.result.c.sop_instance_uid == sop_instance_uid)
     return stations.rows(schema.delivery, schema.delivery.c.result_id == result.id)[0]
-
-
-def serve_next(stations: Stations, courier: Courier, wall) -> float:
-    """Serve the next round that is due, by the wall clock that is moved there; returns for how long, in seconds."""
-    (destination,) = stations.rows(schema.destination)
-    waiting = stations.rows(schema.delivery, schema.delivery.c.state == "waiting")
-    before = clock.now()
-    for due_at in sorted(max(destination.next_try_at, row.due_at) for row in waiting):
-        wall.forward(seconds=max(due_at - clock.now(), timedelta(0)).total_seconds())
-        held = outbox.claim(stations.database, "pacs", ME)
-        if held is not None:
-            break  # else it waits for what it cites
-    waited = (clock.now() - before).total_seconds()
-    assert held is not None
-    courier.serve(held)
-    return waited
 
 
 def test_DEL_09_an_object_at_which_the_peer_aborts_waits_and_fails_alone(stations, make_jobs, peer, wall):

@@ -213,14 +213,14 @@ def test_a_vanished_or_foreign_file_fails_alone(keeping_peer, make_instances, tm
 
 def test_an_unreadable_file_is_tried_again_and_holds_up_no_other(keeping_peer, make_instances, monkeypatch):
     bad, good = make_instances(2)
-    opened = scu._opened
+    opened = scu.opened
 
     @contextmanager
     def shorter(instance: Outgoing):
         with opened(instance) as (file, length):
             yield file, length + (1000 if instance is bad else 0)
 
-    monkeypatch.setattr(scu, "_opened", shorter)
+    monkeypatch.setattr(scu, "opened", shorter)
     outcomes = list(scu.send(remote_of(keeping_peer), [bad, good]))
     assert categories(outcomes) == [Category.TRANSIENT, Category.SUCCESS], outcomes
     assert outcomes[0].status is not None, "the peer is there"
