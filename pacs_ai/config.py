@@ -221,10 +221,31 @@ class Config(Section):
             for peer in self.peer
             if peer.profile not in self.profile_names
         ]
+        faults += self._namesake_faults()
         faults += self._tls_faults()
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _namesake_faults(self) -> list[str]:
+        """Say where it matters which of several peers with one AE title calls: its calls do not tell."""
+        called: dict[str, list[Peer]] = {}
+        for peer in self.peer:
+            called.setdefault(peer.ae_title, []).append(peer)
+        found = []
+        for title, peers in called.items():
+            names = " and ".join(peer.name for peer in peers)
+            found += [
+                f"peers {names} have one AE title, {title}: give them the same {key}"
+                for key in ("quiet_seconds", "certificate_name")
+                if len({getattr(peer, key) for peer in peers}) > 1
+            ]
+            if len(peers) > 1 and self.receive.commitment:
+                found.append(
+                    f"peers {names} have one AE title, {title}, so it is not known which of them asks for storage "
+                    "commitment: leave one of them, or set receive.commitment = false"
+                )
+        return found
 
     def _tls_faults(self) -> list[str]:
         receive = self.receive

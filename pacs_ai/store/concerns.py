@@ -42,21 +42,30 @@ def of_jobs(connection: Connection) -> list[Concern]:
 
 
 def _unsaid(connection: Connection) -> Iterator[Concern]:
-    """Yield the withdrawals that could not be made, or are not made yet."""
+    """Yield the withdrawals that could not be made, or are not made yet, and the reports of no analysis."""
     late = sa.and_(_notice.c.ended_at.is_(None), _notice.c.ordered_at < _late())
+    withdrawn = sa.and_(
+        _job.c.state == JobState.RETRACTED.value,
+        _notice.c.kind.in_(_RETRACTIONS),
+        sa.or_(_notice.c.problem != "", late),
+    )
+    not_analysed = sa.and_(
+        _job.c.state.in_([JobState.REFUSED.value, JobState.FAILED.value]),
+        _notice.c.kind == NoticeKind.NOT_ANALYSED.value,
+        _notice.c.problem != "",
+    )
     query = (
         sa.select(_notice, _job.c.pipeline)
         .join(_job, _job.c.id == _notice.c.job_id)
-        .where(
-            _job.c.state == JobState.RETRACTED.value,
-            _notice.c.kind.in_(_RETRACTIONS),
-            sa.or_(_notice.c.problem != "", late),
-        )
+        .where(sa.or_(withdrawn, not_analysed))
         .order_by(_notice.c.id)
     )
     for row in connection.execute(query):
         peers = ", ".join(row.peers)
-        if row.problem:
+        if row.kind == NoticeKind.NOT_ANALYSED:
+            words = f"was not analysed, and {peers} cannot be told: {row.problem}"
+            advice = f"pacs-ai retry {row.job_id}, or pacs-ai cancel {row.job_id} to set it aside"
+        elif row.problem:
             words = f"is retracted, but {peers} cannot be told: {row.problem}"
             advice = f"delete its results there by hand, then pacs-ai cancel {row.job_id} to set it aside"
         else:

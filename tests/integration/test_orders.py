@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -17,9 +18,9 @@ from pacs_ai import profiles
 from pacs_ai.errors import UserError
 from pacs_ai.profiles import Kind, Wanted
 from pacs_ai.states import JobState, SeriesState
-from pacs_ai.store import holds, orders, outbox, queue, schema, unidentified, views
+from pacs_ai.store import concerns, holds, notices, orders, outbox, queue, schema, unidentified, views
 from pacs_ai.store.clock import now
-from pacs_ai.store.enqueue import Address, Identity
+from pacs_ai.store.enqueue import Address, Identity, enqueue
 from pacs_ai.store.queue import Lost
 from pacs_ai.store.schema import Role
 
@@ -85,6 +86,45 @@ def test_a_job_that_comes_back_while_its_pipeline_is_paused_waits(stations, sour
     assert queue.claim(stations.database, ME) is None
     orders.resume(stations.database, "ct-lung", actor=ME)
     assert stations.claim().job_id == job_id
+
+
+def test_a_job_that_is_made_while_a_pause_ends_goes_on(stations, source):
+    """Under PostgreSQL it still sees the pause, and the one who ends it not yet the job."""
+    orders.pause(stations.database, "ct-lung", actor=ME)
+    if stations.database.is_sqlite:  # there, one waits for the other
+        orders.resume(stations.database, "ct-lung", actor=ME)
+        job_id, _ = stations.enqueue(stations.work(source))
+    else:
+        with stations.database.write() as connection:
+            job_id, _ = enqueue(connection, stations.database, stations.work(source), actor=ME)
+            orders.resume(stations.database, "ct-lung", actor=ME)
+        assert stations.job(job_id).reason == holds.PAUSED
+    assert holds.release_unpaused(stations.database, actor=ME) == (not stations.database.is_sqlite)
+    assert stations.claim().job_id == job_id
+    assert holds.release_unpaused(stations.database, actor=ME) == 0
+
+
+def test_a_pause_that_goes_on_releases_nothing(stations, source):
+    stations.enqueue(stations.work(source))
+    orders.pause(stations.database, "ct-lung", actor=ME)
+    assert holds.release_unpaused(stations.database, actor=ME) == 0
+
+
+@pytest.mark.parametrize("state", [JobState.REFUSED, JobState.FAILED])
+def test_a_report_of_no_analysis_that_cannot_be_made_is_shown_until_it_is_set_aside(stations, sender, state):
+    sender.send("1", (1, 2))
+    due = now() - timedelta(hours=1)
+    job_id, _ = stations.enqueue(stations.work(stations.complete("1"), report_not_analysed=True, overdue_at=due))
+    end = queue.refuse if state is JobState.REFUSED else queue.fail
+    end(stations.database, stations.claim(), "gantry tilt")
+    notices.give_up(stations.database, notices.next_order(stations.database), "no image can be read", actor=ME)
+    with stations.database.read() as connection:
+        (one,) = concerns.of_jobs(connection)
+    assert one.words == "was not analysed, and pacs cannot be told: no image can be read"
+    assert one.advice == f"pacs-ai retry {job_id}, or pacs-ai cancel {job_id} to set it aside"
+    orders.cancel(stations.database, job_id, actor=ME)
+    with stations.database.read() as connection:
+        assert concerns.of_jobs(connection) == []
 
 
 def test_retry_while_paused_is_withheld(stations, source):

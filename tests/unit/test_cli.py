@@ -214,6 +214,18 @@ def test_CFG_02_secrets_are_masked(run):
 
 
 ROUTE = '[[route]]\nrun = "{}"\nwhen = {{ {} }}\n'
+NAMESAKES = """
+[[peer]]
+name = "ct-a"
+ae_title = "CT"
+host = "10.0.0.1"
+{}
+[[peer]]
+name = "ct-b"
+ae_title = "CT"
+host = "10.0.0.2"
+{}
+"""
 PEER = '[[peer]]\nname = "ct"\nhost = "10.1.2.3"\nae_title = "CT"\naddresses = [{}]\n'
 
 
@@ -244,6 +256,12 @@ def test_CFG_01_contradictions_are_found(run, text, words):
     ("text", "words"),
     [
         ("[receive]\nport = 0", "receive.port"),
+        (NAMESAKES.format("", "quiet_seconds = 60"), "ct-a and ct-b have one AE title, CT: give them the same quiet"),
+        (
+            NAMESAKES.format("", "certificate_name = 'ct-b'"),
+            "ct-b have one AE title, CT: give them the same certificate",
+        ),
+        ("[receive]\ncommitment = true\n" + NAMESAKES.format("", ""), "which of them asks for storage commitment"),
         ("[receive]\nprot = 104", "receive.prot: unknown key; is port meant?"),
         ("[recieve]\nport = 104", "recieve: unknown key; is receive meant?"),
         ('[[peer]]\nae = "PACS"', "peer.1.ae_title: is missing"),
