@@ -310,6 +310,38 @@ def test_ASC_04_items_of_types_to_come_are_skipped(bed):
     assert peer.status() == 0x0000
 
 
+@pytest.mark.parametrize(
+    "further",
+    [
+        item(0x55, b"A" * 17),
+        item(0x55, b""),
+        item(0x55, b"\xe9\xff"),
+        item(0x52, b"no UID"),
+        item(0x58, b"\x06\0" + struct.pack(">H", 3) + b"abc" + struct.pack(">H", 0)),
+        item(0x58, b"\1"),
+        item(0x56, b""),
+    ],
+    ids=["long name", "no name", "name not in ASCII", "no UID", "identity to come", "half an identity", "extended"],
+)
+def test_ASC_04_items_that_bear_on_nothing_are_not_judged(bed, further):
+    """PS3.7 D.3.3.2, D.3.3.5 to D.3.3.7: who made the peer, what it further negotiates, who its user is."""
+    peer = bed.peer().associate(associate_rq(users=user_information(further=further)))
+    peer.send(echo())
+    assert peer.status() == 0x0000
+
+
+def test_ASC_04_sub_items_of_types_to_come_are_skipped_in_a_presentation_context(bed):
+    """PS3.8 9.3.1."""
+    syntaxes = item(0x30, CTImageStorage.encode()) + item(0x40, ExplicitVRLittleEndian.encode())
+    known, later = (item(0x20, bytes((1, 0, 0, 0)) + syntaxes + more) for more in (b"", item(0x77, b"later")))
+    request = associate_rq(contexts=CT_CONTEXTS[:1])
+    assert known in request
+    request = request.replace(known, later)
+    peer = bed.peer().associate(request[:2] + struct.pack(">L", len(request) - 6) + request[6:])
+    peer.send(store(data_set(), "1.2.3"))
+    assert peer.status() == 0x0000
+
+
 SECRET = b"s3cret-Token"
 
 
