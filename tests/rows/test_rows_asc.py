@@ -342,6 +342,18 @@ def test_ASC_04_sub_items_of_types_to_come_are_skipped_in_a_presentation_context
     assert peer.status() == 0x0000
 
 
+@pytest.mark.parametrize("value", [b"", None], ids=["empty", "missing"])
+def test_a_priority_without_a_value_is_medium(bed, value):
+    encoded = store_command()
+    priority = struct.pack("<HHLH", 0, 0x0700, 2, 0)
+    assert priority in encoded
+    given = b"" if value is None else struct.pack("<HHL", 0, 0x0700, len(value)) + value
+    peer = bed.peer().associate()
+    peer.send(pdv(encoded.replace(priority, given), 3) + pdv(data_set(), 2))
+    assert peer.status() == 0x0000
+    assert [arrival.priority for arrival in bed.arrivals] == [0]
+
+
 SECRET = b"s3cret-Token"
 
 
