@@ -104,6 +104,8 @@ class Acceptor:
         `guard.MalformedRequest`.
     refused
         Told of each peer that was turned away: its address, and why.
+    ticked
+        Told of the time whenever clocks are looked at, monotonic, in seconds.
     loop
         To run in.
     """
@@ -115,6 +117,7 @@ class Acceptor:
         bounds: Bounds,
         decide: Callable[[Connection, bytes], tuple[Agreement, Exchange] | Rejection],
         refused: Callable[[str, str], None],
+        ticked: Callable[[float], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.limits = limits
@@ -125,6 +128,7 @@ class Acceptor:
         self._ports = ports
         self._decide = decide
         self._refused = refused
+        self._ticked = ticked
         self._connections: dict[Connection, _Opening] = {}
         # those that have not asked for an association, in the order in which they came: all, and by address
         self._waiting: dict[Connection, None] = {}
@@ -292,6 +296,7 @@ class Acceptor:
                     connection.drop()
         if not self._closing:
             self._deaf = [port for port in self._deaf if not self._listens_again(port)]
+        self._ticked(now)
 
     def _listens_again(self, port: Port) -> bool:
         """Accept from a port that rested; False where that fails, and it rests on."""

@@ -289,9 +289,9 @@ class Connection(asyncio.BufferedProtocol):
         else:
             if taken < len(received) and self._state in _EXPECTED:
                 self._carry += received[taken:]
+                self._pause()  # so that no more than one read is put aside
                 if not self.is_full and not self._goes_on:
                     self._goes_on = True
-                    self._pause()
                     self._door.soon(self._next_turn)
 
     def _next_turn(self) -> None:

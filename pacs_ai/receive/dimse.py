@@ -83,8 +83,8 @@ class Command:
 
     @property
     def priority(self) -> int:
-        """Priority (0000,0700): 0 medium, 1 high, 2 low; medium where it is missing."""
-        return _word(self.elements, _PRIORITY) if _PRIORITY in self.elements else 0
+        """Priority (0000,0700): 0 medium, 1 high, 2 low; medium where it is missing or empty."""
+        return _word(self.elements, _PRIORITY) if self.elements.get(_PRIORITY) else 0
 
     @property
     def sop_class_uid(self) -> str:
@@ -98,16 +98,16 @@ class Command:
 
     @property
     def type_id(self) -> int | None:
-        """Event Type ID or Action Type ID, None where there is none."""
+        """Event Type ID or Action Type ID, None where there is none, or it is empty."""
         for number in (_EVENT_TYPE_ID, _ACTION_TYPE_ID):
-            if number in self.elements:
+            if self.elements.get(number):
                 return _word(self.elements, number)
         return None
 
     def check(self) -> None:
         """Raise `ProtocolFault` where a number that the answer or a service needs is missing or is none."""
         for number in (_PRIORITY, _EVENT_TYPE_ID, _ACTION_TYPE_ID):
-            if number in self.elements:
+            if self.elements.get(number):
                 _word(self.elements, number)
         if self.field != C_CANCEL_RQ:
             _word(self.elements, _MESSAGE_ID)

@@ -93,6 +93,11 @@ class Exchange:
         return message is not None and (message.whole or (message.handing and len(message.held) >= self._desk.most))
 
     @property
+    def is_over(self) -> bool:
+        """Whether the association has ended; something of it may be under way for a while."""
+        return self._over
+
+    @property
     def is_amid_message(self) -> bool:
         """Whether a message is under way or unanswered."""
         return self._message is not None or self._messages.is_amid_message
@@ -104,10 +109,11 @@ class Exchange:
     def tick(self, now: float) -> None:
         """Answer what takes too long; what becomes of it later is no longer this peer's concern.
 
-        Where the disk hangs amid an instance there is nothing to answer yet, and the association is aborted.
+        Where the disk hangs amid an instance there is nothing to answer yet, and the association is aborted. Where the
+        peer has gone there is nobody to answer, and the association is over.
         """
         message = self._message
-        if message is None or not self.is_full:
+        if message is None or not (self.is_full or self._over):
             return
         if message.working_since is None:
             message.working_since = now
@@ -117,6 +123,9 @@ class Exchange:
             self._desk.overdue += 1
             if message.whole:
                 self._answer(message, _NOT_IN_TIME)
+            elif self._over:
+                self._message = None
+                self._tell_end()
             else:
                 self._link.abort()
 

@@ -38,7 +38,7 @@ class Malformed(Exception):  # noqa: N818 - named after what came
 class Lengths:
     """Longest bodies: of an A-ASSOCIATE-RQ, and of a P-DATA-TF as it was advertised (PS3.8 D.1), in bytes."""
 
-    request_bytes: int = 65536
+    request_bytes: int = 262144
     data_bytes: int = 131072
 
 

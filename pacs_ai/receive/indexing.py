@@ -292,6 +292,7 @@ class Indexing:
         try:
             if self._in_doubt and (done := self._recorded(batch)):
                 self._drop(done)
+                self._end_again(done)
                 return True
             self._in_doubt = False
             self._commit(batch)
@@ -341,7 +342,10 @@ class Indexing:
             self._record(arrivals)
 
     def _let_go(self, error: Transient) -> bool:
-        """Tell all that wait for an answer why they are not stored; return whether others stay to be tried again."""
+        """Tell all that wait for an answer why they are not stored; return whether others stay to be tried again.
+
+        Their commit may have gone through all the same.
+        """
         with self._changed:
             refused = [entry for entry in self._queue if isinstance(entry, Stored)]
             self._queue = deque(entry for entry in self._queue if not isinstance(entry, Stored))
@@ -349,6 +353,7 @@ class Indexing:
             stays = bool(self._queue)
         for entry in refused:
             entry.settle(error)
+        self._end_again(refused)
         return stays
 
     def _give_up(self, entry: Stored | Kept, error: Exception) -> bool:

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 
 #: A peer that cannot take PDUs of this many bytes is not spoken to: answers would come in crumbs.
 MIN_PEER_LENGTH = 1024
-#: The items and user information items that PS3.8 9.3.2 and PS3.7 Annex D know; any other is skipped (PS3.8 9.3.1).
+#: The items that PS3.8 9.3.2 knows; any other is skipped (PS3.8 9.3.1), and so are their sub-items.
 _APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
-#: The extended negotiations (0x56, 0x57) are nothing to this node: it answers none, so it reads none.
-_USER_ITEMS = frozenset({0x51, 0x52, 0x53, 0x54, 0x55, 0x58})
+#: Of the user information only what bears on the answer is read: maximum length, asynchronous operations, roles (PS3.7
+#: D.3.3.1, D.3.3.3, D.3.3.4). Who made the peer, extended negotiations and user identity (0x52, 0x55 to 0x58) do not.
+_USER_ITEMS = frozenset({0x51, 0x53, 0x54})
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 #: A role for each of 128 contexts, and the rest of PS3.7 Annex D, are fewer by far.
 _MOST_USER_ITEMS = 256
@@ -140,7 +141,7 @@ class Negotiator:
     def _telling(self, request: bytes) -> bytes:
         """Return the request without what cannot change the answer.
 
-        It may hold thousands of items in 64 KiB, and to read them all would take half a second that is everybody's.
+        It may hold thousands of items, and to read them all would take half a second that is everybody's.
         """
         start = HEADER.size + _FIXED_BYTES
         body = bytearray(request[HEADER.size : start])
@@ -160,20 +161,21 @@ class Negotiator:
 
         They are the one that will be chosen, and the first, which stands in a refusal and must not be malformed.
         """
-        proposed: dict[str, bytes] = {}
-        others, asked = b"", ""
+        proposed: dict[str, memoryview] = {}
+        abstract, asked = b"", ""
         for kind, value in items_of(context):
             if kind == _TRANSFER_SYNTAX:
-                proposed.setdefault(_uid(value), _item(kind, value))
-            else:
-                others += _item(kind, value)
-                asked = _uid(value) if kind == _ABSTRACT_SYNTAX else asked
+                proposed.setdefault(_uid(value), value)
+            elif kind == _ABSTRACT_SYNTAX:
+                abstract, asked = _item(kind, value), _uid(value)
         first = next(iter(proposed), "")
         chosen = next((syntax for syntax in self._preferred.get(asked, ()) if syntax in proposed), "")
         if not first and not chosen:  # an empty one is passed over
             chosen = next((syntax for syntax in proposed if syntax in self._syntaxes), "")
         telling = (chosen,) if chosen and first in self._syntaxes else dict.fromkeys((first, chosen))
-        return others + b"".join(proposed[syntax] for syntax in telling if syntax in proposed)
+        return abstract + b"".join(
+            _item(_TRANSFER_SYNTAX, proposed[syntax]) for syntax in telling if syntax in proposed
+        )
 
     def _acceptance(
         self,

@@ -192,7 +192,9 @@ class Receiver:
             ended=self._ended,
         )
         ports = [port for port in (self._plain, self._tls) if port is not None]
-        self._acceptor = Acceptor(ports, listen.waiting, listen.bounds, self._decide, self._turned_away, self._loop)
+        self._acceptor = Acceptor(
+            ports, listen.waiting, listen.bounds, self._decide, self._turned_away, self._look_at_leaving, self._loop
+        )
 
     @property
     def port(self) -> int:
@@ -294,6 +296,12 @@ class Receiver:
 
     def _turned_away(self, address: str, words: str) -> None:
         self._listen.on_refusal(Refusal("connection", address, "", "", words, datetime.now(UTC)))
+
+    def _look_at_leaving(self, now: float) -> None:
+        """Look at the clocks of those whose peers have gone and of which something is under way."""
+        for exchange in tuple(self._open):
+            if exchange.is_over:
+                exchange.tick(now)
 
     def _ended(self, exchange: Exchange) -> None:
         """Take note, in the loop's thread, that an association is over; the rest of the node is told by another."""

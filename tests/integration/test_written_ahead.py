@@ -6,6 +6,7 @@ import errno
 import re
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Side:
     folder: Path
     record: Any = None
     is_recorded: Any = lambda *_: False
+    note_ended: Any = None
     fault: Callable[[], None] = lambda: None
     rows: list[str] = field(default_factory=list)
 
@@ -53,7 +55,7 @@ class Side:
             self.record_as_told,
             ahead=ahead,
             is_recorded=self.is_recorded,
-            note_ended=self.ended,
+            note_ended=self.note_ended or self.ended,
         )
 
     def record_as_told(self, *arrivals: Any) -> None:
@@ -168,6 +170,39 @@ def test_STO_09_what_was_committed_though_the_connection_was_lost_is_not_recorde
     gate.set()
     until(lambda: side.rows == ["released"])
     assert recorded == sent
+
+
+@pytest.mark.parametrize("pixels", [5000, 2 << 20], ids=["written ahead", "with a file of its own"])
+def test_STO_09_what_comes_too_late_ends_its_association_though_its_commit_was_in_doubt(
+    make: Callable[..., Side], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int
+):
+    """Its row opens the association again, and completion would wait for an end that never comes."""
+    database = Database(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    schema.metadata.create_all(database.engine)
+    index = Index(database, Files(tmp_path / "files").path, "receive:1")
+    write, lost = database.write, threading.Event()
+
+    @contextmanager
+    def losing() -> Iterator[sa.Connection]:
+        with write() as connection:
+            yield connection
+        if not lost.is_set():
+            lost.set()
+            raise Unavailable("the server closed the connection")
+
+    def are_ended() -> list[bool]:
+        with database.read() as connection:
+            return [end is not None for end in connection.execute(sa.select(schema.association.c.ended_at)).scalars()]
+
+    side = make(record=index.record, is_recorded=index.is_recorded, note_ended=index.association_ended)
+    side.ingest.opened(ASSOCIATION)
+    side.ingest.ended(ASSOCIATION.assoc_id, released=True)
+    monkeypatch.setattr(database, "write", losing)
+    answers = side.send("1.2.1", pixels=pixels, is_over=True)
+    until(lambda: answers and lost.is_set() and side.ingest.owes_nothing)
+    assert are_ended() == [True]
+    side.ingest.close()
+    database.close()
 
 
 def test_STO_01_while_the_disk_is_full_nothing_is_taken(make: Callable[..., Side], monkeypatch: pytest.MonkeyPatch):

@@ -346,6 +346,20 @@ def test_NET_15_what_is_sent_without_awaiting_answers_stays_in_the_peers_buffers
         assert peer.response()[0x0120] == number + 1
 
 
+def test_NET_15_while_a_request_is_dealt_with_no_more_than_one_read_is_put_aside(bed):
+    """Of 500 associations at once a second read would be 125 MiB more."""
+    gate = threading.Event()
+    bed.before_record = lambda: gate.wait(PATIENCE) and None
+    peer = bed.peer().associate()
+    peer.send(store(data_set(), "1.2.3"))
+    until(bed.stored)
+    (connection,) = bed.receiver._acceptor._connections
+    peer.send(echo())
+    until(lambda: connection._carry and connection._paused)
+    gate.set()
+    assert [peer.status(), peer.status()] == [0x0000, 0x0000]
+
+
 def test_NET_16_a_peer_that_reads_no_answers_is_aborted(make_bed):
     seconds = {"write_seconds": 1.0} if "write_seconds" in Bounds.__dataclass_fields__ else {"network_seconds": 1.0}
     bed = make_bed(bounds=Bounds(**seconds))

@@ -25,6 +25,7 @@ from pacs_ai.dicom import commitment, status
 from pacs_ai.receive import desk, space
 from pacs_ai.receive.desk import HELD_BYTES, THREADS
 from pacs_ai.receive.guard import Bounds
+from pacs_ai.receive.problem import Problems
 from pacs_ai.receive.service import N_ACTION_RQ, Answer
 from pacs_ai.store import schema, views
 from pacs_ai.store.database import Database
@@ -384,6 +385,35 @@ def test_STO_13_who_breaks_off_while_the_disk_hangs_keeps_his_place_until_it_goe
     until(lambda: receiver.associations == 0)
     until(lambda: _is_idle(receiver))
     until(lambda: len(bed.stored()) == (length < HELD_BYTES))
+
+
+@pytest.mark.parametrize("length", [900_000, HELD_BYTES + 300_000], ids=["whole", "amid"])
+def test_STO_13_who_breaks_off_while_the_disk_hangs_and_does_not_wait_is_overdue_all_the_same(
+    make_bed, hanging, caplog, length
+):
+    """Else nobody would know that it hangs, and who tries again and again would take all places."""
+    bed = make_bed(bounds=Bounds(answer_seconds=ANSWER_SECONDS))
+    receiver, problems = bed.receiver, Problems(bed.ingest, bed.receiver)
+    pixels = 64 << 10 if length < HELD_BYTES else 4 << 20
+    with hanging("open"):
+        for number in range(MANY):
+            peer, uid = bed.peer().associate(), f"1.2.3.{number + 1}"
+            peer.send(store(data_set(uid, pixels=pixels), uid)[:length])
+            until(lambda: any(one.exchange._message.lent for one in _inside(receiver)))
+            peer.reset()
+            until(lambda: not _inside(receiver))
+        until(lambda: receiver.associations == 0)
+        assert receiver._desk.overdue == MANY
+        assert receiver.hangs
+        assert "the disk answers to no write" in problems.look()
+        assert bed.is_served()
+        late = bed.peer().associate()
+        assert _sent(late, "1.2.4") == status.OUT_OF_RESOURCES
+    assert caplog.text.count("instance from SENDER not stored in time") == MANY
+    until(lambda: _is_idle(receiver))
+    assert not receiver.hangs
+    until(lambda: len(bed.stored()) == (MANY if length < HELD_BYTES else 0))
+    assert _sent(late, "1.2.4") == 0x0000
 
 
 def test_STO_13_other_services_that_hang_hold_no_more_either(make_bed):
