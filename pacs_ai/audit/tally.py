@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pacs_ai.errors import Transient
+from pacs_ai.log import unexpected
 from pacs_ai.store import trail
 from pacs_ai.store.trail import Notice, NoticeKind
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from pacs_ai.dicom.arrival import AssociationInfo, Refusal
     from pacs_ai.store.database import Database
+
+_log = logging.getLogger(__name__)
 
 #: What happened once is written after so many seconds at the latest; what goes on, once in so many.
 FIRST_SECONDS, AGAIN_SECONDS = 1.0, 60.0
@@ -106,7 +110,10 @@ class Tally:
         try:
             trail.note(self._database, due)
         except Transient:
-            self._give_back(due)
+            self._give_back(due, FIRST_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whatever is odd about a refusal must not end receiving
+            _log.error("what was refused is not noted: %s", unexpected(error))
+            self._give_back(due, AGAIN_SECONDS)
 
     def _take(self, *, whole: bool) -> list[Notice]:
         now = self._clock()
@@ -122,10 +129,10 @@ class Tally:
                 count.times, count.due = 0, now + AGAIN_SECONDS
         return found
 
-    def _give_back(self, notices: Iterable[Notice]) -> None:
+    def _give_back(self, notices: Iterable[Notice], seconds: float) -> None:
         with self._lock:
             for notice in notices:
                 key = (notice.kind, notice.address, notice.calling_ae_title, notice.called_ae_title, notice.reason)
                 count = self._counts.setdefault(key, _Count(notice))
                 count.times += notice.times
-                count.due = self._clock() + FIRST_SECONDS
+                count.due = self._clock() + seconds

@@ -90,6 +90,7 @@ def examine_database(config: Config) -> Iterator[Finding]:
     database = Database(url)
     name = "SQLite" if database.is_sqlite else version.database_name(database)
     try:
+        probe.prove_encoding(database)
         sound, words = probe.durability(database)
         version.check(database)
     except PacsAiError as error:

@@ -35,6 +35,7 @@ _CONTENDED = frozenset({"40001", "40P01"})
 _BUSY_SECONDS = 5.0
 #: libpq's parameters: a server that is gone is noticed within half a minute.
 _POSTGRES = {
+    "client_encoding": "utf8",
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

@@ -10,7 +10,7 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
-from pacs_ai.store import schema
+from pacs_ai.store import probe, schema
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -28,7 +28,11 @@ def _alembic() -> tuple[AlembicConfig, ScriptDirectory]:
 
 
 def upgrade(database: Database) -> None:
-    """Apply the migrations that are missing, in one transaction; several nodes at once are safe."""
+    """Apply the migrations that are missing, in one transaction; several nodes at once are safe.
+
+    UserError where the database cannot hold what the node writes.
+    """
+    probe.prove_encoding(database)
     config, scripts = _alembic()
 
     def missing(revision: str, _context: MigrationContext) -> Any:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from pacs_ai.errors import UserError
+
 if TYPE_CHECKING:
     from pacs_ai.store.database import Database
 
@@ -60,6 +62,27 @@ def sync_milliseconds(folder: Path) -> float:
 def is_made(url: str) -> bool:
     """Tell whether there can be a database at the URL: False where it is SQLite and its file is not there."""
     return not url.startswith(_SQLITE) or Path(url.removeprefix(_SQLITE)).is_file()
+
+
+def prove_encoding(database: Database) -> None:
+    """Raise UserError where a PostgreSQL database cannot hold every character; where it is away, others say so.
+
+    SQLAlchemy cannot connect to one without an encoding at all (SQL_ASCII), so it is asked without.
+    """
+    if database.is_sqlite:
+        return
+    import psycopg  # only where there is such a database
+
+    try:
+        with psycopg.connect(database.engine.url.set(drivername="postgresql").render_as_string(False)) as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+    except psycopg.OperationalError:
+        return
+    if encoding != "UTF8":
+        raise UserError(
+            f"store.database is encoded in {encoding}, which does not hold every name: make one with "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def durability(database: Database) -> tuple[bool, str]:

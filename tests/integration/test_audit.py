@@ -490,6 +490,22 @@ def test_refusals_wait_for_a_database_that_is_away(database, clock, monkeypatch,
     assert [row.times for row in stations.rows(schema.audit_notice)] == [1]
 
 
+def test_a_refusal_that_cannot_be_written_ends_nothing_and_is_kept(database, clock, monkeypatch, stations, caplog):
+    counts = tally.Tally(database, clock)
+    counts.refused(refusal())
+
+    def odd(*_):
+        raise UnicodeEncodeError("latin-1", "Secret", 0, 1, "ordinal not in range(256)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trail, "note", odd)
+        counts.write(whole=True)
+    assert "what was refused is not noted: unexpected UnicodeEncodeError" in caplog.text
+    assert "Secret" not in caplog.text
+    counts.write(whole=True)
+    assert [row.times for row in stations.rows(schema.audit_notice)] == [1]
+
+
 def test_refused_instances_and_idle_associations_have_events_of_their_own(database, auditor, memory, clock):
     counts = tally.Tally(database, clock)
     counts.refused(refusal(what="instance", reason="not a whole and sound DICOM data set"))

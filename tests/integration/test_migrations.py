@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import autogenerate
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from pacs_ai.config import Config
+from pacs_ai.doctor.findings import Level
+from pacs_ai.doctor.storage import examine_database
 from pacs_ai.errors import UserError
 from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store import migrate, schema, version
@@ -153,3 +157,24 @@ def test_lookups_by_uid_and_claims_use_an_index(sqlite_template):
             partial = "ix_series_awaiting" in plan  # holds but what is asked for
             assert partial or "SCAN" not in plan, f"{text}: {plan}"
     database.close()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_does_not_hold_every_character_is_refused(postgres, encoding):
+    """What a peer sends in other letters would be answered Success and never get its row."""
+    server, name = postgres.format("postgres").replace("+psycopg", ""), f"pacs_ai_{encoding.lower()}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    database = Database(postgres.format(name))
+    try:
+        with pytest.raises(UserError, match=f"encoded in {encoding}.* ENCODING 'UTF8' TEMPLATE template0"):
+            migrate.upgrade(database)
+    finally:
+        database.close()
+    config = Config.model_validate({"store": {"database": postgres.format(name)}})
+    (finding,) = examine_database(config)
+    assert finding.level is Level.FAULT
+    assert f"encoded in {encoding}" in str(finding)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
