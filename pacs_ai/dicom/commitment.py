@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence  # noqa: TC003 - dataclass fields
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pacs_ai.dicom import status
 from pacs_ai.dicom.attributes import is_uid
 from pacs_ai.dicom.reading import READING_FAULTS, read_items, read_text, read_whole
-from pacs_ai.dicom.structure import Wanted, locate
+from pacs_ai.dicom.structure import Value, Walk, Wanted
 from pacs_ai.errors import NotUnderstood, Refused
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ SOP_INSTANCE_UID = "1.2.840.10008.1.20.1.1"
 REQUEST = 1
 #: Event Type IDs of the answer (PS3.4 Table J.3-2).
 ALL_KEPT, SOME_FAILED = 1, 2
+#: Elements and items that a request or an answer may have: 100,000 instances have 400,000.
+MOST_ELEMENTS = 600_000
+_TRANSACTION_UID = 0x00081195
+#: Objects are made of one at a time, and a walk goes so many bytes: others are to be answered meanwhile.
+_READING = threading.Lock()
+_STEP = 1 << 18
 #: The encodings in which these are spoken of, preferred first.
 TRANSFER_SYNTAXES = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 
@@ -136,14 +143,40 @@ def encoded(ds: Dataset, transfer_syntax_uid: str) -> bytes:
 
 def decoded(data: bytes, transfer_syntax_uid: str) -> Dataset:
     """Read a data set without file meta that a stranger wrote; NotUnderstood where it is none."""
+    _walked(data, transfer_syntax_uid)
+    try:
+        with _READING:
+            return read_dataset(BytesIO(data), _is_implicit(transfer_syntax_uid), is_little_endian=True)
+    except READING_FAULTS as error:
+        raise NotUnderstood("the data set cannot be read") from error
+
+
+def transaction_of(data: bytes, transfer_syntax_uid: str) -> str:
+    """Return the Transaction UID of a data set that a stranger wrote, "" where it has none, and read no more of it.
+
+    NotUnderstood where it is no data set.
+    """
+    value = _walked(data, transfer_syntax_uid).get("TransactionUID")
+    return "" if value is None else value.raw.decode("ascii", "replace").rstrip("\0 ")
+
+
+def _walked(data: bytes, transfer_syntax_uid: str) -> dict[str, Value]:
+    """Prove a data set whole and short enough to be read; returns its Transaction UID. One thread at a time does so."""
+    wanted = Wanted({_TRANSACTION_UID: "TransactionUID"}, {})
+    implicit = _is_implicit(transfer_syntax_uid)
+    walk = Walk(wanted, implicit=implicit, length=len(data), most_elements=MOST_ELEMENTS)
+    view = memoryview(data)
+    for start in range(0, len(view), _STEP):
+        with _READING:
+            walk.feed(view[start : start + _STEP])
+    return walk.end()
+
+
+def _is_implicit(transfer_syntax_uid: str) -> bool:
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
     if not implicit and transfer_syntax_uid != ExplicitVRLittleEndian:
         raise NotUnderstood(f"a data set in {transfer_syntax_uid}, which is not read here")
-    locate(data, Wanted({}, {}), implicit=implicit)
-    try:
-        return read_dataset(BytesIO(data), implicit, is_little_endian=True)
-    except READING_FAULTS as error:
-        raise NotUnderstood("the data set cannot be read") from error
+    return implicit
 
 
 def _items(references: Iterable[Reference]) -> list[Dataset]:

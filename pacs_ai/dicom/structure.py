@@ -122,17 +122,28 @@ class Walk:
         How the data set is encoded.
     length
         Of the whole data set in bytes, where it is known.
+    most_elements
+        So many elements and items it may have in all; None: `MAX_ELEMENTS`.
 
     Raises
     ------
     NotUnderstood
         A length reaches beyond the end or beyond the enclosing item, a delimiter is missing, tags of the data set
         are not ascending and unique (PS3.5 7.1), groups 0000 or 0002 occur, or it goes beyond `MAX_NESTING`,
-        `MAX_SIBLINGS`, `MAX_ITEMS` or `MAX_ELEMENTS`. `feed` raises as soon as it shows, `end` at the end.
+        `MAX_SIBLINGS`, `MAX_ITEMS` or `most_elements`. `feed` raises as soon as it shows, `end` at the end.
     """
 
-    def __init__(self, wanted: Wanted, *, implicit: bool, big_endian: bool = False, length: int = _ENDLESS) -> None:
+    def __init__(
+        self,
+        wanted: Wanted,
+        *,
+        implicit: bool,
+        big_endian: bool = False,
+        length: int = _ENDLESS,
+        most_elements: int | None = None,
+    ) -> None:
         layout = BIG if big_endian else LITTLE
+        self._most = MAX_ELEMENTS if most_elements is None else most_elements
         self._wanted = wanted
         self._data: bytes | memoryview = b""  # from byte `_base` on
         self._base = 0
@@ -282,8 +293,8 @@ class Walk:
         self._count += count - frame.count
         frame.count = count
         beside = MAX_ITEMS if frame.is_sequence else MAX_SIBLINGS
-        if count > beside or self._count > MAX_ELEMENTS:
-            most = beside if count > beside else MAX_ELEMENTS
+        if count > beside or self._count > self._most:
+            most = beside if count > beside else self._most
             raise NotUnderstood(f"the data set has more than {most} elements or items")
 
     def _end(self, frame: _Frame) -> bool:
@@ -381,10 +392,10 @@ class Walk:
                 raise NotUnderstood(f"encapsulated pixel data holds {name_of(tag)} at byte {at - 8}, no fragment")
             at += length
             self._count += 1
-            if self._count > MAX_ELEMENTS:
+            if self._count > self._most:
                 break
         self._at = at
-        if at + 8 > frame.end or self._count > MAX_ELEMENTS:
+        if at + 8 > frame.end or self._count > self._most:
             raise NotUnderstood("encapsulated pixel data ends before its delimiter, or has too many fragments")
         return False
 

@@ -55,8 +55,11 @@ class Answers:
         if request.type_id not in {commitment.ALL_KEPT, commitment.SOME_FAILED}:
             return _NO_SUCH_EVENT
         try:
-            report = commitment.read_report(request.data_set, request.transfer_syntax)
             calling = request.association.calling_ae_title
+            if not self._was_asked(request, calling):  # before much of it is read
+                LOGGER.warning("%s answered on storage commitment to a request that it was not asked; ignored", caller)
+                return _UNKNOWN
+            report = commitment.read_report(request.data_set, request.transfer_syntax)
             verdict = commitments.record(self._database, report, calling, actor=self._actor)
         except NotUnderstood as error:
             LOGGER.warning("%s answered on storage commitment, not understood: %s", caller, error)
@@ -64,11 +67,12 @@ class Answers:
         except Transient as error:
             LOGGER.warning("%s answered on storage commitment, not noted: %s", caller, error)
             return _NOT_NOW
-        if verdict is Verdict.UNKNOWN:
-            LOGGER.warning("%s answered on storage commitment to a request that it was not asked; ignored", caller)
-            return _UNKNOWN
         LOGGER.info("%s answered on storage commitment: %s", caller, verdict)
-        return _TAKEN
+        return _UNKNOWN if verdict is Verdict.UNKNOWN else _TAKEN
+
+    def _was_asked(self, request: ServiceRequest, calling_ae_title: str) -> bool:
+        transaction_uid = commitment.transaction_of(request.data_set, request.transfer_syntax)
+        return commitments.was_asked(self._database, transaction_uid, calling_ae_title)
 
 
 class Requests:

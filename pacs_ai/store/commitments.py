@@ -328,6 +328,13 @@ def _leave_open(connection: Connection, row: Row[Any], words: str, actor: str) -
     journal.append(connection, "delivery", row.id, "unconfirmed", before=state, after=state, reason=reason, actor=actor)
 
 
+def was_asked(database: Database, transaction_uid: str, calling_ae_title: str) -> bool:
+    """Tell whether there is a request of this Transaction UID to that AE title."""
+    this = sa.and_(_commitment.c.transaction_uid == transaction_uid, _commitment.c.ae_title == calling_ae_title)
+    with database.read() as connection:
+        return connection.execute(sa.select(_commitment.c.id).where(this)).first() is not None
+
+
 def record(database: Database, report: Report, calling_ae_title: str, *, actor: str) -> Verdict:
     """Note a peer's answer to a request.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -506,6 +507,43 @@ def test_what_travels_is_read_as_it_was_written(syntax):
     )
     report = Report("2.25.7", (request.instances[0],), {request.instances[1]: 0x0112})
     assert commitment.read_report(commitment.encode_report(report, syntax), syntax) == report
+
+
+def test_what_has_more_elements_than_any_answer_is_not_read_into_objects(monkeypatch):
+    """An answer of 100,000 instances is."""
+    instances = tuple(("1.2.840.10008.5.1.4.1.1.2", f"1.2.3.{number}") for number in range(100_000))
+    report = Report("2.25.7", instances, {})
+    assert (
+        commitment.read_report(commitment.encode_report(report, ImplicitVRLittleEndian), ImplicitVRLittleEndian)
+        == report
+    )
+
+    def refuse(*_arguments, **_options):
+        raise AssertionError("read into objects")
+
+    monkeypatch.setattr(commitment, "read_dataset", refuse)
+    inner = b"".join(struct.pack("<HHL", 0x0011, 0x1000 + number, 0) for number in range(50_000))
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
+    bomb = struct.pack("<HHL", 0x0008, 0x1199, 13 * len(item)) + 13 * item
+    with pytest.raises(NotUnderstood, match="more than 600000"):
+        commitment.read_report(struct.pack("<HHL", 0x0008, 0x1195, 6) + b"1.2.3\0" + bomb, ImplicitVRLittleEndian)
+
+
+@sqlite
+def test_DEL_07_of_an_answer_to_what_was_not_asked_no_more_than_its_transaction_is_read(
+    make_bed, make_committer, monkeypatch
+):
+    bed = make_bed(make_committer(answers="never"))
+    report = asked(bed)
+
+    def refuse(*_arguments, **_options):
+        raise AssertionError("read into objects")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commitment, "read_dataset", refuse)
+        assert reported(bed, Report("2.25.1", report.kept, {})) == 0x0115
+        assert reported(bed, report, calling="STRANGER") == 0x0115
+    assert reported(bed, report) == 0x0000
 
 
 def test_nonsense_is_not_understood():
