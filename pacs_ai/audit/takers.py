@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pacs_ai.audit.syslog import Envelope
     from pacs_ai.credentials import Credentials
     from pacs_ai.store.trail import Event
+
+_log = logging.getLogger(__name__)
 
 FILE, REPOSITORY = "file", "repository"
 _NAME = "audit.log"
@@ -45,7 +48,7 @@ class Taker(Protocol):
 
 
 class AuditFile:
-    """`audit.log` in a folder, 0600: synced before `take` returns, set aside when it is long.
+    """`audit.log` in a folder, 0600: synced before `take` returns, set aside once it is long.
 
     Parameters
     ----------
@@ -61,6 +64,7 @@ class AuditFile:
         self._folder = folder
         self._envelope = envelope
         self._max_bytes = max_bytes
+        self._told = False  # that it cannot be set aside
 
     @property
     def path(self) -> Path:
@@ -71,6 +75,7 @@ class AuditFile:
         """See `Taker.take`."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._keep_short()
             self._append(b"".join(map(self._envelope.line, events)))
         except OSError as error:
             raise OutOfResources(f"{self.path} cannot be written: {error.strerror}") from error
@@ -86,10 +91,21 @@ class AuditFile:
             os.fsync(handle)
             if size == 0:
                 _sync_folder(self._folder)
-            if os.fstat(handle).st_size > self._max_bytes:
-                self._set_aside()
         finally:
             os.close(handle)
+
+    def _keep_short(self) -> None:
+        """Set aside what is long, before more is written; a file that cannot be goes on, however long it becomes."""
+        try:
+            if self.path.lstat().st_size > self._max_bytes:
+                self._set_aside()
+                self._told = False
+        except FileNotFoundError:
+            return  # it is about to be made
+        except OSError as error:
+            if not self._told:
+                _log.warning("%s cannot be set aside, and becomes longer: %s", self.path, error.strerror)
+            self._told = True
 
     def _set_aside(self) -> None:
         at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

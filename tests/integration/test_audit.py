@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import audit_schema as schema_of
 import pytest
@@ -504,6 +505,24 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path):
     taker.path.write_bytes(b"<85>1 half a li")
     taker.take([trail.Event(datetime.now(UTC), 5, "<AuditMessage />")])
     assert lines(tmp_path)[1].endswith("<AuditMessage />")
+
+
+def test_a_file_that_cannot_be_set_aside_goes_on_and_has_each_event_once(tmp_path, monkeypatch, caplog):
+    """It may be appended to (`chattr +a`), or its folder belongs to another."""
+    taker = AuditFile(tmp_path, ENVELOPE, 100)
+    events = [trail.Event(datetime.now(UTC), 5, f"<AuditMessage n='{number}' />") for number in range(5)]
+
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refused)
+        for one in events:
+            taker.take([one])
+    assert [line.rpartition(" - ")[2] for line in lines(tmp_path)] == [one.message for one in events]
+    assert caplog.text.count("cannot be set aside, and becomes longer: Operation not permitted") == 1
+    taker.take(events[:1])
+    assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.iterdir())] == [5, 1]
 
 
 def test_a_link_in_place_of_the_file_is_not_followed(tmp_path):
