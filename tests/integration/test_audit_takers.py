@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
+from certificates import Authority
+from pydantic import ValidationError
 from running_node import until
 from stations import Clock
 
+from pacs_ai import tls
+from pacs_ai.audit import takers
 from pacs_ai.audit.auditor import AuditThreads, parts
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.messenger import PARCEL, Messenger
 from pacs_ai.audit.syslog import Envelope
+from pacs_ai.audit.takers import Repository
+from pacs_ai.credentials import calling
 from pacs_ai.errors import Unavailable
+from pacs_ai.network_sections import Audit, Tls
 from pacs_ai.store import schema, spool, trail
 
 TELLER = Teller("node", "ai.example.org", ("PACS_AI",), "node", "General Hospital")
@@ -152,3 +161,84 @@ def _waits_for_a_lock(database):
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with database.read() as connection:
         return connection.execute(sa.text(query)).scalar_one()
+
+
+# -- the repository
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory):
+    """How the node speaks TLS to a repository called audit.example.org, and how that one does."""
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    node, sink = authority.issue("node"), authority.issue("sink", "DNS:audit.example.org")
+
+    def given(one):
+        return Tls(certificate_file=one.certificate, key_file=one.key, trusted_file=authority.trusted)
+
+    return calling(given(node)), tls.server_context(given(sink))
+
+
+class Reader:
+    """A repository that reads as `read` does, which gets the connection."""
+
+    def __init__(self, context, read):
+        self._context = context
+        self._read = read
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = self._server.getsockname()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self):
+        plain, _ = self._server.accept()
+        with suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
+            connection.settimeout(60)
+            self._read(connection)
+            connection.unwrap()
+
+    def close(self):
+        self._thread.join(60)
+        self._server.close()
+
+
+def test_PRI_07_a_repository_may_take_as_long_to_read_as_the_length_of_a_parcel_needs(contexts):
+    """What the kernels hold for it is not read yet when all is sent."""
+    client, server = contexts
+    read = bytearray()
+
+    def late(connection):
+        threading.Event().wait(2)  # longer than `audit.repository_seconds`
+        while chunk := connection.recv(65536):
+            read.extend(chunk)
+
+    reader = Reader(server, late)
+    Repository(client, reader.address, "audit.example.org", 1.0, ENVELOPE).take(events(200, length=2000))
+    reader.close()
+    assert read.count(b"<AuditMessage") == 200
+
+
+def test_PRI_07_a_repository_that_reads_drop_by_drop_is_given_up_in_time(contexts, monkeypatch):
+    """Each drop would begin the time limit of a write anew."""
+    monkeypatch.setattr(takers, "_SLOWEST_BYTES_PER_SECOND", 10**9)
+    client, server = contexts
+    over = threading.Event()
+
+    def dribble(connection):
+        while not over.is_set() and connection.recv(1024):
+            over.wait(0.01)
+
+    reader = Reader(server, dribble)
+    repository = Repository(client, reader.address, "audit.example.org", 1.0, ENVELOPE)
+    with pytest.raises(Unavailable, match=r"did not take .* bytes and end the connection within 1 s"):
+        repository.take(events(1000, length=32_000))
+    over.set()
+    reader.close()
+
+
+def test_a_repository_whose_name_cannot_be_one_is_refused_and_not_reached(contexts):
+    with pytest.raises(ValidationError, match=r"audit\.\.example\.org is no host name"):
+        Audit(repository="audit..example.org:6514")
+    for good in ("audit.example.org:6514", "[::1]:6514", "192.0.2.40:6514"):
+        assert Audit(repository=good).repository == good
+    with pytest.raises(Unavailable, match="no host name"):
+        Repository(contexts[0], ("audit..example.org", 6514), "audit.example.org", 1.0, ENVELOPE).greet()
