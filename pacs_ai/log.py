@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 import traceback
 import warnings
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_log = logging.getLogger(__name__)
 
 _SHOWN = str.maketrans({i: f"\\x{i:02x}" for i in [*range(32), 127]})
 
@@ -61,15 +67,23 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if record.exc_info:
-            row["traceback"] = self.formatException(record.exc_info)
+        if record.exc_text:
+            row["traceback"] = record.exc_text
         return json.dumps(row)
+
+
+def _without_texts(record: logging.LogRecord) -> bool:
+    """Have the error that a library logs shown as `trace` does."""
+    if record.exc_info and record.exc_info[1] is not None:
+        record.exc_text, record.exc_info = trace(record.exc_info[1]), None
+    return True
 
 
 def configure(process: str, level: str = "info", form: Literal["text", "json"] = "text") -> None:
     """Send the node's log to standard error; `process` names the actor in every line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(process) if form == "text" else _Json(process))
+    handler.addFilter(_without_texts)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -81,3 +95,24 @@ def configure(process: str, level: str = "info", form: Literal["text", "json"] =
     logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
     # each text that was warned of is remembered, and peers make them up
     warnings.filterwarnings("ignore", module="py(net)?dicom")
+    sys.excepthook = _tell_end
+    threading.excepthook = _tell_end_of_thread
+    sys.unraisablehook = _tell_ignored
+
+
+def _tell_end(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    """Log what ends the process (`sys.excepthook`); Python's own hook prints the texts of errors, a database's too."""
+    _log.error("ended by %s", trace(error))
+
+
+def _tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """Log what ends a thread (`threading.excepthook`)."""
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        name = "" if ended.thread is None else ended.thread.name
+        _log.error("thread %s ended by %s", name, trace(ended.exc_value))
+
+
+def _tell_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """Log an error that nobody could be told of, as one while something is cleared away (`sys.unraisablehook`)."""
+    if ignored.exc_value is not None:
+        _log.error("ignored %s", trace(ignored.exc_value))

@@ -204,7 +204,7 @@ class Audit(Section):
     repository_name: str = ""
     """DNS name or common name that its certificate must bear; empty: its host."""
     repository_seconds: Seconds = 10.0
-    """Time limit for the connection, and for each step of sending."""
+    """Time limit for the connection, and, beside what their length needs at 8 KiB/s, for events to be read."""
     source: str = ""
     """Audit Source ID; empty: `node.name`."""
     site: str = ""
@@ -216,6 +216,10 @@ class Audit(Section):
         host, _, port = value.rpartition(":")
         if value and not (host and port.isdigit() and 0 < int(port) < 65536):
             raise ValueError("give host:port, such as audit.example.org:6514")
+        try:
+            host.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"{host} is no host name; give host:port, such as audit.example.org:6514") from error
         return value
 
     @property

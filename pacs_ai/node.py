@@ -70,6 +70,14 @@ class _Child:
         """What it is called."""
         return " ".join(a for a in self.arguments if not a.startswith("--"))
 
+    def put_off(self) -> float:
+        """Note a failure; returns the seconds until it is started anew."""
+        wait = _RESTART_SECONDS[min(self.failures, len(_RESTART_SECONDS) - 1)]
+        self.failures += 1
+        self.due = time.monotonic() + wait
+        self.process = None
+        return wait
+
 
 class Supervisor:
     """Starts every process of the node and keeps them running until `stop` is set."""
@@ -102,13 +110,19 @@ class Supervisor:
                 child.failures = 0
             return
         if process is not None:
-            wait = _RESTART_SECONDS[min(child.failures, len(_RESTART_SECONDS) - 1)]
-            child.failures += 1
-            child.due = time.monotonic() + wait
-            child.process = None
+            wait = child.put_off()
             _log.error("process %s ended with status %s; started anew in %g s", child.title, process.returncode, wait)
         if time.monotonic() >= child.due:
+            self._begin(child)
+
+    def _begin(self, child: _Child) -> None:
+        """Start a process; one that the kernel does not start now is tried again, and the others live on."""
+        try:
             child.process = self._spawn(child.arguments)
+        except OSError as error:
+            wait = child.put_off()
+            _log.error("process %s cannot be started (%s); tried again in %g s", child.title, error.strerror, wait)
+        else:
             child.started = time.monotonic()
 
     def _spawn(self, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -58,9 +59,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> work_or
     return work_order.Together(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _hooks():
+    """What pytest does about errors that nobody catches."""
+    return sys.excepthook, threading.excepthook, sys.unraisablehook
+
+
 @pytest.fixture(autouse=True)
-def _logging_as_at_the_start():
+def _logging_as_at_the_start(_hooks):
     """Undo what a command run in this process did to logging (`pacs_ai.log.configure`), in whatever fixture."""
+    sys.excepthook, threading.excepthook, sys.unraisablehook = _hooks
     for name, level in _LEVELS.items():
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(capture=False)

@@ -1,7 +1,7 @@
-"""The auditor: makes events of what happened, spools them, and hands them to those who are to have them.
+"""The auditor: makes events of what happened and spools them; a messenger hands them to each who is to have them.
 
-It works in a thread of the deliver process, off the way of every instance. What it did not finish when it was killed it
-does again: an event may come twice, and none is lost.
+They work in threads of the deliver process, off the way of every instance. What they did not finish when they were
+killed they do again: an event may come twice, and none is lost.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pacs_ai import loop
 from pacs_ai.audit.events import Teller
+from pacs_ai.audit.messenger import Messenger
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import FILE, REPOSITORY, AuditFile, Repository
 from pacs_ai.credentials import calling
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Events that are handed over at a time.
-_PARCEL = 200
-#: Waits after a taker failed, doubled up to the last (seconds).
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
+#: After a fault of the node, time until the next try (seconds).
+_FAULT_SECONDS = 60.0
 #: Rest between two looks (seconds): events come in parcels, and connections to a repository are few.
 _REST_SECONDS = 1.0
 
@@ -78,41 +77,50 @@ def takers(config: Config) -> list[Taker]:
     return found
 
 
+class Part(Protocol):
+    """One of those who do the audit trail's work: the auditor, and a messenger for each taker.
+
+    `does` completes "audit events are not ...".
+    """
+
+    does: str
+
+    def step(self) -> bool:
+        """Do one unit of work; False where there is none now."""
+
+    def broke(self, words: str) -> None:
+        """Note, for `pacs-ai status`, what nobody foresaw."""
+
+
+def parts(
+    database: Database, teller: Teller, takers: Sequence[Taker], clock: Callable[[], float] = time.monotonic
+) -> list[Part]:
+    """Return all who do the work; none of them waits for another."""
+    names = [one.name for one in takers]
+    return [Auditor(database, teller, names), *(Messenger(database, one, names, clock) for one in takers)]
+
+
 class Auditor:
     """Tells what happened; `step` does one batch.
 
     Parameters
     ----------
     takers
-        Who is to have the events; none: nothing is told, and nothing kept for it.
-    clock
-        Monotonic seconds.
+        The names of those who are to have the events; none: nothing is told, and nothing kept for it.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        teller: Teller,
-        takers: Sequence[Taker],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    does = "made"
+
+    def __init__(self, database: Database, teller: Teller, takers: Sequence[str]) -> None:
         self._database = database
         self._teller = teller
         self._takers = takers
-        self._clock = clock
         self._horizon = trail.Horizon()
-        self._waits: dict[str, tuple[float, float]] = {}  # taker -> next try, wait before it
 
     def step(self) -> bool:
-        """Tell one batch and hand over one parcel to each; False where nothing is left to do now."""
+        """Spool the events of one batch; False where nothing happened."""
         if not self._takers:
             return self._forget()
-        told = self.tell()
-        handed = [self._hand(taker) for taker in self._takers]
-        return told or any(handed)
-
-    def tell(self) -> bool:
-        """Spool the events of one batch; False where nothing happened."""
         with self._database.read() as connection:
             batch = trail.read(connection, self._horizon)
         if batch.is_empty:
@@ -123,60 +131,45 @@ class Auditor:
     def broke(self, words: str) -> None:
         """Note, for `pacs-ai status`, that nobody gets events, and why."""
         for taker in self._takers:
-            spool.failed(self._database, taker.name, words)
+            spool.failed(self._database, taker, words)
 
     def _forget(self) -> bool:
         with self._database.write() as connection:
             trail.discard(connection)
         return False
 
-    def _hand(self, taker: Taker) -> bool:
-        """Hand the next parcel to a taker; False where it has all, or is left alone for a while."""
-        due, wait = self._waits.get(taker.name, (0.0, _FIRST_WAIT))
-        if self._clock() < due:
-            return False
-        with self._database.read() as connection:
-            parcel = spool.waiting(connection, taker.name, _PARCEL)
-        if parcel is None:
-            return False
-        try:
-            taker.take(parcel.events)
-        except Transient as error:
-            self._waits[taker.name] = (self._clock() + wait, min(2 * wait, _LONGEST_WAIT))
-            spool.failed(self._database, taker.name, str(error))
-            _log.warning("audit events wait, tried again in %.0f s: %s", wait, error)
-            return False
-        self._waits.pop(taker.name, None)
-        spool.taken(self._database, taker.name, parcel, [one.name for one in self._takers])
-        return True
 
+class AuditThreads:
+    """Runs each part in a thread of its own, beside another actor that goes on whatever befalls them."""
 
-class AuditThread:
-    """Runs the auditor beside another actor, which never waits for it and goes on whatever befalls it."""
-
-    def __init__(self, auditor: Auditor, stop: threading.Event) -> None:
-        self._auditor = auditor
+    def __init__(self, parts: Sequence[Part], stop: threading.Event) -> None:
         self._stop = stop
-        self._thread = threading.Thread(target=self._run, name="auditor", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(part,), name=f"audit events {part.does}", daemon=True)
+            for part in parts
+        ]
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def join(self, seconds: float) -> None:
-        """Wait for the end of the step in progress, after `stop` was set."""
-        self._thread.join(seconds)
+        """Wait for the end of the steps in progress, after `stop` was set."""
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
-    def _run(self) -> None:
+    def _run(self, part: Part) -> None:
         while not self._stop.is_set():
             try:
-                loop.run(self._auditor.step, self._rest, self._stop)
+                loop.run(part.step, self._rest, self._stop)
             except Exception as error:  # noqa: BLE001 - outermost: results are delivered whatever is odd about an event
                 words = unexpected(error)
-                _log.error("audit events are not made: %s", words)
+                _log.error("audit events are not %s: %s", part.does, words)
                 with suppress(Transient):
-                    self._auditor.broke(words)
-                self._stop.wait(_LONGEST_WAIT)
+                    part.broke(words)
+                self._stop.wait(_FAULT_SECONDS)
 
     def _rest(self) -> None:
         self._stop.wait(_REST_SECONDS)

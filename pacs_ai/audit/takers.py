@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
     from pacs_ai.credentials import Credentials
     from pacs_ai.store.trail import Event
 
+_log = logging.getLogger(__name__)
+
 FILE, REPOSITORY = "file", "repository"
 _NAME = "audit.log"
 #: Of a repository that ends a connection by itself within so long after the last event it is not known what it read.
 _LISTENED_SECONDS = 0.2
 _ANSWER_BYTES = 4096
+#: A repository that reads less than so many in a second gets less at a time.
+_SLOWEST_BYTES_PER_SECOND = 8192
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -45,7 +50,7 @@ class Taker(Protocol):
 
 
 class AuditFile:
-    """`audit.log` in a folder, 0600: synced before `take` returns, set aside when it is long.
+    """`audit.log` in a folder, 0600: synced before `take` returns, set aside once it is long.
 
     Parameters
     ----------
@@ -61,6 +66,7 @@ class AuditFile:
         self._folder = folder
         self._envelope = envelope
         self._max_bytes = max_bytes
+        self._told = False  # that it cannot be set aside
 
     @property
     def path(self) -> Path:
@@ -71,6 +77,7 @@ class AuditFile:
         """See `Taker.take`."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._keep_short()
             self._append(b"".join(map(self._envelope.line, events)))
         except OSError as error:
             raise OutOfResources(f"{self.path} cannot be written: {error.strerror}") from error
@@ -86,10 +93,21 @@ class AuditFile:
             os.fsync(handle)
             if size == 0:
                 _sync_folder(self._folder)
-            if os.fstat(handle).st_size > self._max_bytes:
-                self._set_aside()
         finally:
             os.close(handle)
+
+    def _keep_short(self) -> None:
+        """Set aside what is long, before more is written; a file that cannot be goes on, however long it becomes."""
+        try:
+            if self.path.lstat().st_size > self._max_bytes:
+                self._set_aside()
+                self._told = False
+        except FileNotFoundError:
+            return  # it is about to be made
+        except OSError as error:
+            if not self._told:
+                _log.warning("%s cannot be set aside, and becomes longer: %s", self.path, error.strerror)
+            self._told = True
 
     def _set_aside(self) -> None:
         at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -124,7 +142,7 @@ class Repository:
     certificate_name
         DNS name or common name that its certificate must bear.
     seconds
-        Time limit for the connection, and for each step.
+        Time limit for the connection, and, beside what its length needs at 8 KiB/s, for a parcel to be read.
     """
 
     name = REPOSITORY
@@ -145,56 +163,85 @@ class Repository:
 
     def take(self, events: Sequence[Event]) -> None:
         """See `Taker.take`."""
-        with self._connection() as connection:
-            for event in events:
-                connection.sendall(self._envelope.frame(event))
-            self._end(connection)
+        self._send(b"".join(map(self._envelope.frame, events)))
 
     def greet(self) -> None:
         """Connect and close, without a message; Unavailable where that fails."""
+        self._send(b"")
+
+    @property
+    def _where(self) -> str:
+        return f"audit repository at {self._address[0]}:{self._address[1]}"
+
+    def _send(self, stream: bytes) -> None:
+        limit = self._seconds + len(stream) / _SLOWEST_BYTES_PER_SECOND
         with self._connection() as connection:
-            self._end(connection)
+            until = time.monotonic() + limit
+            try:
+                _write(connection, stream, until)
+                self._end(connection, until)
+            except TimeoutError as error:
+                words = f"did not take {len(stream)} bytes and end the connection within {limit:.0f} s"
+                raise Unavailable(f"{self._where} {words}") from error
 
     @contextmanager
     def _connection(self) -> Iterator[ssl.SSLSocket]:
-        where = f"audit repository at {self._address[0]}:{self._address[1]}"
+        where = self._where
         self._credentials.renew()
         try:
             with (
                 socket.create_connection(self._address, timeout=self._seconds) as plain,
                 self._credentials.context().wrap_socket(plain, server_hostname=None) as connection,
             ):
-                self._prove(connection, where)
+                self._prove(connection)
                 yield connection
         except ssl.SSLError as error:
             raise Unavailable(f"{where}: {tls.fault_words(error)}") from error
         except OSError as error:
             raise Unavailable(f"{where} cannot be reached ({error.strerror or error})") from error
+        except UnicodeError as error:  # of the name, as it is looked up (RFC 3490)
+            raise Unavailable(f"{where} cannot be reached (that is no host name)") from error
 
-    def _prove(self, connection: ssl.SSLSocket, where: str) -> None:
+    def _prove(self, connection: ssl.SSLSocket) -> None:
         certificate = connection.getpeercert() or {}
         if not tls.bears(certificate, self._certificate_name):
             names = ", ".join(tls.names_in(certificate)) or "no name"
             raise Unavailable(
-                f"{where}: its certificate bears {names}, not {self._certificate_name}: correct audit.repository_name"
+                f"{self._where}: its certificate bears {names}, not {self._certificate_name}: "
+                "correct audit.repository_name"
             )
 
-    def _end(self, connection: ssl.SSLSocket) -> None:
+    def _end(self, connection: ssl.SSLSocket, until: float) -> None:
         """Close a connection that is still open at the other end; Unavailable where it is not."""
-        until = time.monotonic() + _LISTENED_SECONDS
+        listened_until = time.monotonic() + _LISTENED_SECONDS
         connection.settimeout(_LISTENED_SECONDS)
         with suppress(TimeoutError):
             while connection.recv(_ANSWER_BYTES):  # there are no answers in syslog: nothing is made of them
-                if time.monotonic() >= until:
+                if time.monotonic() >= listened_until:
                     break
             else:
-                host, port = self._address
                 raise Unavailable(
-                    f"audit repository at {host}:{port} ended the connection by itself, so it is not known what it has "
-                    "read: look at it, and at what stands in front of it"
+                    f"{self._where} ended the connection by itself, so it is not known what it has read: look at it, "
+                    "and at what stands in front of it"
                 )
-        connection.settimeout(self._seconds)
+        connection.settimeout(_left(until))
         try:
             connection.unwrap()
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             return  # it closed without close_notify, after what it was sent
+
+
+def _write(connection: ssl.SSLSocket, stream: bytes, until: float) -> None:
+    """Write all of it by then; `sendall` begins its time anew with whatever the other end takes."""
+    rest = memoryview(stream)
+    while rest:
+        connection.settimeout(_left(until))
+        rest = rest[connection.send(rest) :]
+
+
+def _left(until: float) -> float:
+    """Return the seconds that remain; TimeoutError when none do."""
+    seconds = until - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pacs_ai import loop
-from pacs_ai.audit.auditor import Auditor, AuditThread, takers, teller
+from pacs_ai.audit.auditor import AuditThreads, parts, takers, teller
 from pacs_ai.deliver.courier import Courier
 from pacs_ai.store.files import Files
 from pacs_ai.store.life import entered, rest
@@ -23,7 +23,7 @@ def run(config: Config, stop: threading.Event) -> None:
     """Deliver until `stop` is set."""
     with entered(config, "deliver") as (database, owner):
         courier = Courier(config, database, Files(config.store.folder / "files"), owner)
-        audit = AuditThread(Auditor(database, teller(config), takers(config)), stop)
+        audit = AuditThreads(parts(database, teller(config), takers(config)), stop)
         audit.start()
         bell = database.bell()
         loop.run(courier.step, rest(bell, database, owner, stop), stop)

@@ -89,7 +89,8 @@ class Database:
         self._file: tuple[int, int] | None = None
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.engine = sa.create_engine(url, pool_pre_ping=not self.is_sqlite, **self._options())
+        # an error's text holds the statement; what is bound to it is patients'
+        self.engine = sa.create_engine(url, pool_pre_ping=not self.is_sqlite, hide_parameters=True, **self._options())
         self._reader = self.engine
         if self.is_sqlite:
             event.listen(self.engine, "do_connect", self._before_connect)

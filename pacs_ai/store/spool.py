@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from pacs_ai.store import schema
+from pacs_ai.store import schema, trail
 from pacs_ai.store.clock import now
 from pacs_ai.store.trail import JOURNAL, Event
 
@@ -33,7 +33,7 @@ class Standing:
     taker
         "file" or "repository".
     waiting
-        Events that it does not have yet.
+        Events that it does not have yet, and what no event tells of yet.
     failing_since
         None where the last try went well, or there was none.
     problem
@@ -73,6 +73,9 @@ def taken(database: Database, taker: str, parcel: Parcel, takers: Sequence[str])
     """
     with database.write() as connection:
         _enter(connection, database, takers)
+        # one at a time: of two who note at once, neither would see how far the other is
+        marks = sa.select(_cursor.c.name).where(_cursor.c.name.in_(takers)).order_by(_cursor.c.name)
+        connection.execute(marks.with_for_update())
         moved = connection.execute(
             sa.update(_cursor)
             .where(_cursor.c.name == taker, _cursor.c.turn == parcel.turn)
@@ -96,6 +99,7 @@ def failed(database: Database, taker: str, problem: str) -> None:
 def standings(connection: Connection, takers: Sequence[str]) -> list[Standing]:
     """Return how each taker stands."""
     found = []
+    untold = trail.untold(connection)
     for taker in takers:
         mark = _mark(connection, taker)
         position = 0 if mark is None else mark.position
@@ -103,7 +107,7 @@ def standings(connection: Connection, takers: Sequence[str]) -> list[Standing]:
             sa.select(sa.func.count()).select_from(_event).where(_event.c.id > position)
         ).scalar_one()
         since, problem = (None, "") if mark is None else (mark.failing_since, mark.problem)
-        found.append(Standing(taker, int(count), since, problem))
+        found.append(Standing(taker, int(count) + untold, since, problem))
     return found
 
 

@@ -182,6 +182,14 @@ def read(connection: Connection, horizon: Horizon, limit: int = BATCH) -> Batch:
     )
 
 
+def untold(connection: Connection) -> int:
+    """Return how many moves and notices no event tells of yet; of some there will be none."""
+    position = sa.select(_cursor.c.position).where(_cursor.c.name == JOURNAL).scalar_subquery()
+    moves = sa.select(sa.func.count()).select_from(_journal).where(_journal.c.id > sa.func.coalesce(position, 0))
+    notices = sa.select(sa.func.count()).select_from(_notice)
+    return sum(int(connection.execute(query).scalar_one()) for query in (moves, notices))
+
+
 def _over(connection: Connection, limit: int) -> list[str]:
     """Return associations that ended and brought what was not told yet."""
     ended = sa.select(_association.c.id).where(_association.c.ended_at.is_not(None))

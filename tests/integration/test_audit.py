@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import audit_schema as schema_of
 import pytest
@@ -20,7 +21,7 @@ from stations import BACKOFF, ME, Clock
 
 from pacs_ai import tls
 from pacs_ai.audit import tally
-from pacs_ai.audit.auditor import Auditor, AuditThread
+from pacs_ai.audit.auditor import AuditThreads, parts
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import AuditFile, Repository
@@ -53,6 +54,17 @@ class Memory:
         return [(schema_of.event(one), *schema_of.types(one)) for one in self.messages]
 
 
+class Together:
+    """The auditor and a messenger for each taker; `step` steps each once."""
+
+    def __init__(self, *given):
+        self.parts = parts(*given)
+
+    def step(self):
+        found_some = [part.step() for part in self.parts]
+        return any(found_some)
+
+
 @pytest.fixture
 def memory():
     return Memory()
@@ -65,7 +77,7 @@ def clock():
 
 @pytest.fixture
 def auditor(database, memory, clock):
-    return Auditor(database, TELLER, [memory], clock)
+    return Together(database, TELLER, [memory], clock)
 
 
 def settle(auditor):
@@ -296,7 +308,7 @@ def test_PRI_07_a_repository_that_is_away_misses_nothing(stations, sender, datab
     """The file goes on meanwhile; the spool holds what the repository lacks, and status can say so."""
     repository = Memory("repository")
     repository.away = "audit repository at 127.0.0.1:6514 cannot be reached"
-    auditor = Auditor(database, TELLER, [memory, repository], clock)
+    auditor = Together(database, TELLER, [memory, repository], clock)
     stations.done_job(sender)
     settle(auditor)
     assert len(memory.messages) == 3
@@ -328,17 +340,17 @@ def test_PRI_07_an_auditor_killed_after_telling_tells_again(stations, sender, da
     with monkeypatch.context() as patched:
         patched.setattr(spool, "taken", killed)
         with pytest.raises(KeyboardInterrupt):
-            Auditor(database, TELLER, [memory], clock).step()
+            Together(database, TELLER, [memory], clock).step()
     first = Counter(memory.kinds())
     assert first.total() == 3
-    settle(Auditor(database, TELLER, [memory], clock))
+    settle(Together(database, TELLER, [memory], clock))
     assert Counter(memory.kinds()) == first + first
 
 
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pacs_ai.audit.auditor import Auditor, AuditThread
+from pacs_ai.audit.auditor import parts
 from pacs_ai.audit.events import Teller
 from pacs_ai.audit.syslog import Envelope
 from pacs_ai.audit.takers import AuditFile
@@ -351,7 +363,8 @@ class Killed(AuditFile):
 
 teller = Teller("node", "ai.example.org", ("PACS_AI",), "node")
 taker = Killed(Path(sys.argv[2]), Envelope("ai.example.org", os.getpid()), 10**9)
-Auditor(Database(sys.argv[1]), teller, [taker]).step()
+for part in parts(Database(sys.argv[1]), teller, [taker]):
+    part.step()
 """
 
 
@@ -362,7 +375,7 @@ def test_PRI_07_kill_9_between_the_file_and_the_cursor_gives_duplicates_and_no_l
     command = [sys.executable, "-c", _KILLED, database.url, tmp_path / "audit"]
     for _ in range(2):
         assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
-    settle(Auditor(database, TELLER, [AuditFile(tmp_path / "audit", ENVELOPE, 10**9)]))
+    settle(Together(database, TELLER, [AuditFile(tmp_path / "audit", ENVELOPE, 10**9)]))
     told = Counter(schema_of.types(schema_of.unwrap(line))[0] for line in lines(tmp_path / "audit"))
     assert told == {"received": 3, "job-claimed": 3, "job-finished": 3}
 
@@ -376,8 +389,8 @@ def test_an_auditor_killed_before_spooling_loses_nothing(stations, sender, datab
     with monkeypatch.context() as patched:
         patched.setattr(trail, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
-            Auditor(database, TELLER, [memory], clock).step()
-    settle(Auditor(database, TELLER, [memory], clock))
+            Together(database, TELLER, [memory], clock).step()
+    settle(Together(database, TELLER, [memory], clock))
     assert len(memory.messages) == 3
 
 
@@ -408,7 +421,7 @@ def test_a_row_that_is_committed_late_is_not_skipped(stations, sender, database,
 
 def test_without_takers_nothing_is_kept(database, clock):
     trail.note(database, [trail.Notice(trail.NoticeKind.COMMAND, datetime.now(UTC), "x", actor=OPERATOR)])
-    auditor = Auditor(database, TELLER, [], clock)
+    auditor = Together(database, TELLER, [], clock)
     assert not auditor.step()
     with database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.audit_notice)).scalar_one() == 0
@@ -419,9 +432,9 @@ def test_a_fault_of_the_auditor_shows_and_names_nobody(stations, sender, databas
     """The thread goes on, so that deliveries do."""
     sender.send(PatientName="Doe^Jane")
     sender.end()
-    broken = Auditor(database, Faulty("node", "ai.example.org", ("PACS_AI",), "node"), [memory], clock)
+    broken = Together(database, Faulty("node", "ai.example.org", ("PACS_AI",), "node"), [memory], clock)
     stop = threading.Event()
-    thread = AuditThread(broken, stop)
+    thread = AuditThreads(broken.parts, stop)
     thread.start()
     until(lambda: caplog.text)
     stop.set()
@@ -542,6 +555,24 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path):
     taker.path.write_bytes(b"<85>1 half a li")
     taker.take([trail.Event(datetime.now(UTC), 5, "<AuditMessage />")])
     assert lines(tmp_path)[1].endswith("<AuditMessage />")
+
+
+def test_a_file_that_cannot_be_set_aside_goes_on_and_has_each_event_once(tmp_path, monkeypatch, caplog):
+    """It may be appended to (`chattr +a`), or its folder belongs to another."""
+    taker = AuditFile(tmp_path, ENVELOPE, 100)
+    events = [trail.Event(datetime.now(UTC), 5, f"<AuditMessage n='{number}' />") for number in range(5)]
+
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refused)
+        for one in events:
+            taker.take([one])
+    assert [line.rpartition(" - ")[2] for line in lines(tmp_path)] == [one.message for one in events]
+    assert caplog.text.count("cannot be set aside, and becomes longer: Operation not permitted") == 1
+    taker.take(events[:1])
+    assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.iterdir())] == [5, 1]
 
 
 def test_a_link_in_place_of_the_file_is_not_followed(tmp_path):
