@@ -104,9 +104,12 @@ def _is_due() -> sa.ColumnElement[bool]:
 
 def take(database: Database, peer: str) -> Step | None:
     """Take the next step at a peer; nobody else takes it within `LONGEST_WAIT`. None where nothing is due."""
-    due = sa.select(_delivery).where(_delivery.c.peer == peer, _is_due()).order_by(_delivery.c.id)
+    due = sa.select(_delivery.c.id).where(_delivery.c.peer == peer, _is_due())
     with database.write() as connection:
-        rows = connection.execute(due.limit(BATCH).with_for_update()).all()
+        longest = due.order_by(_delivery.c.confirm_at, _delivery.c.id).limit(BATCH)
+        these = _delivery.c.id.in_(connection.execute(longest).scalars().all())
+        still = sa.select(_delivery).where(these, _is_due()).order_by(_delivery.c.id)
+        rows = connection.execute(still.with_for_update()).all()
         if not rows:
             return None
         first = rows[0]

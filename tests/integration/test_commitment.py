@@ -29,7 +29,7 @@ from pacs_ai.receive.process import listen
 from pacs_ai.receive.scp import Receiver
 from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
 from pacs_ai.states import DeliveryState
-from pacs_ai.store import commitments, journal, resending, retention, retraction, schema
+from pacs_ai.store import commitments, journal, pledges, resending, retention, retraction, schema
 from pacs_ai.store.clock import LONGEST_WAIT, now
 from pacs_ai.store.commitments import Verdict
 from pacs_ai.store.enqueue import Address
@@ -296,6 +296,43 @@ def test_DEL_07_a_peer_that_is_away_is_asked_later_with_the_same_transaction(mak
     bed.step()
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
     assert [row.transaction_uid for row in bed.requests] == [str(bed.peer.requests[0].TransactionUID)]
+
+
+def plans(database, act):
+    """Return how SQLite finds what each query asks for that `act` puts."""
+    asked = []
+
+    def note(*told):
+        asked.append(told[2:4])
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    act()
+    sa.event.remove(database.engine, "before_cursor_execute", note)
+    with database.read() as connection:
+        return [
+            connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()[0][3]
+            for statement, parameters in asked
+            if statement.startswith("SELECT")
+        ]
+
+
+@sqlite
+def test_what_is_due_is_found_without_a_look_at_all_that_was_ever_sent(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    database = bed.stations.database
+    bed.deliver()
+
+    def look():
+        with database.read() as connection:
+            assert commitments.due_peers(connection) == ["pacs"]
+            assert pledges.due_peers(connection) == []
+
+    peers, pledging = plans(database, look)
+    assert peers == "SEARCH delivery USING COVERING INDEX ix_delivery_confirm (state=?)"
+    assert pledging == "SCAN pledge USING COVERING INDEX ix_pledge_open"
+    longest, locked, *_ = plans(database, lambda: commitments.take(database, "pacs"))
+    assert longest.startswith("SEARCH delivery USING COVERING INDEX ix_delivery_confirm (state=? AND peer=?")
+    assert "ix_delivery_state_peer" not in locked
 
 
 @sqlite
