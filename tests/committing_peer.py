@@ -31,7 +31,7 @@ class CommittingPeer:
     maps a SOP Instance UID to how many more times it is lost after its C-STORE was answered Success. With a `comment`
     queries are refused, and so is a request that has an `action_status`; both bear it. One that does not `indexes` by
     itself keeps what it got from all answers until `index`. One that `aborts` ends the association on a request, and
-    one that `rejects` takes no association at all.
+    one that `rejects` takes no association at all. Queries of one Series Instance UID may be refused, or aborted.
     """
 
     ae_title: str = "COMMITTER"
@@ -54,6 +54,8 @@ class CommittingPeer:
     waiting: dict[str, Dataset] = field(default_factory=dict)
     aborts: bool = False
     rejects: bool = False
+    refuses_queries_of: str = ""
+    aborts_queries_of: str = ""
 
     def start(self) -> None:
         """Listen."""
@@ -160,6 +162,12 @@ class CommittingPeer:
             yield commented(0xC000, self.comment), None
             return
         wanted = event.identifier
+        series_instance_uid = wanted.get("SeriesInstanceUID", "")
+        if series_instance_uid and series_instance_uid in {self.refuses_queries_of, self.aborts_queries_of}:
+            if series_instance_uid == self.aborts_queries_of:
+                event.assoc.abort()
+            yield 0xC001, None
+            return
         for ds in list(self.stored.values()):
             if ds.StudyInstanceUID != wanted.StudyInstanceUID:
                 continue

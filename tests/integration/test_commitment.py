@@ -227,6 +227,56 @@ def test_DEL_07_a_peer_that_rejects_every_association_but_deliveries_is_shown_as
     assert events == ["enqueued", "claimed", "accepted", "unconfirmed"]
 
 
+@pytest.mark.parametrize("fault", ["refuses", "aborts"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_DEL_07_a_series_about_which_no_query_goes_through_keeps_no_other_unconfirmed(
+    make_bed, make_committer, which, fault
+):
+    bed = make_bed(make_committer(commits=False))
+    bed.deliver()
+    setattr(bed.peer, fault + "_queries_of", bed.stations.rows(schema.result)[which].series_instance_uid)
+    for _ in range(2 * commitments.MOST_ASKS):
+        while bed.step():
+            pass
+        bed.due()
+    states = [DeliveryState.CONFIRMED, DeliveryState.CONFIRMED]
+    states[which] = DeliveryState.SENT
+    assert bed.stations.deliveries() == states
+    assert unconfirmed(bed) == {"pacs": 1}
+    assert not bed.step()
+
+
+@sqlite
+def test_a_look_that_takes_long_is_gone_on_with_where_it_was(make_bed, make_committer, monkeypatch):
+    bed = make_bed(make_committer(commits=False))
+    bed.deliver()
+    assert bed.step()
+    monkeypatch.setattr(confirmer, "LOOK_SECONDS", -1.0)
+    assert bed.step()
+    assert bed.peer.queried == 0
+    monkeypatch.setattr(confirmer, "LOOK_SECONDS", 60.0)
+    assert bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+@sqlite
+def test_what_a_look_found_stands_where_the_peer_goes_away_amid_it(make_bed, make_committer, monkeypatch):
+    bed = make_bed(make_committer(commits=False))
+    bed.deliver()
+    assert bed.step()
+    find = inquiry.find
+
+    def found_and_gone(*asked):
+        found = find(*asked)
+        bed.peer.stop()
+        return found
+
+    monkeypatch.setattr(inquiry, "find", found_and_gone)
+    assert not bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "sent"]
+    assert bed.rows[1].asks == 1, "nothing is counted"
+
+
 def unconfirmed(bed):
     with bed.stations.database.read() as connection:
         return {peer: count for peer, (count, _) in commitments.unconfirmed(connection).items()}
@@ -527,12 +577,28 @@ def test_an_answer_after_a_retraction_changes_nothing(make_bed, make_committer):
 def test_a_peer_that_is_no_longer_asked_is_let_be(make_bed, make_committer):
     bed = make_bed(make_committer())
     bed.deliver()
-    other = bed.config.model_copy(update={"peer": ()})
-    asking = Confirmer(other, bed.stations.database, ME)
+    peer = bed.config.peer[0].model_copy(update={"commitment": False})
+    asking = Confirmer(bed.config.model_copy(update={"peer": (peer,)}), bed.stations.database, ME)
     assert asking.step("pacs")
     assert not asking.step("pacs")
     assert bed.stations.deliveries() == [DeliveryState.SENT, DeliveryState.SENT]
     assert bed.peer.requests == []
+
+
+@sqlite
+def test_DEL_07_a_peer_that_is_missing_for_one_start_is_asked_once_it_is_back(make_bed, make_committer, caplog):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    without = Confirmer(bed.config.model_copy(update={"peer": ()}), bed.stations.database, ME)
+    for _ in range(2 * commitments.MOST_ASKS):
+        assert not without.step("pacs")
+        assert not without.step("pacs"), "it waits"
+        bed.due()
+    assert "there is no [[peer]] called pacs" in caplog.text
+    assert bed.peer.requests == []
+    assert [row.asks for row in bed.rows] == [0, 0]
+    assert bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
