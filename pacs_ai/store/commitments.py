@@ -24,7 +24,6 @@ from pacs_ai.store.moves import move
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from datetime import datetime
 
     from pacs_ai.dicom.commitment import Report
     from pacs_ai.store.database import Database
@@ -181,22 +180,6 @@ def _schedule(connection: Connection, deliveries: Sequence[Delivered], seconds: 
         .where(_delivery.c.id.in_(these), _delivery.c.state == DeliveryState.SENT.value)
         .values(confirm_at=now() + timedelta(seconds=min(seconds, LONGEST_WAIT)), **values)
     )
-
-
-def unconfirmed(connection: Connection) -> dict[str, tuple[int, datetime]]:
-    """Return for each peer how many results it took and never confirmed, however often asked, and since when."""
-    first = sa.func.min(_delivery.c.sent_at, type_=schema.Instant())
-    query = (
-        sa.select(_delivery.c.peer, sa.func.count(), first)
-        .where(
-            _delivery.c.state == DeliveryState.SENT.value,
-            _delivery.c.confirm_at.is_(None),
-            _delivery.c.asks >= MOST_ASKS,
-        )
-        .group_by(_delivery.c.peer)
-        .order_by(_delivery.c.peer)
-    )
-    return {peer: (count, since) for peer, count, since in connection.execute(query)}
 
 
 # -- what came of a step

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
-from commitment_bed import PLAN, Bed
-from committing_peer import CommittingPeer
+from commitment_bed import PLAN
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from stations import ME
@@ -35,37 +33,13 @@ from pacs_ai.store.commitments import Verdict
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 #: What differs between the databases is shown by the other tests.
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def make_committer() -> Iterator[Callable[..., CommittingPeer]]:
-    peers = []
-
-    def make(**fields: object) -> CommittingPeer:
-        peer = CommittingPeer(**fields)
-        peer.start()
-        peers.append(peer)
-        return peer
-
-    yield make
-    for peer in peers:
-        peer.stop()
-
-
-@pytest.fixture
-def files(tmp_path):
-    return Files(tmp_path / "store" / "files")
-
-
-@pytest.fixture
-def make_bed(stations, source, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(confirmer, "SAME_ASSOCIATION_SECONDS", 60.0)  # a busy machine answers later than most peers
-    return lambda peer, **settings: Bed(stations, source, files, peer, tmp_path, **settings)
+def make_bed(make_commitment_bed):
+    return make_commitment_bed
 
 
 @sqlite
@@ -201,7 +175,7 @@ def test_DEL_07_a_peer_that_is_there_and_breaks_off_every_request_is_looked_at(
     assert bed.step(), "a look"
     assert len(bed.peer.requests) == commitments.MOST_ASKS
     assert bed.stations.deliveries() == (["confirmed", "confirmed"] if offers_queries else ["sent", "sent"])
-    assert unconfirmed(bed) == ({} if offers_queries else {"pacs": 2})
+    assert bed.given_up == ({} if offers_queries else {"pacs": 2})
     assert ("stay unconfirmed" in caplog.text) != offers_queries
 
 
@@ -214,10 +188,10 @@ def test_DEL_07_a_peer_that_rejects_every_association_but_deliveries_is_shown_as
     rejecting = make_committer(port=bed.peer.port, rejects=True)
     for _ in range(2 * commitments.MOST_ASKS - 1):
         assert not bed.step()
-        assert unconfirmed(bed) == {}
+        assert bed.given_up == {}
         bed.due()
     assert not bed.step()
-    assert unconfirmed(bed) == {"pacs": 2}
+    assert bed.given_up == {"pacs": 2}
     assert "2 result(s) stay unconfirmed" in caplog.text
     assert "A-ASSOCIATE-RJ 1/1/7" in bed.rows[0].reason
     assert {row.confirm_at for row in bed.rows} == {None}
@@ -242,7 +216,7 @@ def test_DEL_07_a_series_about_which_no_query_goes_through_keeps_no_other_unconf
     states = [DeliveryState.CONFIRMED, DeliveryState.CONFIRMED]
     states[which] = DeliveryState.SENT
     assert bed.stations.deliveries() == states
-    assert unconfirmed(bed) == {"pacs": 1}
+    assert bed.given_up == {"pacs": 1}
     assert not bed.step()
 
 
@@ -275,11 +249,6 @@ def test_what_a_look_found_stands_where_the_peer_goes_away_amid_it(make_bed, mak
     assert not bed.step()
     assert bed.stations.deliveries() == ["confirmed", "sent"]
     assert bed.rows[1].asks == 1, "nothing is counted"
-
-
-def unconfirmed(bed):
-    with bed.stations.database.read() as connection:
-        return {peer: count for peer, (count, _) in commitments.unconfirmed(connection).items()}
 
 
 @sqlite
@@ -317,8 +286,7 @@ def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirm
     assert len(bed.peer.requests) == commitments.MOST_ASKS
     assert bed.stations.deliveries() == ["sent", "sent"]
     assert "delivered, but not confirmed" in bed.rows[0].reason
-    with bed.stations.database.read() as connection:
-        ((peer, (count, since)),) = commitments.unconfirmed(connection).items()
+    ((peer, (count, since)),) = bed.unconfirmed.given_up.items()
     assert (peer, count) == ("pacs", 2)
     assert since == bed.rows[0].sent_at
     assert retention.forget(bed.stations.database) == 0
