@@ -12,7 +12,7 @@ from pacs_ai.config import Config
 from pacs_ai.deliver.confirmer import Confirmer
 from pacs_ai.deliver.courier import Courier
 from pacs_ai.profiles import Kind, Wanted, encodings
-from pacs_ai.store import outbox, schema
+from pacs_ai.store import outbox, schema, unconfirmed
 from pacs_ai.store.enqueue import Address
 
 PLAN = plan_of(Wanted(Kind.SEGMENTATION, "binary"), Wanted(Kind.TEXT_REPORT))
@@ -63,3 +63,13 @@ class Bed:
     @property
     def requests(self):
         return self.stations.rows(schema.commitment)
+
+    @property
+    def unconfirmed(self):
+        with self.stations.database.read() as connection:
+            return unconfirmed.look(connection)
+
+    @property
+    def given_up(self):
+        """How many results each peer was asked for in vain."""
+        return {peer: count for peer, (count, _) in self.unconfirmed.given_up.items()}

@@ -32,7 +32,8 @@ class CommittingPeer:
     queries are refused, and so is a request that has an `action_status`; both bear it. One that does not `indexes` by
     itself keeps what it got from all answers until `index`. One that `aborts` ends the association on a request, and
     one that `rejects` takes no association at all. At a query about one of the studies in `poison` it ends the
-    association as well, and those about one in `mute` it never answers; `asked` are the studies of all queries.
+    association as well, and those about one in `mute` it never answers; `asked` are the studies of all queries. Queries
+    of one Series Instance UID may be refused, or aborted.
     """
 
     ae_title: str = "COMMITTER"
@@ -58,6 +59,8 @@ class CommittingPeer:
     poison: set[str] = field(default_factory=set)
     mute: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    refuses_queries_of: str = ""
+    aborts_queries_of: str = ""
 
     def start(self) -> None:
         """Listen."""
@@ -172,6 +175,12 @@ class CommittingPeer:
             return
         if wanted.StudyInstanceUID in self.mute:
             self._stopped.wait(60)
+            return
+        series_instance_uid = wanted.get("SeriesInstanceUID", "")
+        if series_instance_uid and series_instance_uid in {self.refuses_queries_of, self.aborts_queries_of}:
+            if series_instance_uid == self.aborts_queries_of:
+                event.assoc.abort()
+            yield 0xC001, None
             return
         for ds in list(self.stored.values()):
             if ds.StudyInstanceUID != wanted.StudyInstanceUID:

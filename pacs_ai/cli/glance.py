@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pacs_ai.store.database import Connection
     from pacs_ai.store.processes import ProcessView
     from pacs_ai.store.spool import Standing
+    from pacs_ai.store.unconfirmed import Unconfirmed
     from pacs_ai.store.views import JobView, SeriesView
 
 KINDS = ("receive", "route", "infer", "deliver")
@@ -91,7 +92,7 @@ class Look:
     audit: list[Standing] = field(default_factory=list)
     certificates: list[Worry] = field(default_factory=list)
     aside: tuple[str, str] | None = None
-    unconfirmed: Mapping[str, tuple[int, datetime]] = field(default_factory=dict)
+    unconfirmed: Unconfirmed | None = None
     troubles: list[Trouble] = field(default_factory=list)
 
     def as_table(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def take(session: Session) -> Look:
 
 def _read(config: Config, place: str, connection: Connection) -> Look:
     from pacs_ai.audit.auditor import taker_names
-    from pacs_ai.store import commitments, concerns, processes, spool, views
+    from pacs_ai.store import concerns, processes, spool, unconfirmed, views
 
     overdue = sorted(views.overdue(connection))
     failed = views.jobs(connection, states=[JobState.FAILED], limit=1000)
@@ -155,7 +156,7 @@ def _read(config: Config, place: str, connection: Connection) -> Look:
         disk=_disk(config),
         concerns=concerns.of_jobs(connection),
         audit=spool.standings(connection, taker_names(config)),
-        unconfirmed=commitments.unconfirmed(connection),
+        unconfirmed=unconfirmed.look(connection),
     )
 
 
@@ -189,13 +190,8 @@ def _troubles(config: Config, look: Look) -> Iterator[Trouble]:
     for name, reason in look.broken.items():
         yield Trouble(f"pipeline {name}", f"is broken: {reason}", "see `pacs-ai doctor`")
     yield from _destination_troubles(look)
-    for name in (peer.name for peer in config.peer if peer.commitment and peer.name in look.unconfirmed):
-        count, since = look.unconfirmed[name]
-        yield Trouble(
-            f"peer {name}",
-            f"took {words.many(count, 'result')} since {words.at(since)}, and was asked for them in vain",
-            "see whether it has them, and pacs-ai doctor; or set commitment = false at this [[peer]]",
-        )
+    if look.unconfirmed is not None:
+        yield from _unconfirmed_troubles(config, look.unconfirmed)
     for view in look.conflicts:
         yield Trouble(
             f"series {view.series_instance_uid}",
@@ -256,6 +252,38 @@ def _destination_troubles(look: Look) -> Iterator[Trouble]:
             "failed for good",
             "pacs-ai deliveries --state failed; then pacs-ai retry --delivery ID, or pacs-ai cancel JOB",
         )
+
+
+def _unconfirmed_troubles(config: Config, found: Unconfirmed) -> Iterator[Trouble]:
+    """Yield the peers that confirm nothing, and are to; of one without `commitment` nothing is asked any more."""
+    asked = [peer.name for peer in config.peer if peer.commitment]
+    missing = found.waiting.keys() - {peer.name for peer in config.peer}
+    for name in (name for name in asked if name in found.given_up):
+        yield Trouble(
+            f"peer {name}",
+            f"{_took(*found.given_up[name])}, and was asked for them in vain",
+            f"pacs-ai doctor; once it answers, pacs-ai retry --delivery ID; {_to_leave(name)}",
+        )
+    for name in (name for name in asked if name in found.late):
+        yield Trouble(
+            f"peer {name}",
+            f"{_took(*found.late[name])}, and has not confirmed them within a day",
+            f"pacs-ai doctor and the log of deliver say why, and it is asked again by itself; {_to_leave(name)}",
+        )
+    for name in sorted(missing):
+        yield Trouble(
+            f"peer {name}",
+            f"{_took(*found.waiting[name])}, and cannot be asked whether it keeps them: it is no [[peer]] any more",
+            f"put it back under its name, and restart; {_to_leave(name)}",
+        )
+
+
+def _took(count: int, since: datetime) -> str:
+    return f"took {words.many(count, 'result')} since {words.at(since)}"
+
+
+def _to_leave(peer: str) -> str:
+    return f"or pacs-ai cancel JOB to leave them so (pacs-ai deliveries --unconfirmed --peer {peer})"
 
 
 def _job_troubles(look: Look) -> Iterator[Trouble]:

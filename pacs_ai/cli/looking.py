@@ -102,6 +102,7 @@ def jobs(
 @click.option("--peer", metavar="NAME", help="Only those to this peer.")
 @click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
 @click.option("--job", "job_id", type=int, metavar="JOB", help="Only results of this job.")
+@click.option("--unconfirmed", is_flag=True, help="Only those that the peer is asked to keep, and did not confirm.")
 @with_comments
 @_limit
 @as_json
@@ -113,6 +114,7 @@ def deliveries(
     job_id: int | None,
     limit: int,
     *,
+    unconfirmed: bool,
     comments: bool,
     as_json: bool,
 ) -> None:
@@ -121,12 +123,22 @@ def deliveries(
 
     states = [DeliveryState(state)] if state else None
     with session.reading() as connection:
-        found = views.deliveries(connection, job_id=job_id, peer=peer, states=states, limit=limit, comments=comments)
+        found = views.deliveries(
+            connection,
+            job_id=job_id,
+            peer=peer,
+            states=states,
+            limit=limit,
+            comments=comments,
+            unconfirmed_only=unconfirmed,
+        )
         tries = tables.next_tries(connection)
     if as_json:
         words.print_json(found)
     elif not found:
-        click.echo("there is no such delivery" if peer or state or job_id else "nothing was delivered yet")
+        click.echo(
+            "there is no such delivery" if peer or state or job_id or unconfirmed else "nothing was delivered yet"
+        )
     else:
         words.console().print(tables.delivery_table(found, tries))
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 @click.command(epilog=example("pacs-ai retry 17", "pacs-ai retry --delivery 31 --delivery 32"))
 @click.argument("job_ids", nargs=-1, type=int, metavar="[JOB]...")
-@click.option("--delivery", "delivery_ids", multiple=True, type=int, metavar="ID", help="Send this delivery again.")
+@click.option(
+    "--delivery",
+    "delivery_ids",
+    multiple=True,
+    type=int,
+    metavar="ID",
+    help="Send this delivery again, or have its peer asked again.",
+)
 @pass_session
 def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int]) -> None:
     """Run jobs again, or send deliveries again.
@@ -27,17 +34,19 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
     UIDs of their own, name the earlier report as their predecessor, and go to each peer as its profile says now. So is
     a failed one whose pipeline, model or settings were replaced since: by those that are there now. A held, failed or
     cancelled delivery is sent at once, to the address that the configuration has for the peer now; so is a waiting one
-    whose peer has moved.
+    whose peer has moved. About one that was sent, and that its peer did not confirm however often it was asked, it is
+    asked again.
     """
     from pacs_ai.models.registry import Registry
     from pacs_ai.route.works import identity_of
-    from pacs_ai.store import orders, resending
+    from pacs_ai.store import orders, resending, unconfirmed
     from pacs_ai.store.enqueue import Address
 
     if not job_ids and not delivery_ids:
         raise click.UsageError("name jobs, or deliveries with --delivery; `pacs-ai jobs --state failed` lists them")
     config = session.config
     addresses = {p.name: Address(p.name, p.ae_title, p.host, p.port, config.plan_of(p.profile)) for p in config.peer}
+    asked = {peer.name: addresses[peer.name] for peer in config.peer if peer.commitment}
     registry = Registry.of(config)
     with session.ordering() as database:
 
@@ -48,6 +57,8 @@ def retry(session: Session, job_ids: Sequence[int], delivery_ids: Sequence[int])
             return f"job {job_id} is queued again" if again == job_id else f"job {job_id} is run anew as job {again}"
 
         def send_again(delivery_id: int) -> str:
+            if unconfirmed.ask_again(database, delivery_id, addresses=asked, actor=session.actor):
+                return f"delivery {delivery_id}: its peer is asked again whether it keeps it"
             resending.retry(database, [delivery_id], actor=session.actor, addresses=addresses)
             return f"delivery {delivery_id} is sent again"
 
@@ -62,14 +73,14 @@ def cancel(session: Session, job_ids: Sequence[int]) -> None:
 
     A job that waits, runs or is withheld is ended; of one that is done, the deliveries that are not through; of one
     that was refused, the report that says so, where it is not through; one that failed is set aside, so that `status`
-    no longer asks for it, and so is what a destination lacks or could not be told of one that is done or retracted.
+    no longer asks for it, and so is what a destination lacks, could not be told or did not confirm.
     """
     from pacs_ai.store import orders
 
     with session.ordering() as database:
 
         def end(job_id: int) -> str:
-            orders.cancel(database, job_id, actor=session.actor)
+            orders.cancel(database, job_id, actor=session.actor, peers=[peer.name for peer in session.config.peer])
             return f"job {job_id}: cancelled what was not sent"
 
         _say(_each(job_ids, end))

@@ -24,7 +24,6 @@ from pacs_ai.store.moves import move
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from datetime import datetime
 
     from pacs_ai.dicom.commitment import Report
     from pacs_ai.store.database import Database
@@ -104,9 +103,12 @@ def _is_due() -> sa.ColumnElement[bool]:
 
 def take(database: Database, peer: str) -> Step | None:
     """Take the next step at a peer; nobody else takes it within `LONGEST_WAIT`. None where nothing is due."""
-    due = sa.select(_delivery).where(_delivery.c.peer == peer, _is_due()).order_by(_delivery.c.id)
+    due = sa.select(_delivery.c.id).where(_delivery.c.peer == peer, _is_due())
     with database.write() as connection:
-        rows = connection.execute(due.limit(BATCH).with_for_update()).all()
+        longest = due.order_by(_delivery.c.confirm_at, _delivery.c.id).limit(BATCH)
+        these = _delivery.c.id.in_(connection.execute(longest).scalars().all())
+        still = sa.select(_delivery).where(these, _is_due()).order_by(_delivery.c.id)
+        rows = connection.execute(still.with_for_update()).all()
         if not rows:
             return None
         first = rows[0]
@@ -178,22 +180,6 @@ def _schedule(connection: Connection, deliveries: Sequence[Delivered], seconds: 
         .where(_delivery.c.id.in_(these), _delivery.c.state == DeliveryState.SENT.value)
         .values(confirm_at=now() + timedelta(seconds=min(seconds, LONGEST_WAIT)), **values)
     )
-
-
-def unconfirmed(connection: Connection) -> dict[str, tuple[int, datetime]]:
-    """Return for each peer how many results it took and never confirmed, however often asked, and since when."""
-    first = sa.func.min(_delivery.c.sent_at, type_=schema.Instant())
-    query = (
-        sa.select(_delivery.c.peer, sa.func.count(), first)
-        .where(
-            _delivery.c.state == DeliveryState.SENT.value,
-            _delivery.c.confirm_at.is_(None),
-            _delivery.c.asks >= MOST_ASKS,
-        )
-        .group_by(_delivery.c.peer)
-        .order_by(_delivery.c.peer)
-    )
-    return {peer: (count, since) for peer, count, since in connection.execute(query)}
 
 
 # -- what came of a step

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 from pacs_ai.errors import UserError
 from pacs_ai.profiles import from_json
 from pacs_ai.states import DeliveryState, JobEvent, JobState, SeriesEvent, SeriesState
-from pacs_ai.store import concerns, journal, schema
+from pacs_ai.store import concerns, journal, schema, unconfirmed
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import (
     Address,
@@ -30,7 +30,7 @@ from pacs_ai.store.notices import withdraw_unsent
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from pacs_ai.store.database import Database
 
@@ -42,10 +42,17 @@ _TO_RENEW = frozenset({JobState.DONE, JobState.RETRACTED})
 _RETRIED_WORDS = "a failed, refused, cancelled, done or retracted"
 
 
-def cancel(database: Database, job_id: int, *, actor: str) -> None:
-    """End a job and what of it has not been sent, or set a failed one aside; UserError where nothing is left to end."""
+def cancel(database: Database, job_id: int, *, actor: str, peers: Collection[str] | None = None) -> None:
+    """End a job and what of it has not been sent, or set a failed one aside; UserError where nothing is left to end.
+
+    Parameters
+    ----------
+    peers
+        Those of the configuration: that others do not confirm what they took is set aside. None: all are.
+    """
     with database.write() as connection:
         row = _operators_row(connection, job_id)
+        was_open = unconfirmed.set_aside(connection, job_id, actor=actor, peers=peers)
         nothing = UserError(f"job {job_id} is {row.state}: there is nothing to cancel")
         if row.state in {JobState.QUEUED, JobState.RUNNING, JobState.WITHHELD, JobState.FAILED}:
             move(
@@ -57,8 +64,10 @@ def cancel(database: Database, job_id: int, *, actor: str) -> None:
                 finished_at=now(),
             )
         elif row.state not in {JobState.DONE, JobState.RETRACTED, JobState.REFUSED}:
+            if was_open:
+                return
             raise nothing
-        elif concerns.set_aside(connection, job_id, actor=actor):
+        elif concerns.set_aside(connection, job_id, actor=actor) or was_open:
             return  # what other destinations are still to get is not concerned
         cancelled = cancel_deliveries(
             connection, job_id, actor=actor, reason="cancelled by an operator", also=[DeliveryState.SENDING]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -109,12 +110,23 @@ def note(database: Database, request: Request, *, calling_ae_title: str, peer: s
         return Noted.AGAIN
 
 
-def take(database: Database) -> Pledge | None:
-    """Take the next request that is to be decided or answered; nobody else takes it within `LONGEST_WAIT`."""
-    due = sa.select(_pledge).where(_pledge.c.ended_at.is_(None), is_due(_pledge.c.due_at))
-    with database.read() as connection:
-        if connection.execute(due.limit(1)).first() is None:
-            return None
+def due_peers(connection: Connection) -> list[str]:
+    """Return the peers of which a request is to be decided or answered."""
+    return sorted(connection.execute(_due_peers()).scalars())
+
+
+@cache
+def _due_peers() -> sa.Select[Any]:
+    return sa.select(_pledge.c.peer).where(_is_due()).distinct()
+
+
+def _is_due() -> sa.ColumnElement[bool]:
+    return sa.and_(_pledge.c.ended_at.is_(None), is_due(_pledge.c.due_at))
+
+
+def take(database: Database, peer: str) -> Pledge | None:
+    """Take a peer's next request that is to be decided or answered; nobody else takes it within `LONGEST_WAIT`."""
+    due = sa.select(_pledge).where(_pledge.c.peer == peer, _is_due())
     with database.write() as connection:
         query = due.order_by(_pledge.c.due_at, _pledge.c.id).limit(1).with_for_update(skip_locked=True)
         row = connection.execute(query).one_or_none()
@@ -220,26 +232,39 @@ def told(database: Database, pledge: Pledge) -> None:
 
 def later(database: Database, pledge: Pledge, reason: str, backoff: Backoff) -> bool:
     """Note that the answer did not get through; False where it is given up. What was committed to stays kept."""
-    this = _as_taken(pledge)
     with database.write() as connection:
-        row = connection.execute(sa.select(_pledge).where(this).with_for_update()).one_or_none()
-        if row is None:  # asked again meanwhile, and due
-            return True
-        wait = backoff.wait(row.attempts + 1)
-        waited = row.waited_seconds + wait
-        goes_on = bool(waited < backoff.give_up_hours * 3600)
-        connection.execute(
-            sa.update(_pledge)
-            .where(this)
-            .values(
-                attempts=row.attempts + 1,
-                waited_seconds=waited,
-                due_at=now() + timedelta(seconds=wait),
-                ended_at=None if goes_on else now(),
-                reason=reason,
-            )
-        )
-        return goes_on
+        tries = _count_try(connection, pledge)
+        return tries is None or not _wait(connection, [pledge.id], backoff.wait(tries), reason, backoff)
+
+
+def unreached(database: Database, pledge: Pledge, reason: str, backoff: Backoff) -> int:
+    """Note that the peer is away: all that is due for it waits with this one. Returns how many are given up."""
+    with database.write() as connection:
+        tries = _count_try(connection, pledge)
+        if tries is None:
+            return 0
+        others = sa.select(_pledge.c.id).where(_pledge.c.peer == pledge.peer, _is_due()).order_by(_pledge.c.id)
+        waiting = [pledge.id, *connection.execute(others.with_for_update()).scalars()]
+        return _wait(connection, waiting, backoff.wait(tries), reason, backoff)
+
+
+def _count_try(connection: Connection, pledge: Pledge) -> int | None:
+    """Return how often its answer was tried now; None where it was asked again meanwhile, and is due."""
+    tried = sa.update(_pledge).where(_as_taken(pledge)).values(attempts=_pledge.c.attempts + 1)
+    tries: int | None = connection.execute(tried.returning(_pledge.c.attempts)).scalar_one_or_none()
+    return tries
+
+
+def _wait(connection: Connection, pledge_ids: Sequence[int], wait: float, reason: str, backoff: Backoff) -> int:
+    """Have requests wait so many seconds; returns how many have waited for the limit now, and end."""
+    given_up, due_at = 0, now() + timedelta(seconds=wait)
+    for start in range(0, len(pledge_ids), _CHUNK):
+        these = _pledge.c.id.in_(pledge_ids[start : start + _CHUNK])
+        waited = _pledge.c.waited_seconds + wait
+        connection.execute(sa.update(_pledge).where(these).values(waited_seconds=waited, due_at=due_at, reason=reason))
+        over = sa.and_(these, _pledge.c.waited_seconds >= backoff.give_up_hours * 3600)
+        given_up += connection.execute(sa.update(_pledge).where(over).values(ended_at=now())).rowcount
+    return given_up
 
 
 def held(connection: Connection) -> list[Held]:

@@ -327,8 +327,10 @@ delivery = Table(
     Index("ix_delivery_job", "job_id", "peer", "state", "due_at"),  # what holds up the rest of its job
 )
 Index(
-    "ix_delivery_confirm",
+    "ix_delivery_confirm",  # looked at each second: all of it in here, since nearly all deliveries are sent ones
+    delivery.c.state,
     delivery.c.peer,
+    delivery.c.confirm_at,
     sqlite_where=delivery.c.confirm_at.is_not(None),
     postgresql_where=delivery.c.confirm_at.is_not(None),
 )
@@ -367,8 +369,10 @@ pledge = Table(  # what others ask of this node
     UniqueConstraint("transaction_uid", "calling_ae_title"),
 )
 Index(
-    "ix_pledge_open",
-    pledge.c.id,
+    "ix_pledge_open",  # looked at each second: all of it in here, since a request may name thousands of instances
+    pledge.c.peer,
+    pledge.c.due_at,
+    pledge.c.ended_at,
     sqlite_where=pledge.c.ended_at.is_(None),
     postgresql_where=pledge.c.ended_at.is_(None),
 )

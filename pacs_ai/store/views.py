@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from pacs_ai.states import DeliveryState, JobState, SeriesState
-from pacs_ai.store import schema
+from pacs_ai.store import schema, unconfirmed
 from pacs_ai.store.clock import now
 
 if TYPE_CHECKING:
@@ -286,11 +286,14 @@ def deliveries(
     states: Sequence[DeliveryState] | None = None,
     limit: int = 100,
     comments: bool = False,
+    unconfirmed_only: bool = False,
 ) -> list[DeliveryView]:
     """Return deliveries, the newest first.
 
     Parameters
     ----------
+    unconfirmed_only
+        Those that a peer took, is asked for, and did not confirm.
     comments
         With what the peers said in their own words, which may name a patient.
     """
@@ -312,6 +315,8 @@ def deliveries(
         query = query.where(_delivery.c.peer == peer)
     if states is not None:
         query = query.where(_delivery.c.state.in_([state.value for state in states]))
+    if unconfirmed_only:
+        query = query.where(unconfirmed.is_open())
     return [
         DeliveryView(
             id=row.id,

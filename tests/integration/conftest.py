@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import free_ports
 import numpy as np
 import pytest
+from commitment_bed import Bed
+from committing_peer import CommittingPeer
 from keeping_peer import KeepingPeer
 from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from pacs_ai.deliver import confirmer
 from pacs_ai.deliver.scu import Outgoing
 from pacs_ai.dicom.identifiers import derive_uid
+from pacs_ai.store.files import Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,6 +87,30 @@ def make_instances(tmp_path: Path) -> Callable[..., list[Outgoing]]:
         return found
 
     return make
+
+
+@pytest.fixture
+def make_committer() -> Iterator[Callable[..., CommittingPeer]]:
+    """Start PACS that commit to what they get: keyword arguments are the fields of `CommittingPeer`."""
+    peers = []
+
+    def make(**fields: object) -> CommittingPeer:
+        peer = CommittingPeer(**fields)
+        peer.start()
+        peers.append(peer)
+        return peer
+
+    yield make
+    for peer in peers:
+        peer.stop()
+
+
+@pytest.fixture
+def make_commitment_bed(stations, source, tmp_path, monkeypatch) -> Callable[..., Bed]:
+    """Make a job of two results for a peer that is asked to commit to them."""
+    monkeypatch.setattr(confirmer, "SAME_ASSOCIATION_SECONDS", 60.0)  # a busy machine answers later than most peers
+    files = Files(tmp_path / "store" / "files")
+    return lambda peer, **settings: Bed(stations, source, files, peer, tmp_path, **settings)
 
 
 @pytest.fixture

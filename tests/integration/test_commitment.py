@@ -5,12 +5,10 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
-from commitment_bed import PLAN, Bed
-from committing_peer import CommittingPeer
+from commitment_bed import PLAN
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from stations import ME
@@ -30,43 +28,19 @@ from pacs_ai.receive.process import listen
 from pacs_ai.receive.scp import Receiver
 from pacs_ai.receive.service import N_EVENT_REPORT_RQ, ServiceRequest
 from pacs_ai.states import DeliveryState
-from pacs_ai.store import commitments, journal, resending, retention, retraction, schema
+from pacs_ai.store import commitments, journal, pledges, resending, retention, retraction, schema
 from pacs_ai.store.clock import LONGEST_WAIT, now
 from pacs_ai.store.commitments import Verdict
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 #: What differs between the databases is shown by the other tests.
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def make_committer() -> Iterator[Callable[..., CommittingPeer]]:
-    peers = []
-
-    def make(**fields: object) -> CommittingPeer:
-        peer = CommittingPeer(**fields)
-        peer.start()
-        peers.append(peer)
-        return peer
-
-    yield make
-    for peer in peers:
-        peer.stop()
-
-
-@pytest.fixture
-def files(tmp_path):
-    return Files(tmp_path / "store" / "files")
-
-
-@pytest.fixture
-def make_bed(stations, source, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(confirmer, "SAME_ASSOCIATION_SECONDS", 60.0)  # a busy machine answers later than most peers
-    return lambda peer, **settings: Bed(stations, source, files, peer, tmp_path, **settings)
+def make_bed(make_commitment_bed):
+    return make_commitment_bed
 
 
 @sqlite
@@ -202,7 +176,7 @@ def test_DEL_07_a_peer_that_is_there_and_breaks_off_every_request_is_looked_at(
     assert bed.step(), "a look"
     assert len(bed.peer.requests) == commitments.MOST_ASKS
     assert bed.stations.deliveries() == (["confirmed", "confirmed"] if offers_queries else ["sent", "sent"])
-    assert unconfirmed(bed) == ({} if offers_queries else {"pacs": 2})
+    assert bed.given_up == ({} if offers_queries else {"pacs": 2})
     assert ("stay unconfirmed" in caplog.text) != offers_queries
 
 
@@ -215,10 +189,10 @@ def test_DEL_07_a_peer_that_rejects_every_association_but_deliveries_is_shown_as
     rejecting = make_committer(port=bed.peer.port, rejects=True)
     for _ in range(2 * commitments.MOST_ASKS - 1):
         assert not bed.step()
-        assert unconfirmed(bed) == {}
+        assert bed.given_up == {}
         bed.due()
     assert not bed.step()
-    assert unconfirmed(bed) == {"pacs": 2}
+    assert bed.given_up == {"pacs": 2}
     assert "2 result(s) stay unconfirmed" in caplog.text
     assert "A-ASSOCIATE-RJ 1/1/7" in bed.rows[0].reason
     assert {row.confirm_at for row in bed.rows} == {None}
@@ -228,9 +202,54 @@ def test_DEL_07_a_peer_that_rejects_every_association_but_deliveries_is_shown_as
     assert events == ["enqueued", "claimed", "accepted", "unconfirmed"]
 
 
-def unconfirmed(bed):
-    with bed.stations.database.read() as connection:
-        return {peer: count for peer, (count, _) in commitments.unconfirmed(connection).items()}
+@pytest.mark.parametrize("fault", ["refuses", "aborts"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_DEL_07_a_series_about_which_no_query_goes_through_keeps_no_other_unconfirmed(
+    make_bed, make_committer, which, fault
+):
+    bed = make_bed(make_committer(commits=False))
+    bed.deliver()
+    setattr(bed.peer, fault + "_queries_of", bed.stations.rows(schema.result)[which].series_instance_uid)
+    for _ in range(2 * commitments.MOST_ASKS):
+        while bed.step():
+            pass
+        bed.due()
+    states = [DeliveryState.CONFIRMED, DeliveryState.CONFIRMED]
+    states[which] = DeliveryState.SENT
+    assert bed.stations.deliveries() == states
+    assert bed.given_up == {"pacs": 1}
+    assert not bed.step()
+
+
+@sqlite
+def test_a_look_that_takes_long_is_gone_on_with_where_it_was(make_bed, make_committer, monkeypatch):
+    bed = make_bed(make_committer(commits=False))
+    bed.deliver()
+    assert bed.step()
+    monkeypatch.setattr(confirmer, "LOOK_SECONDS", -1.0)
+    assert bed.step()
+    assert bed.peer.queried == 0
+    monkeypatch.setattr(confirmer, "LOOK_SECONDS", 60.0)
+    assert bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
+
+
+@sqlite
+def test_what_a_look_found_stands_where_the_peer_goes_away_amid_it(make_bed, make_committer, monkeypatch):
+    bed = make_bed(make_committer(commits=False))
+    bed.deliver()
+    assert bed.step()
+    find = inquiry.find
+
+    def found_and_gone(*asked):
+        found = find(*asked)
+        bed.peer.stop()
+        return found
+
+    monkeypatch.setattr(inquiry, "find", found_and_gone)
+    assert not bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "sent"]
+    assert bed.rows[1].asks == 1, "nothing is counted"
 
 
 @sqlite
@@ -268,8 +287,7 @@ def test_DEL_07_a_peer_that_neither_answers_nor_can_be_looked_at_stays_unconfirm
     assert len(bed.peer.requests) == commitments.MOST_ASKS
     assert bed.stations.deliveries() == ["sent", "sent"]
     assert "delivered, but not confirmed" in bed.rows[0].reason
-    with bed.stations.database.read() as connection:
-        ((peer, (count, since)),) = commitments.unconfirmed(connection).items()
+    ((peer, (count, since)),) = bed.unconfirmed.given_up.items()
     assert (peer, count) == ("pacs", 2)
     assert since == bed.rows[0].sent_at
     assert retention.forget(bed.stations.database) == 0
@@ -297,6 +315,43 @@ def test_DEL_07_a_peer_that_is_away_is_asked_later_with_the_same_transaction(mak
     bed.step()
     assert bed.stations.deliveries() == ["confirmed", "confirmed"]
     assert [row.transaction_uid for row in bed.requests] == [str(bed.peer.requests[0].TransactionUID)]
+
+
+def plans(database, act):
+    """Return how SQLite finds what each query asks for that `act` puts."""
+    asked = []
+
+    def note(*told):
+        asked.append(told[2:4])
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    act()
+    sa.event.remove(database.engine, "before_cursor_execute", note)
+    with database.read() as connection:
+        return [
+            connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()[0][3]
+            for statement, parameters in asked
+            if statement.startswith("SELECT")
+        ]
+
+
+@sqlite
+def test_what_is_due_is_found_without_a_look_at_all_that_was_ever_sent(make_bed, make_committer):
+    bed = make_bed(make_committer())
+    database = bed.stations.database
+    bed.deliver()
+
+    def look():
+        with database.read() as connection:
+            assert commitments.due_peers(connection) == ["pacs"]
+            assert pledges.due_peers(connection) == []
+
+    peers, pledging = plans(database, look)
+    assert peers == "SEARCH delivery USING COVERING INDEX ix_delivery_confirm (state=?)"
+    assert pledging == "SCAN pledge USING COVERING INDEX ix_pledge_open"
+    longest, locked, *_ = plans(database, lambda: commitments.take(database, "pacs"))
+    assert longest.startswith("SEARCH delivery USING COVERING INDEX ix_delivery_confirm (state=? AND peer=?")
+    assert "ix_delivery_state_peer" not in locked
 
 
 @sqlite
@@ -491,12 +546,28 @@ def test_an_answer_after_a_retraction_changes_nothing(make_bed, make_committer):
 def test_a_peer_that_is_no_longer_asked_is_let_be(make_bed, make_committer):
     bed = make_bed(make_committer())
     bed.deliver()
-    other = bed.config.model_copy(update={"peer": ()})
-    asking = Confirmer(other, bed.stations.database, ME)
+    peer = bed.config.peer[0].model_copy(update={"commitment": False})
+    asking = Confirmer(bed.config.model_copy(update={"peer": (peer,)}), bed.stations.database, ME)
     assert asking.step("pacs")
     assert not asking.step("pacs")
     assert bed.stations.deliveries() == [DeliveryState.SENT, DeliveryState.SENT]
     assert bed.peer.requests == []
+
+
+@sqlite
+def test_DEL_07_a_peer_that_is_missing_for_one_start_is_asked_once_it_is_back(make_bed, make_committer, caplog):
+    bed = make_bed(make_committer())
+    bed.deliver()
+    without = Confirmer(bed.config.model_copy(update={"peer": ()}), bed.stations.database, ME)
+    for _ in range(2 * commitments.MOST_ASKS):
+        assert not without.step("pacs")
+        assert not without.step("pacs"), "it waits"
+        bed.due()
+    assert "there is no [[peer]] called pacs" in caplog.text
+    assert bed.peer.requests == []
+    assert [row.asks for row in bed.rows] == [0, 0]
+    assert bed.step()
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +19,8 @@ from pacs_ai.cli import main
 from pacs_ai.config import Config
 from pacs_ai.deliver import inquiry
 from pacs_ai.deliver.pledger import Pledger
-from pacs_ai.errors import Unavailable
+from pacs_ai.dicom.commitment import Request
+from pacs_ai.errors import BrokenOff, Unavailable
 from pacs_ai.receive import desk
 from pacs_ai.receive.commitment import services
 from pacs_ai.receive.ingest import DurableIngest
@@ -62,6 +64,9 @@ class Bed:
         self.receiver = Receiver(replace(settings, bind="127.0.0.1", port=0), DurableIngest(self.files, lambda _: []))
         self.receiver.start()
 
+    def step(self):
+        return self.pledger.step("ct-1")
+
     @property
     def row(self):
         (row,) = self.stations.rows(schema.pledge)
@@ -101,7 +106,7 @@ def test_what_is_there_is_kept_and_the_rest_named_with_its_reason(make_bed, aske
     bed = make_bed()
     wanted = [*CT, (CTImageStorage, "1.2.3.4.5"), (MRImageStorage, instance_uid("1", 2))]
     assert asker.ask(bed.receiver.port, "2.25.7", wanted[:3]) == 0x0000
-    assert bed.pledger.step()
+    assert bed.step()
     ((event_type, report),) = asker.reports
     assert event_type == 2
     assert report.TransactionUID == "2.25.7"
@@ -111,9 +116,9 @@ def test_what_is_there_is_kept_and_the_rest_named_with_its_reason(make_bed, aske
     ]
     assert asker.roles == [(True, False)]
     assert bed.row.ended_at is not None
-    assert not bed.pledger.step()
+    assert not bed.step()
     assert asker.ask(bed.receiver.port, "2.25.8", wanted[3:]) == 0x0000
-    bed.pledger.step()
+    bed.step()
     event_type, report = asker.reports[1]
     assert event_type == 2
     assert [item.FailureReason for item in report.FailedSOPSequence] == [0x0119]
@@ -125,12 +130,12 @@ def test_what_was_received_and_has_no_row_yet_is_waited_for(make_bed, asker, mon
     monkeypatch.setattr(pledges, "COMING_SECONDS", 3600.0)
     wanted = [(CTImageStorage, instance_uid("1", 3))]
     assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
-    assert bed.pledger.step()
+    assert bed.step()
     assert asker.reports == []
     assert bed.row.decided_at is None
     bed.sender.send("1", (3,))
     keep_sources(bed.files, bed.sender)
-    until(bed.pledger.step)
+    until(bed.step)
     ((event_type, report),) = asker.reports
     assert event_type == 1
     assert uids(report.ReferencedSOPSequence) == [wanted[0][1]]
@@ -139,7 +144,7 @@ def test_what_was_received_and_has_no_row_yet_is_waited_for(make_bed, asker, mon
 def test_what_was_committed_to_is_not_purged_until_a_person_lifts_it(make_bed, asker):
     bed = make_bed()
     assert asker.ask(bed.receiver.port, "2.25.7", CT[:1]) == 0x0000
-    bed.pledger.step()
+    bed.step()
     assert asker.reports[0][0] == 1
     bed.age()
     assert bed.purge() == 0
@@ -161,7 +166,7 @@ def test_what_was_purged_or_damaged_is_not_kept(make_bed, asker):
         gone = sa.update(schema.instance).where(schema.instance.c.id == second.id)
         connection.execute(gone.values(purged_at=datetime.now(UTC)))
     asker.ask(bed.receiver.port, "2.25.7", CT)
-    bed.pledger.step()
+    bed.step()
     reasons = [item.FailureReason for item in asker.reports[0][1].FailedSOPSequence]
     assert reasons == [0x0110, 0x0112]
     with bed.stations.database.read() as connection:
@@ -174,7 +179,7 @@ def test_what_a_request_names_under_two_sop_classes_is_not_kept(make_bed, asker,
     bed = make_bed()
     second = MRImageStorage if first == CTImageStorage else CTImageStorage
     asker.ask(bed.receiver.port, "2.25.7", [(first, CT[0][1]), (second, CT[0][1]), CT[1]])
-    bed.pledger.step()
+    bed.step()
     ((_, report),) = asker.reports
     assert [item.FailureReason for item in report.FailedSOPSequence] == [0x0119, 0x0119]
     assert [str(item.ReferencedSOPInstanceUID) for item in report.ReferencedSOPSequence] == [CT[1][1]]
@@ -185,7 +190,7 @@ def test_a_peer_that_is_away_is_told_later_and_what_was_decided_stands(make_bed,
     bed = make_bed()
     asker.ask(bed.receiver.port, "2.25.7", CT)
     asker.stop()
-    bed.pledger.step()
+    bed.step()
     assert "cannot be reached" in bed.row.reason
     assert bed.row.ended_at is None
     with bed.stations.database.read() as connection:
@@ -193,8 +198,72 @@ def test_a_peer_that_is_away_is_told_later_and_what_was_decided_stands(make_bed,
     asker.start()
     with bed.stations.database.write() as connection:
         connection.execute(sa.update(schema.pledge).values(due_at=datetime.now(UTC)))
-    assert bed.pledger.step()
+    assert bed.step()
     assert [event_type for event_type, _ in asker.reports] == [1]
+
+
+@sqlite
+def test_DEL_09_a_peer_that_is_silent_on_its_port_keeps_the_answers_from_no_other(make_bed, asker):
+    bed = make_bed()
+    with socket.create_server(("127.0.0.1", 0)) as hole:  # connections are made, and nothing is ever said
+        silent = {"name": "mr-1", "ae_title": "SILENT", "host": "127.0.0.1", "port": hole.getsockname()[1]}
+        config = Config.model_validate({**bed.config.model_dump(exclude={"peer"}), "peer": [silent, *bed.config.peer]})
+        for number in range(3):
+            request = Request(f"2.25.7{number}", tuple(CT))
+            pledges.note(bed.stations.database, request, calling_ae_title="SILENT", peer="mr-1")
+        assert asker.ask(bed.receiver.port, "2.25.8", CT) == 0x0000
+        pledger = Pledger(config, bed.stations.database, bed.files, ME)
+        until(lambda: asker.reports or pledger.look())
+    pledger.join(60)
+    assert [str(report.TransactionUID) for _, report in asker.reports] == ["2.25.8"]
+
+
+def test_DEL_09_while_a_peer_is_away_one_answer_is_tried_for_all_that_are_due(make_bed, asker):
+    bed = make_bed()
+    bed.pledger = Pledger(patient(bed.config), bed.stations.database, bed.files, ME)
+    for number in range(3):
+        assert asker.ask(bed.receiver.port, f"2.25.7{number}", CT) == 0x0000
+    asker.stop()
+    assert not bed.step()
+    rows = bed.stations.rows(schema.pledge)
+    assert [row.attempts for row in rows] == [1, 0, 0]
+    assert len({row.due_at for row in rows}) == 1
+    assert all(row.waited_seconds > 0 for row in rows)
+    assert not bed.step(), "they wait"
+    with bed.stations.database.read() as connection:
+        assert pledges.due_peers(connection) == []
+    with bed.stations.database.write() as connection:
+        connection.execute(sa.update(schema.pledge).values(due_at=datetime.now(UTC), waited_seconds=72 * 3600.0))
+    assert not bed.step()
+    rows = bed.stations.rows(schema.pledge)
+    assert [row.attempts for row in rows] == [2, 0, 0]
+    assert None not in {row.ended_at for row in rows}, "they are given up together"
+
+
+def patient(config):
+    """Return the configuration with waits that do not end while a test looks."""
+    deliver = config.deliver.model_copy(update={"first_backoff_seconds": 200.0, "longest_backoff_seconds": 200.0})
+    return config.model_copy(update={"deliver": deliver})
+
+
+@sqlite
+def test_DEL_09_an_answer_at_which_the_peer_breaks_off_holds_up_no_other(make_bed, asker, monkeypatch):
+    bed = make_bed()
+    bed.pledger = Pledger(patient(bed.config), bed.stations.database, bed.files, ME)
+    for number in (7, 8):
+        assert asker.ask(bed.receiver.port, f"2.25.{number}", CT) == 0x0000
+    tell = inquiry.tell
+
+    def broken(remote, report):
+        if report.transaction_uid == "2.25.7":
+            raise BrokenOff("the peer aborted")
+        tell(remote, report)
+
+    monkeypatch.setattr(inquiry, "tell", broken)
+    assert bed.step()
+    assert bed.step()
+    assert not bed.step()
+    assert [str(report.TransactionUID) for _, report in asker.reports] == ["2.25.8"]
 
 
 @sqlite
@@ -202,7 +271,7 @@ def test_PRI_01_what_a_peer_says_of_its_answer_stands_in_the_row_and_not_in_the_
     bed = make_bed()
     asker.status, asker.comment = 0x0110, "no ZZPHI^MARKER here"
     asker.ask(bed.receiver.port, "2.25.7", CT)
-    bed.pledger.step()
+    bed.step()
     assert bed.row.reason.endswith('0x0110, "no ZZPHI^MARKER here"')
     assert "answered what this node keeps with 0x0110" in caplog.text
     assert "ZZPHI" not in caplog.text
@@ -214,13 +283,13 @@ def test_a_fault_of_the_node_is_tried_again_later_as_a_peer_that_is_away(make_be
     asker.ask(bed.receiver.port, "2.25.7", CT)
     with monkeypatch.context() as broken:
         broken.setattr(inquiry, "tell", _odd)
-        assert bed.pledger.step()
+        assert bed.step()
     assert bed.row.reason.startswith("unexpected KeyError in _odd (test_pledges.py:")
     assert (bed.row.attempts, bed.row.ended_at) == (1, None)
     assert bed.row.waited_seconds > 0
     assert "ct-1 is not told yet what is kept: unexpected KeyError" in caplog.text
     assert "Doe" not in caplog.text
-    until(bed.pledger.step)
+    until(bed.step)
     assert len(asker.reports) == 1
 
 
@@ -232,9 +301,9 @@ def _odd(*_arguments):
 def test_the_same_request_is_answered_again_and_another_under_its_uid_refused(make_bed, asker):
     bed = make_bed()
     assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0000
-    bed.pledger.step()
+    bed.step()
     assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0000
-    bed.pledger.step()
+    bed.step()
     assert len(asker.reports) == 2
     assert asker.ask(bed.receiver.port, "2.25.7", CT[:1]) == 0x0210
 
@@ -257,27 +326,27 @@ def test_a_request_that_comes_again_while_it_is_answered_is_answered_again(make_
 
     with monkeypatch.context() as amid:
         amid.setattr(inquiry, "tell", asked_again_meanwhile)
-        assert bed.pledger.step()
+        assert bed.step() is told, "nothing more is tried where it is away"
     assert bed.row.ended_at is None
     assert bed.row.decided_at is None
-    assert bed.pledger.step()
+    assert bed.step()
     assert [event_type for event_type, _ in asker.reports] == ([2, 1] if told else [1])
     assert bed.row.ended_at is not None
-    assert not bed.pledger.step()
+    assert not bed.step()
 
 
 def test_a_request_that_comes_again_while_it_is_decided_is_decided_again(make_bed, asker):
     bed = make_bed()
     wanted = [CT[0], (CTImageStorage, instance_uid("1", 3))]
     assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
-    taken = pledges.take(bed.stations.database)
+    taken = pledges.take(bed.stations.database, "ct-1")
     assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
     bed.pledger.serve(taken)
     assert [event_type for event_type, _ in asker.reports] == [2]
     assert bed.row.decided_at is None
     bed.sender.send("1", (3,))
     keep_sources(bed.files, bed.sender)
-    assert bed.pledger.step()
+    assert bed.step()
     assert [event_type for event_type, _ in asker.reports] == [2, 1]
     assert bed.row.ended_at is not None
 
@@ -288,14 +357,14 @@ def test_what_was_sent_since_and_is_asked_for_again_is_waited_for(make_bed, aske
     wanted = [(CTImageStorage, instance_uid("1", 3))]
     assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
     wall.forward(seconds=3601)
-    assert bed.pledger.step()
+    assert bed.step()
     assert [event_type for event_type, _ in asker.reports] == [2]
     assert asker.ask(bed.receiver.port, "2.25.7", wanted) == 0x0000
-    assert bed.pledger.step()
+    assert bed.step()
     assert len(asker.reports) == 1, "it may be on its way"
     bed.sender.send("1", (3,))
     keep_sources(bed.files, bed.sender)
-    until(bed.pledger.step)
+    until(bed.step)
     assert [event_type for event_type, _ in asker.reports] == [2, 1]
 
 
@@ -328,7 +397,7 @@ def test_requests_are_forgotten_a_month_after_they_were_answered(make_bed, asker
     assert asker.ask(bed.receiver.port, "2.25.7", CT) == 0x0000
     wall.forward(days=31)
     assert retention.forget(bed.stations.database) == 0  # nobody has answered it yet
-    bed.pledger.step()
+    bed.step()
     assert retention.forget(bed.stations.database) == 0
     wall.forward(days=31)
     assert retention.forget(bed.stations.database) == 1
@@ -365,7 +434,7 @@ def test_off_by_default(make_bed, asker):
 def test_a_person_sees_what_is_held_and_lifts_it(make_bed, asker, database, tmp_path):
     bed = make_bed()
     asker.ask(bed.receiver.port, "2.25.7", CT)
-    bed.pledger.step()
+    bed.step()
     path = tmp_path / "pacs-ai.toml"
     path.write_text(f'[store]\ndatabase = "{database.engine.url}"\n')
 

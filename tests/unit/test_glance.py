@@ -14,6 +14,7 @@ from pacs_ai.states import DeliveryState, JobState, SeriesState
 from pacs_ai.store.concerns import Concern
 from pacs_ai.store.processes import ProcessView
 from pacs_ai.store.spool import Standing
+from pacs_ai.store.unconfirmed import Unconfirmed
 from pacs_ai.store.views import JobView, SeriesView
 
 NOW = datetime.now(UTC)
@@ -86,16 +87,29 @@ def test_what_a_destination_lacks_or_was_not_told_needs_a_person():
     assert found[5:] == [("2 further destinations", "lack results or are not told")]
 
 
-def test_what_a_peer_took_and_never_confirmed_needs_a_person_while_it_is_asked_to():
-    def told(**peer):
-        config = Config.model_validate({"peer": [{"name": "pacs", "ae_title": "PACS", "host": "h", **peer}]})
-        unconfirmed = {"pacs": (3, NOW), "gone": (1, NOW)}
-        return [(one.subject, one.words) for one in glance._troubles(config, look(unconfirmed=unconfirmed))]
+def not_confirmed(found: Unconfirmed, **peer) -> list[tuple[str, str]]:
+    config = Config.model_validate({"peer": [{"name": "pacs", "ae_title": "PACS", "host": "h", **peer}]})
+    return [(one.subject, one.words) for one in glance._troubles(config, look(unconfirmed=found))]
 
-    assert told() == []
-    ((subject, words),) = told(commitment=True)
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("given_up", "asked for them in vain"), ("late", "has not confirmed them within a day")]
+)
+def test_what_a_peer_took_and_never_confirmed_needs_a_person_while_it_is_asked_to(kind, words):
+    found = Unconfirmed(**{kind: {"pacs": (3, NOW), "gone": (1, NOW)}})
+    assert not_confirmed(found) == []
+    ((subject, said),) = not_confirmed(found, commitment=True)
     assert subject == "peer pacs"
-    assert words.startswith("took 3 results since")
+    assert said.startswith("took 3 results since")
+    assert said.endswith(words)
+
+
+def test_what_a_peer_took_that_is_missing_needs_a_person():
+    found = Unconfirmed(waiting={"pacs": (3, NOW), "gone": (1, NOW)})
+    ((subject, said),) = not_confirmed(found, commitment=True)
+    assert subject == "peer gone"
+    assert said.startswith("took 1 result since")
+    assert "no [[peer]] any more" in said
 
 
 def test_a_silent_host_needs_a_person_but_not_a_worker_that_is_busy_here():

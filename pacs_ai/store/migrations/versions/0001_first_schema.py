@@ -357,7 +357,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
     op.create_index(
         "ix_delivery_confirm",
         "delivery",
-        ["peer"],
+        ["state", "peer", "confirm_at"],
         unique=False,
         sqlite_where=sa.text("confirm_at IS NOT NULL"),
         postgresql_where=sa.text("confirm_at IS NOT NULL"),
@@ -400,7 +400,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
     op.create_index(
         "ix_pledge_open",
         "pledge",
-        ["id"],
+        ["peer", "due_at", "ended_at"],
         unique=False,
         sqlite_where=sa.text("ended_at IS NULL"),
         postgresql_where=sa.text("ended_at IS NULL"),
