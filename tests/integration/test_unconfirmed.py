@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from stations import ME
 
 from pacs_ai.cli import main
+from pacs_ai.states import JobEvent
 from pacs_ai.store import commitments, journal, orders
+from pacs_ai.store.moves import move
 
 #: What differs between the databases is shown by the other tests.
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -101,3 +103,13 @@ def test_only_what_cannot_be_confirmed_is_left_open(make_commitment_bed, make_co
     orders.cancel(bed.stations.database, bed.job, actor=ME, peers=peers)
     bed.step()
     assert bed.stations.deliveries() == left
+
+
+@sqlite
+def test_what_a_superseded_job_left_unconfirmed_can_be_set_aside_too(order):
+    bed = order.bed
+    with bed.stations.database.write() as connection:
+        move(connection, bed.job, JobEvent.SUPERSEDED, actor=ME, reason="a newer revision came")
+    assert order("cancel", str(bed.job)).exit_code == 0
+    assert bed.given_up == {}
+    assert "there is nothing to cancel" in order("cancel", str(bed.job)).output
