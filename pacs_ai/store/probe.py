@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _TRIES = 5
+#: Longest wait for a database server to answer.
+_PATIENCE_SECONDS = 5
 #: Settings of `synchronous_commit` with which PostgreSQL flushes its own log before it answers, whatever standbys do.
 _FLUSHED = frozenset({"on", "local", "remote_write", "remote_apply"})
 _BLOCK = b"\0" * 65536
@@ -74,7 +76,8 @@ def prove_encoding(database: Database) -> None:
     import psycopg  # only where there is such a database
 
     try:
-        with psycopg.connect(database.engine.url.set(drivername="postgresql").render_as_string(False)) as connection:
+        url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, connect_timeout=_PATIENCE_SECONDS) as connection:
             encoding = connection.info.parameter_status("server_encoding")
     except psycopg.OperationalError:
         return
