@@ -15,7 +15,7 @@ from pacs_ai.states import REACHED, DeliveryEvent, DeliveryState, JobEvent, JobS
 from pacs_ai.store import journal, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.filling import fill_outbox
-from pacs_ai.store.holds import WAITING, hold_back
+from pacs_ai.store.holds import WAITING, hold_back, keep_pauses
 from pacs_ai.store.moves import move
 from pacs_ai.store.notices import end_unanalysed, order_not_analysed
 from pacs_ai.store.schema import Role
@@ -105,10 +105,11 @@ def series_digest(connection: Connection, series_id: int, revision: int) -> str:
 def lock_study(connection: Connection, study_id: int) -> None:
     """Lock a study against everybody else who enqueues or purges; first of all locks, so that none waits for another.
 
-    Receiving goes on meanwhile: a key is not changed (FOR NO KEY UPDATE).
+    Receiving goes on meanwhile: a key is not changed (FOR NO KEY UPDATE). Pausing and resuming wait.
     """
     query = sa.select(schema.study.c.id).where(schema.study.c.id == study_id)
     connection.execute(query.with_for_update(key_share=True)).one()
+    keep_pauses(connection)
 
 
 def enqueue(connection: Connection, database: Database, work: Work, *, actor: str) -> tuple[int, bool]:

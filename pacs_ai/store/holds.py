@@ -23,8 +23,26 @@ CONFLICT = "a source series is in conflict: a person has to decide"
 WAITING = "waiting for a worker"
 
 
+def keep_pauses(connection: Connection) -> None:
+    """Have no pipeline paused or resumed until this transaction ends; several may do so at a time.
+
+    Before any job is locked, as whoever pauses or resumes locks jobs behind it. SQLite has one writer at a time.
+    """
+    _lock_pauses(connection, "ROW SHARE")
+
+
+def change_pauses(connection: Connection) -> None:
+    """Wait for those who rely on which pipelines are paused, so that what comes next sees their jobs."""
+    _lock_pauses(connection, "EXCLUSIVE")
+
+
+def _lock_pauses(connection: Connection, mode: str) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"LOCK TABLE {_switch.name} IN {mode} MODE"))
+
+
 def hold_back(connection: Connection, job_id: int, *, actor: str) -> bool:
-    """Withhold a queued job where something stands in its way now; tells whether."""
+    """Withhold a queued job where something stands in its way now; tells whether. `keep_pauses` goes before."""
     reason = _hindrance(connection, job_id)
     if reason:
         move(connection, job_id, JobEvent.WITHHELD, actor=actor, reason=reason)
@@ -49,9 +67,9 @@ def release_paused(connection: Connection, pipeline: str, *, actor: str) -> int:
 
 
 def release_unpaused(database: Database, *, actor: str) -> int:
-    """Let jobs go on that were held back for a pause that ended in the same moment; returns how many did.
+    """Let jobs go on that are held back for a pause that has ended; returns how many did.
 
-    Under PostgreSQL the one who enqueues may still see the pause, and the one who ends it not yet the job.
+    Earlier versions left such jobs on PostgreSQL: who enqueued still saw the pause, and who ended it not yet the job.
     """
     paused = sa.exists().where(_switch.c.pipeline == _job.c.pipeline)
     query = sa.select(_job.c.id).where(
@@ -61,6 +79,7 @@ def release_unpaused(database: Database, *, actor: str) -> int:
         if connection.execute(query.limit(1)).first() is None:
             return 0
     with database.write() as connection:
+        keep_pauses(connection)
         return release(connection, _locked(connection, query), actor=actor)
 
 
@@ -103,12 +122,15 @@ def withhold_for_conflict(connection: Connection, series_id: int, *, actor: str)
 
 
 def _hindrance(connection: Connection, job_id: int) -> str:
-    in_conflict = (
-        sa.select(_series.c.id)
+    """Say what stands in a job's way; its series are locked against whoever brings them into conflict meanwhile."""
+    sources = (
+        sa.select(_series.c.state)
         .join(_source, _source.c.series_id == _series.c.id)
-        .where(_source.c.job_id == job_id, _series.c.state == SeriesState.CONFLICT.value)
+        .where(_source.c.job_id == job_id)
+        .order_by(_series.c.id)
+        .with_for_update(read=True, key_share=True, of=_series)
     )
-    if connection.execute(in_conflict).first() is not None:
+    if SeriesState.CONFLICT in connection.execute(sources).scalars().all():
         return CONFLICT
     paused = sa.select(_job.c.id).join(_switch, _switch.c.pipeline == _job.c.pipeline).where(_job.c.id == job_id)
     return PAUSED if connection.execute(paused).first() is not None else ""

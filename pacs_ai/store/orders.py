@@ -24,7 +24,7 @@ from pacs_ai.store.enqueue import (
     enqueue_generation,
     lock_study,
 )
-from pacs_ai.store.holds import hold_back, release_paused, withhold_paused
+from pacs_ai.store.holds import change_pauses, hold_back, release_paused, withhold_paused
 from pacs_ai.store.moves import move
 from pacs_ai.store.notices import withdraw_unsent
 from pacs_ai.store.schema import Role
@@ -186,6 +186,7 @@ def _work_of(connection: Connection, row: Row[Any], addresses: Mapping[str, Addr
 def pause(database: Database, pipeline: str, *, actor: str, reason: str = "") -> int:
     """Stop a pipeline: its queued jobs are withheld, running ones end; returns how many were withheld."""
     with database.write() as connection:
+        change_pauses(connection)
         connection.execute(database.insert_new(_switch), {"pipeline": pipeline, "paused_at": now(), "reason": reason})
         journal.append(connection, "pipeline", pipeline, "paused", reason=reason, actor=actor)
         return withhold_paused(connection, pipeline, actor=actor)
@@ -194,6 +195,7 @@ def pause(database: Database, pipeline: str, *, actor: str, reason: str = "") ->
 def resume(database: Database, pipeline: str, *, actor: str) -> int:
     """Let a paused pipeline go on; returns how many jobs were released."""
     with database.write() as connection:
+        change_pauses(connection)
         connection.execute(sa.delete(_switch).where(_switch.c.pipeline == pipeline))
         journal.append(connection, "pipeline", pipeline, "resumed", actor=actor)
         return release_paused(connection, pipeline, actor=actor)
