@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from pacs_ai.profiles import NOTICES
 from pacs_ai.states import DeliveryState, JobState
@@ -24,6 +24,8 @@ _delivery, _result = schema.delivery, schema.result
 _RETRACTIONS = (NoticeKind.REJECTION.value, NoticeKind.RETRACTED.value)
 #: A withdrawal that did not reach its destination within so long needs a person.
 _LATE_SECONDS = 60.0
+#: And so does a report of no analysis that was not made within so long: many may be wanted at the same time.
+_LATE_REPORT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -42,35 +44,53 @@ def of_jobs(connection: Connection) -> list[Concern]:
 
 
 def _unsaid(connection: Connection) -> Iterator[Concern]:
-    """Yield the withdrawals that could not be made, or are not made yet, and the reports of no analysis."""
-    late = sa.and_(_notice.c.ended_at.is_(None), _notice.c.ordered_at < _late())
-    withdrawn = sa.and_(
-        _job.c.state == JobState.RETRACTED.value,
-        _notice.c.kind.in_(_RETRACTIONS),
-        sa.or_(_notice.c.problem != "", late),
-    )
-    not_analysed = sa.and_(
-        _job.c.state.in_([JobState.REFUSED.value, JobState.FAILED.value]),
-        _notice.c.kind == NoticeKind.NOT_ANALYSED.value,
-        _notice.c.problem != "",
-    )
+    """Yield the withdrawals and the reports of no analysis that could not be made, or are not made yet."""
     query = (
         sa.select(_notice, _job.c.pipeline)
         .join(_job, _job.c.id == _notice.c.job_id)
-        .where(sa.or_(withdrawn, not_analysed))
+        .where(
+            sa.or_(
+                sa.and_(
+                    _job.c.state == JobState.RETRACTED.value,
+                    _notice.c.kind.in_(_RETRACTIONS),
+                    _wanting(_LATE_SECONDS),
+                ),
+                sa.and_(
+                    _job.c.state.in_([JobState.REFUSED.value, JobState.FAILED.value]),
+                    _notice.c.kind == NoticeKind.NOT_ANALYSED.value,
+                    _wanting(_LATE_REPORT_SECONDS),
+                ),
+            )
+        )
         .order_by(_notice.c.id)
     )
     for row in connection.execute(query):
-        peers = ", ".join(row.peers)
-        if row.kind == NoticeKind.NOT_ANALYSED:
-            words = f"was not analysed, and {peers} cannot be told: {row.problem}"
-            advice = f"pacs-ai retry {row.job_id}, or pacs-ai cancel {row.job_id} to set it aside"
-        elif row.problem:
-            words = f"is retracted, but {peers} cannot be told: {row.problem}"
-            advice = f"delete its results there by hand, then pacs-ai cancel {row.job_id} to set it aside"
-        else:
-            words, advice = f"is retracted, but {peers} is not told yet", "see the log of deliver"
+        words, advice = _of_report(row) if row.kind == NoticeKind.NOT_ANALYSED else _of_withdrawal(row)
         yield Concern(row.job_id, row.pipeline, words, advice)
+
+
+def _wanting(seconds: float) -> sa.ColumnElement[bool]:
+    """Say of a notice that it could not be made, or not within so long."""
+    return sa.or_(_notice.c.problem != "", sa.and_(_notice.c.ended_at.is_(None), _notice.c.ordered_at < _ago(seconds)))
+
+
+def _of_report(row: Row[Any]) -> tuple[str, str]:
+    """Return what is the matter with a report of no analysis, and what to do."""
+    peers = ", ".join(row.peers)
+    if row.problem:
+        words = f"was not analysed, and {peers} cannot be told: {row.problem}"
+        return words, f"pacs-ai retry {row.job_id}, or pacs-ai cancel {row.job_id} to set it aside"
+    words = f"was not analysed, and {peers} is not told yet"
+    return words, f"see the log of deliver, or pacs-ai cancel {row.job_id} to leave it so"
+
+
+def _of_withdrawal(row: Row[Any]) -> tuple[str, str]:
+    """Return what is the matter with a withdrawal, and what to do."""
+    peers = ", ".join(row.peers)
+    if row.problem:
+        words = f"is retracted, but {peers} cannot be told: {row.problem}"
+        return words, f"delete its results there by hand, then pacs-ai cancel {row.job_id} to set it aside"
+    return f"is retracted, but {peers} is not told yet", "see the log of deliver"
 
 
 def _unreached(connection: Connection) -> Iterator[Concern]:
@@ -82,7 +102,7 @@ def _unreached(connection: Connection) -> Iterator[Concern]:
         .join(_job, _job.c.id == _delivery.c.job_id)
         .where(
             _delivery.c.state.in_(under_way),
-            _delivery.c.created_at < _late(),
+            _delivery.c.created_at < _ago(_LATE_SECONDS),
             _job.c.state == JobState.RETRACTED.value,
             _result.c.kind.in_(NOTICES),
         )
@@ -106,18 +126,15 @@ def _lacking(connection: Connection) -> Iterator[Concern]:
         yield Concern(row.job_id, row.pipeline, words, f"{order}, or pacs-ai cancel {row.job_id} to leave it so")
 
 
-def _late() -> datetime:
-    return now() - timedelta(seconds=_LATE_SECONDS)
+def _ago(seconds: float) -> datetime:
+    return now() - timedelta(seconds=seconds)
 
 
 def set_aside(connection: Connection, job_id: int, *, actor: str) -> bool:
     """Note that a person has seen what a destination lacks, or could not be told; False where there is nothing such."""
     lacking = sa.update(_destination).where(_destination.c.job_id == job_id, _destination.c.lacking != "")
-    of_job = sa.update(_notice).where(_notice.c.job_id == job_id)
-    changes = (
-        lacking.values(lacking=""),
-        of_job.where(_notice.c.problem != "").values(problem=""),
-    )
+    unsaid = sa.update(_notice).where(_notice.c.job_id == job_id, _notice.c.problem != "")
+    changes = (lacking.values(lacking=""), unsaid.values(problem="", peers=_untold()))
     words = "an operator set aside what a destination lacks or could not be told"
     return _note(connection, job_id, changes, words, actor)
 
@@ -126,8 +143,14 @@ def drop_unmade(connection: Connection, job_id: int, *, actor: str) -> bool:
     """End the notices of a job that are not made yet, and set aside the others; False where there are none."""
     unmade = sa.update(_notice).where(_notice.c.job_id == job_id, _notice.c.ended_at.is_(None))
     words = "an operator cancelled what was still to be told"
-    dropped = _note(connection, job_id, (unmade.values(ended_at=now()),), words, actor)
+    dropped = _note(connection, job_id, (unmade.values(ended_at=now(), peers=_untold()),), words, actor)
     return set_aside(connection, job_id, actor=actor) or dropped
+
+
+def _untold() -> sa.Case[Any]:
+    """Return whom a notice told that was not made; whom a withdrawal was meant for stays, as nothing tells it again."""
+    nobody = sa.literal([], _notice.c.peers.type)
+    return sa.case((_notice.c.kind == NoticeKind.NOT_ANALYSED.value, nobody), else_=_notice.c.peers)
 
 
 def _note(connection: Connection, job_id: int, changes: Sequence[sa.Update], words: str, actor: str) -> bool:

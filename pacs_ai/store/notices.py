@@ -184,6 +184,14 @@ def forget(connection: Connection, job_id: int, kind: NoticeKind) -> None:
 def withdraw_unsent(connection: Connection, job_id: int, *, actor: str) -> None:
     """Take back what was not yet said of a job that is tried again."""
     forget(connection, job_id, NoticeKind.NOT_ANALYSED)
+    cancel_unsent(connection, job_id, actor=actor, reason="the job is tried again")
+
+
+def cancel_unsent(connection: Connection, job_id: int, *, actor: str, reason: str) -> int:
+    """Cancel "not analysed" where it was not sent yet, and note whom that leaves untold; returns how many deliveries.
+
+    So it is said after all where the job comes to the same end again.
+    """
     waiting = (
         sa.select(_delivery.c.id, _delivery.c.peer)
         .join(_result, _result.c.id == _delivery.c.result_id)
@@ -195,14 +203,15 @@ def withdraw_unsent(connection: Connection, job_id: int, *, actor: str) -> None:
         .order_by(_delivery.c.id)
         .with_for_update(of=_delivery)
     )
-    untold = set()
-    for row in connection.execute(waiting).all():
-        move(connection, row.id, DeliveryEvent.CANCELLED, actor=actor, reason="the job is tried again")
-        untold.add(row.peer)
-    made = sa.select(_notice).where(_notice.c.job_id == job_id, _notice.c.kind == NoticeKind.NOT_ANALYSED.value)
-    for row in connection.execute(made).all():
-        told = [peer for peer in row.peers if peer not in untold]
-        connection.execute(sa.update(_notice).where(_notice.c.id == row.id).values(peers=told))
+    rows = connection.execute(waiting).all()
+    for row in rows:
+        move(connection, row.id, DeliveryEvent.CANCELLED, actor=actor, reason=reason)
+    untold = {row.peer for row in rows}
+    ended = sa.select(_notice).where(_notice.c.job_id == job_id, _notice.c.kind == NoticeKind.NOT_ANALYSED.value)
+    for row in connection.execute(ended).all():
+        told = [] if row.problem else [peer for peer in row.peers if peer not in untold]
+        connection.execute(sa.update(_notice).where(_notice.c.id == row.id).values(peers=told, problem=""))
+    return len(rows)
 
 
 # -- made

@@ -26,7 +26,7 @@ from pacs_ai.store.enqueue import (
 )
 from pacs_ai.store.holds import change_pauses, hold_back, release_paused, withhold_paused
 from pacs_ai.store.moves import move
-from pacs_ai.store.notices import withdraw_unsent
+from pacs_ai.store.notices import cancel_unsent, withdraw_unsent
 from pacs_ai.store.schema import Role
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def cancel(database: Database, job_id: int, *, actor: str, peers: Collection[str
             raise nothing
         elif concerns.set_aside(connection, job_id, actor=actor) or was_open:
             return  # what other destinations are still to get is not concerned
-        cancelled = cancel_deliveries(
+        cancelled = cancel_unsent(connection, job_id, actor=actor, reason="cancelled by an operator")
+        cancelled += cancel_deliveries(
             connection, job_id, actor=actor, reason="cancelled by an operator", also=[DeliveryState.SENDING]
         )
         dropped = concerns.drop_unmade(connection, job_id, actor=actor)

@@ -17,7 +17,7 @@ from pacs_ai.deliver.courier import Courier
 from pacs_ai.deliver.notary import Notary
 from pacs_ai.errors import OutOfResources
 from pacs_ai.states import JobState
-from pacs_ai.store import journal, notices, orders, outbox, queue, replacing, schema
+from pacs_ai.store import concerns, journal, notices, orders, outbox, queue, replacing, schema
 from pacs_ai.store.clock import now
 from pacs_ai.store.enqueue import Address
 from pacs_ai.store.files import Files
@@ -221,6 +221,58 @@ def test_refused_again_for_the_same_reason_says_nothing_new(stations, notary, wo
         orders.retry(stations.database, job_id, actor="operator")
     uids = {row.sop_instance_uid for row in stations.rows(schema.result)}
     assert len(uids) == 2
+
+
+@pytest.mark.parametrize(
+    "seen", ["retried", "set aside", "cancelled before it was made", "cancelled before it was sent"]
+)
+def test_what_was_never_said_is_said_when_the_job_is_refused_again_for_the_same_reason(stations, notary, work, seen):
+    job_id, _ = stations.enqueue(work)
+    refuse(stations, "a gap")
+    if seen in {"retried", "set aside"}:
+        order = notices.next_order(stations.database)
+        notices.give_up(stations.database, order, "none of its images can be read", actor=ME)
+    elif seen == "cancelled unsent":
+        make_all(notary)
+    if seen != "retried":
+        orders.cancel(stations.database, job_id, actor="operator")
+        assert events(stations, job_id)[-1] == "set aside" or stations.deliveries() == ["cancelled"] * 2
+    orders.retry(stations.database, job_id, actor="operator")
+    refuse(stations, "a gap")
+    assert make_all(notary) == 1
+    assert kinds(stations, "pacs", "waiting") == kinds(stations, "archive", "waiting") == ["not-analysed basic-text"]
+    with stations.database.read() as connection:
+        assert concerns.of_jobs(connection) == []
+
+
+def test_a_job_that_was_said_to_have_no_result_before_it_was_cancelled_is_not_said_so_twice(stations, notary, work):
+    job_id, _ = stations.enqueue(work)
+    crash(stations)
+    make_all(notary)
+    stations.deliver_all()
+    orders.cancel(stations.database, job_id, actor="operator")
+    orders.retry(stations.database, job_id, actor="operator")
+    crash(stations)
+    assert make_all(notary) == 0
+
+
+@pytest.mark.parametrize("end", [queue.refuse, queue.fail])
+def test_a_report_that_is_not_made_within_ten_minutes_is_shown(stations, work, wall, end):
+    job_id, _ = stations.enqueue(work)
+    end(stations.database, stations.claim(), "a gap")
+    with stations.database.read() as connection:
+        assert concerns.of_jobs(connection) == []
+    wall.forward(minutes=11)
+    with stations.database.read() as connection:
+        (one,) = concerns.of_jobs(connection)
+    assert (one.words, one.advice) == (
+        "was not analysed, and archive, pacs is not told yet",
+        f"see the log of deliver, or pacs-ai cancel {job_id} to leave it so",
+    )
+    orders.cancel(stations.database, job_id, actor="operator")
+    with stations.database.read() as connection:
+        assert concerns.of_jobs(connection) == []
+    assert notices.next_order(stations.database) is None
 
 
 def test_taken_back_and_refused_again_is_said_after_all(stations, notary, work):
