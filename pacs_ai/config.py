@@ -240,10 +240,10 @@ class Config(Section):
                 for key in ("quiet_seconds", "certificate_name")
                 if len({getattr(peer, key) for peer in peers}) > 1
             ]
-            if len(peers) > 1 and self.receive.commitment:
+            if self.receive.commitment and len({(peer.host, peer.port, peer.tls) for peer in peers}) > 1:
                 found.append(
-                    f"peers {names} have one AE title, {title}, so it is not known which of them asks for storage "
-                    "commitment: leave one of them, or set receive.commitment = false"
+                    f"peers {names} have one AE title, {title}, but not one host, port and tls, so it is not known "
+                    "which of them asks for storage commitment: keep one of them, or set receive.commitment = false"
                 )
         return found
 

@@ -291,6 +291,11 @@ def test_CFG_01_wrong_keys_are_named_in_one_sentence_each(run, text, words):
         assert result.stderr.startswith("pacs-ai: ")
 
 
+def test_one_pacs_may_be_two_peers_of_which_each_gets_its_own_objects(run):
+    tables = NAMESAKES.replace("10.0.0.2", "10.0.0.1").format("profile = 'ohif'", "profile = 'archive'")
+    assert run("config", "check", config="[receive]\ncommitment = true\n" + tables).exit_code == 0
+
+
 def test_node_does_not_start_with_contradictions(run):
     result = run("run", config=ROUTE.format("ct-liver", 'modality = "CT"'))
     assert result.exit_code == 2
