@@ -161,6 +161,8 @@ class Router:
             )
             if count:
                 _log.info("retention: %d received instance(s) deleted", count)
+        elif self._files.sweeper.is_due:
+            retention.sweep_again(self._database, self._files)
 
     def _is_time(self, duty: str, every: float) -> bool:
         if self._clock() - self._last[duty] < every:

@@ -14,7 +14,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -22,14 +21,13 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.errors import OutOfResources, UserError
 from pacs_ai.store.disk import CREATE, READ, Disk, write
+from pacs_ai.store.layout import NEW, SHA256, SHARDS, locked
+from pacs_ai.store.sweeping import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHARDS = tuple(f"{number:02x}" for number in range(256))
-_NEW = ".new"
 _PIECE_BYTES = 1 << 20
 #: A file that comes piece by piece is synced each time so many bytes were added.
 _SYNC_EVERY_BYTES = 32 << 20
@@ -61,6 +59,8 @@ class Files:
     ----------
     folder
         Where the files lie; made where it is missing, one file system throughout.
+    clock
+        Monotonic seconds, for what is swept away.
 
     Raises
     ------
@@ -70,9 +70,10 @@ class Files:
         The disk is full or read-only.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
         self.disk = Disk(folder)
+        self.sweeper = Sweeper(folder, clock)
         try:
             self._lay_out()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -82,7 +83,7 @@ class Files:
 
     def path(self, sha256: str) -> Path:
         """Return where the file of that digest lies, or would lie; ValueError where it is no SHA-256 (hex)."""
-        if not _SHA256.fullmatch(sha256):
+        if not SHA256.fullmatch(sha256):
             raise ValueError("not a SHA-256 in lower-case hex")
         return self.folder / sha256[:2] / sha256
 
@@ -187,34 +188,13 @@ class Files:
     def remove(self, sha256: str) -> bool:
         """Delete the file; False where there was none.
 
-        Only for a file that nobody may be writing anew at this moment; otherwise delete its rows and let `sweep` come.
+        Only for a file that nobody may be writing anew at this moment; otherwise delete its rows: it is swept away.
         """
         try:
             self.path(sha256).unlink()
         except FileNotFoundError:
             return False
         return True
-
-    def sweep(self, keep: Callable[[str], bool], *, older_than_seconds: float) -> list[str]:
-        """Delete left-over new files, and files that nobody keeps; return the digests of the latter.
-
-        Parameters
-        ----------
-        keep
-            Asked with a SHA-256: does a row name it?
-        older_than_seconds
-            Younger files are let be: their row may be about to be committed.
-        """
-        before = time.time() - older_than_seconds
-        for entry in _older(self.folder / _NEW, before):
-            entry.unlink(missing_ok=True)
-        orphans = [
-            entry.name
-            for shard in _SHARDS
-            for entry in _older(self.folder / shard, before)
-            if _SHA256.fullmatch(entry.name) and not keep(entry.name)
-        ]
-        return [sha256 for sha256 in orphans if self._remove_older(sha256, before)]
 
     def free_bytes(self) -> int:
         """Return how many bytes this process may still write."""
@@ -230,7 +210,7 @@ class Files:
         """Make the folders and their entries durable, so that later a write only syncs its own folder."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        for name in (_NEW, *_SHARDS):
+        for name in (NEW, *SHARDS):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
             if (self.folder / name).is_symlink():
                 raise NotADirectoryError(errno.ENOTDIR, "it holds a link where a folder belongs")
@@ -243,7 +223,7 @@ class Files:
         One whose bytes are others by now, or cannot be read, is to be written anew.
         """
         try:
-            with _locked(stored.path.parent, fcntl.LOCK_SH):
+            with locked(stored.path.parent, fcntl.LOCK_SH):
                 os.utime(stored.path, follow_symlinks=False)
                 if stored.path.lstat().st_size != stored.size:
                     return False
@@ -268,24 +248,16 @@ class Files:
         """
         try:
             for file in stored:
-                with _locked(file.path.parent, fcntl.LOCK_SH):
+                with locked(file.path.parent, fcntl.LOCK_SH):
                     os.utime(file.path, follow_symlinks=False)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise self.disk.shortage(error) from error
 
-    def _remove_older(self, sha256: str, before: float) -> bool:
-        path = self.path(sha256)
-        with _locked(path.parent, fcntl.LOCK_EX):
-            try:
-                return path.lstat().st_mtime < before and self.remove(sha256)
-            except FileNotFoundError:
-                return False
-
     def new_path(self) -> Path:
         """Return a path for a file that is not whole yet."""
-        return self.folder / _NEW / secrets.token_hex(16)
+        return self.folder / NEW / secrets.token_hex(16)
 
     def _fill(self, new: Path, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         descriptor = os.open(new, CREATE, 0o600)
@@ -355,17 +327,6 @@ class Incoming:
             raise
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
-    """Hold a folder's lock: who finds a file already there against who sweeps it away."""
-    descriptor = os.open(folder, READ | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, kind)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def sha256_of(parts: Sequence[bytes | bytearray | memoryview]) -> str:
     """Return the SHA-256 (hex) of the parts as one."""
     digest = hashlib.sha256()
@@ -393,11 +354,3 @@ def _digest(path: Path) -> tuple[str, int]:
             digest.update(piece)
             size += len(piece)
     return digest.hexdigest(), size
-
-
-def _older(folder: Path, before: float) -> Iterator[Path]:
-    """Give the files of a folder that were last changed before a time."""
-    for entry in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if entry.lstat().st_mtime < before:
-                yield entry

@@ -40,8 +40,8 @@ def purge(database: Database, files: Files, *, inputs_days: float, unrouted_days
     An instance is due when its series has been quiet for the days, no route waits for more of its study, and every job
     on it has ended so long ago: done with all results delivered (or cancelled), refused, cancelled or superseded. A
     failed job keeps its inputs, for a retry. A series of which the node has committed to keep an instance
-    (`pacs_ai.store.pledges`) is never due. The row stays and says when the file went; the files themselves go with
-    the next sweep, an hour later at the earliest.
+    (`pacs_ai.store.pledges`) is never due. The row stays and says when the file went; the files themselves go some
+    minutes later (`pacs_ai.store.sweeping`).
     """
     ages = {SeriesState.COMPLETE: inputs_days, SeriesState.UNROUTED: unrouted_days}
     with database.read() as connection:
@@ -121,15 +121,27 @@ def _due(state: SeriesState, days: float) -> sa.Select[Any]:
     return due.order_by(_series.c.id)
 
 
-def sweep(database: Database, files: Files, *, older_than_seconds: float = _YOUNG_SECONDS) -> list[str]:
-    """Delete files that no row names any more, and what was left half written."""
-    return files.sweep(_Named(database), older_than_seconds=older_than_seconds)
+def sweep(database: Database, files: Files) -> list[str]:
+    """Delete files that no row names any more, and what was left half written; returns the digests of the former.
+
+    What this finds goes with `sweep_again`, when the files' sweeper says that it is due.
+    """
+    gone = files.sweeper.take(_Named(database))
+    files.sweeper.look(_Named(database), older_than_seconds=_YOUNG_SECONDS)
+    return gone
+
+
+def sweep_again(database: Database, files: Files) -> list[str]:
+    """Delete such files that `sweep` found, and where they were too many at a time, find more; returns digests."""
+    if not files.sweeper.saw_all:
+        return sweep(database, files)
+    return files.sweeper.take(_Named(database))
 
 
 class _Named:
     """Tells whether a row names a file; files of one folder (the first two digits of their SHA-256) are read at once.
 
-    What is stored anew after its folder was read is young, so the sweep lets it be.
+    What is stored anew after its folder was read was changed by that, so the sweep lets it be.
     """
 
     def __init__(self, database: Database) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from running_node import nodes
+from stations import Clock
 
 from pacs_ai.dicom import part10
 from pacs_ai.dicom.arrival import Arrival
@@ -17,6 +18,7 @@ from pacs_ai.states import SeriesState
 from pacs_ai.store import aside, retention
 from pacs_ai.store.disk import Disk
 from pacs_ai.store.files import Files
+from pacs_ai.store.sweeping import SECOND_LOOK_SECONDS
 
 MARKER = b"ZZPHI"
 #: What happened, and to whom, stays known: that is not images.
@@ -78,10 +80,13 @@ def test_PRI_01_after_quiet_and_retention_no_byte_of_the_patient_is_in_the_store
         assert len(places(node)) == len(paths)
         node.until(lambda: node.state_of(arrival.header.series_instance_uid) is SeriesState.UNROUTED, what="its end")
         assert node.stop() == 0
-        files = Files(node.files_folder)
+        clock = Clock()
+        files = Files(node.files_folder, clock)
         for one in node.instances():
             long_ago = files.path(one.sha256).stat().st_mtime - OLD_SECONDS
             os.utime(files.path(one.sha256), (long_ago, long_ago))
         with node.orders() as database:
             retention.purge(database, files, inputs_days=0.0, unrouted_days=0.0, actor="test")
+            clock.forward(SECOND_LOOK_SECONDS)
+            retention.sweep_again(database, files)
         assert places(node) == set()

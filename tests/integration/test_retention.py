@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 from objects import SEG_AND_SR
-from stations import BACKOFF, ME, Sender
+from stations import BACKOFF, ME, Clock, Sender
 
 from pacs_ai.errors import Unavailable
 from pacs_ai.infer import worker
@@ -24,11 +24,17 @@ from pacs_ai.store.clock import now
 from pacs_ai.store.files import Files
 from pacs_ai.store.index import Outcome
 from pacs_ai.store.moves import move
+from pacs_ai.store.sweeping import SECOND_LOOK_SECONDS
 
 
 @pytest.fixture
-def files(tmp_path):
-    return Files(tmp_path / "store")
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def files(tmp_path, clock):
+    return Files(tmp_path / "store", clock)
 
 
 def purge(stations, files, *, inputs_days=14.0, unrouted_days=2.0):
@@ -163,7 +169,7 @@ def test_received_again_it_stays_its_days_again(stations, sender, files, wall):
     assert stations.jobs() == [JobState.DONE]
 
 
-def test_the_sweep_deletes_old_files_that_no_row_names(stations, files, tmp_path):
+def test_the_sweep_deletes_old_files_that_no_row_names(stations, files, clock, tmp_path):
     kept = files.write((b"named",))
     orphan, young = files.write((b"orphan",)), files.write((b"young",))
     gone = files.write((b"purged",))
@@ -185,11 +191,13 @@ def test_the_sweep_deletes_old_files_that_no_row_names(stations, files, tmp_path
     old = (now() - timedelta(hours=2)).timestamp()
     for stored in (kept, orphan, gone, result):
         os.utime(stored.path, (old, old))
-    assert sorted(retention.sweep(stations.database, files)) == sorted([orphan.sha256, gone.sha256])
+    assert retention.sweep(stations.database, files) == []
+    clock.forward(SECOND_LOOK_SECONDS)
+    assert sorted(retention.sweep_again(stations.database, files)) == sorted([orphan.sha256, gone.sha256])
     assert [stored.path.exists() for stored in (kept, orphan, young, gone, result)] == [True, False, True, False, True]
 
 
-def test_the_sweep_asks_once_for_each_folder(stations, files, monkeypatch):
+def test_the_sweep_asks_once_for_each_folder(stations, files, clock, monkeypatch):
     old = (now() - timedelta(hours=2)).timestamp()
     folders = set()
     for number in range(40):
@@ -199,8 +207,11 @@ def test_the_sweep_asks_once_for_each_folder(stations, files, monkeypatch):
     asked = []
     read = stations.database.read
     monkeypatch.setattr(stations.database, "read", lambda: (asked.append(1), read())[1])
-    assert len(retention.sweep(stations.database, files)) == 40
+    retention.sweep(stations.database, files)
     assert len(asked) == len(folders)
+    clock.forward(SECOND_LOOK_SECONDS)
+    assert len(retention.sweep_again(stations.database, files)) == 40
+    assert len(asked) == 2 * len(folders)
 
 
 _PURGING = """
@@ -252,7 +263,7 @@ def test_STO_11_two_processes_of_which_one_purges_while_the_other_enqueues(stati
 
 
 def test_STO_11_results_that_cannot_be_committed_for_hours_are_not_swept(
-    stations, sender, files, tmp_path, monkeypatch
+    stations, sender, files, clock, tmp_path, monkeypatch
 ):
     """A database that takes no writes can still be read, so the sweep goes on while a worker insists."""
     sender.send()
@@ -267,8 +278,12 @@ def test_STO_11_results_that_cannot_be_committed_for_hours_are_not_swept(
 
     def taken_at_last(*arguments, **words):
         tries.append(retention.sweep(stations.database, files))
-        if len(tries) == 1:
+        clock.forward(2 * SECOND_LOOK_SECONDS)
+        tries.append(retention.sweep_again(stations.database, files))
+        if len(tries) == 2:
             os.utime(stored_at, (0, 0))  # hours pass
+            retention.sweep(stations.database, files)
+            clock.forward(2 * SECOND_LOOK_SECONDS)
             raise Unavailable("the database takes no writes")
         finish(*arguments, **words)
 
@@ -278,6 +293,6 @@ def test_STO_11_results_that_cannot_be_committed_for_hours_are_not_swept(
     order = SimpleNamespace(encodings=[SEG_AND_SR[0]], unverified=())
     made = worker.Worker(config, stations.database, files, ME, "cpu", threading.Event())
     made._finish(held, order, done)
-    assert tries == [[], []]
+    assert tries == [[]] * 4
     assert stations.jobs() == ["done"]
     assert stored_at.read_bytes() == b"an encoded object"

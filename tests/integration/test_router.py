@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
+import sqlalchemy as sa
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from running_node import PLAIN
 from stations import DEAD, ME, Clock, Sender, Stations, WallClock
@@ -78,7 +80,7 @@ class Node:
         self.clock = Clock()
         self.folder = folder
         self.config = Config.model_validate({"peer": PEERS, "profile": [PLAIN], "route": routes, **tables})
-        self.files = Files(folder / "store")
+        self.files = Files(folder / "store", self.clock)
         self.router = self.another()
         self.sender = Sender(stations.database, folder / "files")
 
@@ -86,6 +88,11 @@ class Node:
         """Return one more router, as after a restart or on another host."""
         registry = Registry(self.config.pipeline, PLUGINS)
         return Router(self.config, self.stations.database, self.files, ME, self.clock, registry, **options)
+
+    def step_after(self, seconds: float) -> None:
+        """Step the router once, so much later."""
+        self.clock.forward(seconds)
+        self.router.step()
 
     def pass_time(self, seconds: float) -> None:
         """Step the router every quarter of a second, every two seconds where it is long."""
@@ -665,3 +672,31 @@ def test_the_reason_of_each_decision_is_in_the_journal(make_node, stations):
     assert (entry.event, entry.before, entry.after) == ("quiet", "receiving", "complete")
     assert entry.reason == stations.series().reason
     assert enqueued.reason == "route one"
+
+
+# -- keeping house
+
+
+def test_what_no_row_names_goes_ten_minutes_after_it_was_first_seen(make_node):
+    node = make_node()
+    orphan, young = node.files.write([b"orphan"]), node.files.write([b"young"])
+    os.utime(orphan.path, (0, 0))
+    node.step_after(61)
+    node.step_after(599)
+    assert orphan.path.exists()
+    node.step_after(1)
+    assert not orphan.path.exists()
+    assert young.path.exists()
+
+
+def test_what_was_left_withheld_for_a_pause_that_is_over_goes_on(make_node, stations):
+    node = make_node()
+    orders.pause(stations.database, "one", actor=ME)
+    node.sender.send(numbers=range(3))
+    node.sender.end()
+    node.seconds_until_jobs(1)
+    assert stations.jobs() == ["withheld"]
+    with stations.database.write() as connection:
+        connection.execute(sa.delete(schema.pipeline_switch))  # as who did not see the job
+    node.step_after(5)
+    assert stations.jobs() == ["queued"]

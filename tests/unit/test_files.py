@@ -7,7 +7,6 @@ import resource
 import stat
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -278,32 +277,6 @@ def test_remove(files: Files):
     stored = files.write([b"x"])
     assert files.remove(stored.sha256)
     assert not files.remove(stored.sha256)
-
-
-def test_sweep_takes_left_overs_and_orphans_but_nothing_young_or_kept(files: Files):
-    kept, orphan, young = (files.write([name]) for name in (b"kept", b"orphan", b"young"))
-    left_over = files.folder / ".new" / "left"
-    left_over.write_bytes(b"half")
-    stranger = kept.path.parent / "README"
-    stranger.write_bytes(b"not ours")
-    an_hour_ago = time.time() - 3600
-    for path in (kept.path, orphan.path, left_over, stranger):
-        os.utime(path, (an_hour_ago, an_hour_ago))
-    assert files.sweep(lambda sha256: sha256 == kept.sha256, older_than_seconds=600) == [orphan.sha256]
-    assert everything(files) == sorted([kept.path, young.path, stranger])
-
-
-def test_an_orphan_that_comes_again_while_swept_is_not_lost(files: Files):
-    stored = files.write([b"again"])
-    an_hour_ago = time.time() - 3600
-    os.utime(stored.path, (an_hour_ago, an_hour_ago))
-
-    def comes_again(sha256: str) -> bool:
-        files.write([b"again"])
-        return False
-
-    assert files.sweep(comes_again, older_than_seconds=600) == []
-    assert files.verify(stored.sha256)
 
 
 def test_free_space(files: Files):
