@@ -145,7 +145,6 @@ class Router:
     def _keep_house(self) -> None:
         if self._is_time("sweep", _SWEEP_SECONDS):
             queue.sweep(self._database, self._watch, self._owner)
-            holds.release_unpaused(self._database, actor=self._owner)
             outbox.sweep(self._database, self._watch, self._owner)
         if self._is_time("waiting", _WAITING_SECONDS):
             self._look_at_waiting()

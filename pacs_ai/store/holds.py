@@ -14,8 +14,6 @@ from pacs_ai.store.moves import move
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pacs_ai.store.database import Database
-
 _job, _source, _series, _switch = schema.job, schema.job_source, schema.series, schema.pipeline_switch
 
 PAUSED = "the pipeline is paused"
@@ -64,23 +62,6 @@ def release_paused(connection: Connection, pipeline: str, *, actor: str) -> int:
         _job.c.pipeline == pipeline, _job.c.state == JobState.WITHHELD.value, _job.c.reason == PAUSED
     )
     return release(connection, _locked(connection, query), actor=actor)
-
-
-def release_unpaused(database: Database, *, actor: str) -> int:
-    """Let jobs go on that are held back for a pause that has ended; returns how many did.
-
-    Earlier versions left such jobs on PostgreSQL: who enqueued still saw the pause, and who ended it not yet the job.
-    """
-    paused = sa.exists().where(_switch.c.pipeline == _job.c.pipeline)
-    query = sa.select(_job.c.id).where(
-        _job.c.state == JobState.WITHHELD.value, _job.c.reason == PAUSED, sa.not_(paused)
-    )
-    with database.read() as connection:
-        if connection.execute(query.limit(1)).first() is None:
-            return 0
-    with database.write() as connection:
-        keep_pauses(connection)
-        return release(connection, _locked(connection, query), actor=actor)
 
 
 def release_decided(connection: Connection, series_id: int, revision: int, *, actor: str) -> int:

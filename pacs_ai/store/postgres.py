@@ -1,4 +1,4 @@
-"""What only a node on PostgreSQL needs: to be woken by LISTEN and NOTIFY."""
+"""What only a node on PostgreSQL needs: to be woken by LISTEN and NOTIFY, and to know the database's encoding."""
 
 from __future__ import annotations
 
@@ -14,12 +14,33 @@ if TYPE_CHECKING:
     import threading
 
 
+#: Longest wait for the server to answer.
+_CONNECT_SECONDS = 5
+
+
+def _connect(url: str) -> psycopg.Connection[Any]:
+    dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS)
+
+
+def encoding_of(url: str) -> str:
+    """Return how a database encodes text, "" where it is away.
+
+    SQLAlchemy cannot connect to one without any encoding (SQL_ASCII), so it is asked without.
+    """
+    try:
+        with _connect(url) as connection:
+            return connection.info.parameter_status("server_encoding") or ""
+    except psycopg.OperationalError:
+        return ""
+
+
 class PostgresBell(Bell):
     """LISTENs; a lost connection is opened anew, and the poll meanwhile is once a second."""
 
     def __init__(self, url: str, channel: str) -> None:
         self._channel = channel
-        self._dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._url = url
         self._connection: psycopg.Connection[Any] | None = None
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
@@ -44,7 +65,7 @@ class PostgresBell(Bell):
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:
-            self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=5)
+            self._connection = _connect(self._url)
             self._connection.execute(f"LISTEN {self._channel}")
         return self._connection
 

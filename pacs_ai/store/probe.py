@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _TRIES = 5
-#: Longest wait for a database server to answer.
-_PATIENCE_SECONDS = 5
 #: Settings of `synchronous_commit` with which PostgreSQL flushes its own log before it answers, whatever standbys do.
 _FLUSHED = frozenset({"on", "local", "remote_write", "remote_apply"})
 _BLOCK = b"\0" * 65536
@@ -67,21 +65,13 @@ def is_made(url: str) -> bool:
 
 
 def prove_encoding(database: Database) -> None:
-    """Raise UserError where a PostgreSQL database cannot hold every character; where it is away, others say so.
-
-    SQLAlchemy cannot connect to one without an encoding at all (SQL_ASCII), so it is asked without.
-    """
+    """Raise UserError where a PostgreSQL database cannot hold every character; where it is away, others say so."""
     if database.is_sqlite:
         return
-    import psycopg  # only where there is such a database
+    from pacs_ai.store.postgres import encoding_of  # psycopg: a node on SQLite does without
 
-    try:
-        url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, connect_timeout=_PATIENCE_SECONDS) as connection:
-            encoding = connection.info.parameter_status("server_encoding")
-    except psycopg.OperationalError:
-        return
-    if encoding != "UTF8":
+    encoding = encoding_of(database.url)
+    if encoding not in {"", "UTF8"}:
         raise UserError(
             f"store.database is encoded in {encoding}, which does not hold every name: make one with "
             "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"

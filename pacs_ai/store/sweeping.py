@@ -58,10 +58,10 @@ class Sweeper:
             Younger files are not looked at.
         """
         before, self._seen = self._seen, {}
-        self._looked_at = self._clock()
+        self._looked_at, self.saw_all = self._clock(), True
         for place, changed_ns in self._older(time.time_ns() - int(older_than_seconds * 1e9)):
-            self.saw_all = len(self._seen) < _MOST_SEEN
-            if not self.saw_all:
+            if len(self._seen) >= _MOST_SEEN:
+                self.saw_all = False
                 return
             if not _is_kept(place, keep):
                 known = before.get(place)

@@ -88,22 +88,6 @@ def test_a_job_that_comes_back_while_its_pipeline_is_paused_waits(stations, sour
     assert stations.claim().job_id == job_id
 
 
-def test_a_job_that_was_left_withheld_for_a_pause_that_is_over_goes_on(stations, source):
-    orders.pause(stations.database, "ct-lung", actor=ME)
-    job_id, _ = stations.enqueue(stations.work(source))
-    with stations.database.write() as connection:
-        connection.execute(sa.delete(schema.pipeline_switch))  # as who did not see the job
-    assert holds.release_unpaused(stations.database, actor=ME) == 1
-    assert stations.claim().job_id == job_id
-    assert holds.release_unpaused(stations.database, actor=ME) == 0
-
-
-def test_a_pause_that_goes_on_releases_nothing(stations, source):
-    stations.enqueue(stations.work(source))
-    orders.pause(stations.database, "ct-lung", actor=ME)
-    assert holds.release_unpaused(stations.database, actor=ME) == 0
-
-
 @pytest.mark.parametrize("state", [JobState.REFUSED, JobState.FAILED])
 def test_a_report_of_no_analysis_that_cannot_be_made_is_shown_until_it_is_set_aside(stations, sender, state):
     sender.send("1", (1, 2))

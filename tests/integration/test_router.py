@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
-import sqlalchemy as sa
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from running_node import PLAIN
 from stations import DEAD, ME, Clock, Sender, Stations, WallClock
@@ -687,16 +686,3 @@ def test_what_no_row_names_goes_ten_minutes_after_it_was_first_seen(make_node):
     node.step_after(1)
     assert not orphan.path.exists()
     assert young.path.exists()
-
-
-def test_what_was_left_withheld_for_a_pause_that_is_over_goes_on(make_node, stations):
-    node = make_node()
-    orders.pause(stations.database, "one", actor=ME)
-    node.sender.send(numbers=range(3))
-    node.sender.end()
-    node.seconds_until_jobs(1)
-    assert stations.jobs() == ["withheld"]
-    with stations.database.write() as connection:
-        connection.execute(sa.delete(schema.pipeline_switch))  # as who did not see the job
-    node.step_after(5)
-    assert stations.jobs() == ["queued"]
