@@ -86,40 +86,36 @@ FINDERS: dict[str, Callable[[Path, int, str, float], kill.Outcome]] = {
 def find(folder: Path, name: str, seed: int, seconds: float = FIND_SECONDS) -> kill.Outcome:
     """Have the harness that must find a seeded bug look for it; the outcome's violations say that it did not.
 
-    A node that is wrong may also take for ever, and its store be in order as far as it is: then it looks on.
+    A node that is wrong may also take for ever, or break in another way than its bug's own first: that proves nothing,
+    and it looks on from another seed.
     """
     bug = bugs.BUGS[name]
     begin = time.monotonic()
     found = FINDERS[bug.harness](folder, seed, name, seconds)
-    while _took_long(found, bug) and (left := begin + seconds - time.monotonic()) > 0:
+    seen = list(found.violations)
+    while found.violations and not _signs(seen, bug) and (left := begin + seconds - time.monotonic()) > 0:
         again = FINDERS[bug.harness](folder / f"from{found.done}", seed + found.done, name, left)
         found = replace(again, done=found.done + again.done, wanted=found.done + again.wanted)
-    if _took_long(found, bug) or (not found.violations and found.done < found.wanted):  # nothing is proved
+        seen += found.violations
+    signs, besides = _signs(seen, bug), [words for words in seen if not words.startswith("I4 ")]
+    words = []
+    if not signs and besides:
+        words = [f"it broke the node in another way, so nothing is proved: {besides[0]}"]
+    elif not signs and (seen or found.done < found.wanted):
         wanted = max(found.wanted, found.done + 1)
         told = ["not looked for long enough"]
         return replace(found, name=f"bug {name}", wanted=wanted, figures={}, violations=[], told=told)
-    words = []
-    signs = _signs(found, bug)
-    if not found.violations:
-        words = [f"not found by {found.name} in {found.done} of {found.wanted}: {bug.words}"]
     elif not signs:
-        words = [f"it broke the node in another way, so nothing is proved: {found.violations[0]}"]
-    figures = {"after": found.done}
+        words = [f"not found by {found.name} in {found.done} of {found.wanted}: {bug.words}"]
     return replace(
         found,
         name=f"bug {name}",
-        figures=figures,
+        figures={"after": found.done},
         seconds=time.monotonic() - begin,
         violations=words,
-        told=(signs or found.violations)[:1],
+        told=(signs or besides)[:1],
     )
 
 
-def _signs(found: kill.Outcome, bug: bugs.Bug) -> list[str]:
-    return [violation for violation in found.violations if re.search(bug.shows, violation)]
-
-
-def _took_long(found: kill.Outcome, bug: bugs.Bug) -> bool:
-    """Whether a node did not come to rest, and nothing else is wrong."""
-    is_late = bool(found.violations) and all(violation.startswith("I4 ") for violation in found.violations)
-    return is_late and not _signs(found, bug)
+def _signs(seen: list[str], bug: bugs.Bug) -> list[str]:
+    return [words for words in seen if re.search(bug.shows, words)]

@@ -54,12 +54,13 @@ OTHER = "I5 job 1 is running for ever: being analysed"
     [
         ([[LONG], [LONG, STAYS], [LOST]], LOST),
         ([[LONG, LOST]], LOST),
-        ([[LONG], [OTHER]], OTHER),
+        ([[LONG], [OTHER], [LOST]], LOST),
+        ([[OTHER]] * 9, OTHER),
         ([[LONG]] * 9, "not looked for long enough"),
     ],
-    ids=["further", "both", "another", "no time"],
+    ids=["further", "both", "another first", "another only", "no time"],
 )
-def test_a_bug_by_which_a_node_took_long_is_looked_for_further(tmp_path, monkeypatch, looks, told):
+def test_a_bug_that_first_shows_otherwise_is_looked_for_further(tmp_path, monkeypatch, looks, told):
     clock, seeds = SimpleNamespace(now=0.0), []
     clock.monotonic = lambda: clock.now
 
