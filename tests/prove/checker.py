@@ -330,6 +330,8 @@ def _references(store: Store, journals: Journals) -> Iterator[str]:
         own[row["job_id"]].add(row["sop_instance_uid"])
     every = {row["sop_instance_uid"] for row in store.rows["result"]}  # a report cites its predecessor's
     for row in store.rows["result"]:
+        if len(store.data_set_sha256(row["sha256"])) != 64:
+            continue  # I2 tells of it
         patient, named = _references_in(store.files / row["sha256"][:2] / row["sha256"])
         if strange := named - series_of[row["job_id"]] - every:
             yield f"I7 result {row['id']} names {len(strange)} instances that its job did not read"
@@ -340,7 +342,7 @@ def _references(store: Store, journals: Journals) -> Iterator[str]:
 
 @cache
 def _references_in(path: Path) -> tuple[str, frozenset[str]]:
-    """Return the patient and the instances that a result names; its path is its digest, which was checked before."""
+    """Return the patient and the instances that a result names; a path is a digest: it is read once."""
     ds = pydicom.dcmread(path, stop_before_pixels=True)
     named = (str(element.value) for element in ds.iterall() if element.keyword == "ReferencedSOPInstanceUID")
     return str(ds.PatientID), frozenset(named)

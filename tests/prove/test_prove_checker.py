@@ -67,6 +67,19 @@ def test_a_lost_file_is_found(copy):
     assert checker.damaged_names(store) != []
 
 
+@pytest.mark.parametrize("is_gone", [False, True], ids=["torn", "gone"])
+def test_a_lost_result_is_found(copy, is_gone):
+    """What it says cannot be looked at any more."""
+    store, journals = copy
+    sha256 = held.Store(store).rows["result"][0]["sha256"]
+    path = store / "files" / sha256[:2] / sha256
+    if is_gone:
+        path.unlink()
+    else:
+        path.write_bytes(b"torn")
+    assert "I2" in _numbers(checker.violations(store, journals))
+
+
 @pytest.mark.parametrize(
     ("statement", "number"),
     [
