@@ -57,7 +57,7 @@ _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\ufffd")
 @lru_cache(maxsize=256)
 def codec_of(specific_character_set: str) -> tuple[str, bool]:
     """Return the codec of the first term and whether escape sequences may switch to others (PS3.3 C.12.1.1.2)."""
-    first, *further = (term.strip() for term in specific_character_set.split("\\"))
+    first, *further = (term.strip(" ") for term in specific_character_set.split("\\"))
     extended = first.startswith("ISO 2022 IR ") or bool(further)
     return CODECS.get(first.replace("ISO 2022 IR ", "ISO_IR "), "latin_1"), extended
 

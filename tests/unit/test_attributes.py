@@ -418,6 +418,8 @@ def test_DAT_11_an_endless_patient_id_is_refused_and_other_endless_text_is_cut()
         ("unicode_escape", rb"\u0041", "\\u0041"),
         ("zlib_codec", b"x", "x"),
         ("ISO_IR 999999", b"\xe9", "é"),
+        ("ISO_IR 192\xa0", b"\xc3\xa9", "Ã©"),
+        ("ISO_IR 192\n", b"\xc3\xa9", "Ã©"),
         ("ISO_IR 192", b"\xff\xfe", "��"),
         ("ISO 2022 IR 6\\ISO 2022 IR 87", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "Yamada^Tarou=山田^太郎"),
         ("\\ISO 2022 IR 149", b"Hong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7", "Hong=洪^吉洞"),
@@ -431,7 +433,7 @@ def test_DAT_10_text_is_decoded_by_terms_of_the_standard_only(term: str, raw: by
     ds = an_instance()
     with pydicom.config.disable_value_validation():
         del ds.SpecificCharacterSet, ds.PatientName
-        own = short(0x0008, 0x0005, b"CS", term.encode() + b" " * (len(term) % 2))
+        own = short(0x0008, 0x0005, b"CS", term.encode("latin_1") + b" " * (len(term) % 2))
         encoded = encode(ds)
         assert encoded.startswith(b"\x08\0\x08\0")
         at = encoded.index(b"\x10\0\x20\0LO")
