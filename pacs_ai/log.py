@@ -26,6 +26,10 @@ def shown(text: object, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+#: So many errors of a chain are told, the last ones.
+_MOST_CAUSES = 20
+
+
 def where(error: BaseException) -> str:
     """Return in which line of code an error arose, without its text, which may hold a patient's data."""
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -34,10 +38,13 @@ def where(error: BaseException) -> str:
 
 def trace(error: BaseException) -> str:
     """Return the traceback of an error and of those that it came from, without their texts, as `where`."""
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    told = "" if before is None else f"{trace(before)}\n\nfrom which came:\n\n"
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    return f"{told}Traceback (most recent call last):\n{frames}{type(error).__name__}"
+    told: list[str] = []
+    each: BaseException | None = error
+    while each is not None and len(told) < _MOST_CAUSES:
+        frames = "".join(traceback.format_tb(each.__traceback__))
+        told.append(f"Traceback (most recent call last):\n{frames}{type(each).__name__}")
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+    return "\n\nfrom which came:\n\n".join(reversed(told))
 
 
 def unexpected(error: BaseException) -> str:
@@ -84,6 +91,7 @@ def configure(process: str, level: str = "info", form: Literal["text", "json"] =
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(process) if form == "text" else _Json(process))
     handler.addFilter(_without_texts)
+    logging.raiseExceptions = False  # else a call with other arguments than it names prints them
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -67,7 +67,8 @@ class Receive(Section):
     """UIDs of storage SOP classes to accept beside the Standard's: private ones, or newer than this release."""
     max_connections: Annotated[int, Field(ge=1)] = 1000
     """Connections at one time that have not asked for an association yet, such as health checks; beyond that the one
-    that has waited longest is closed. Each may hold 256 KiB of half a request in memory."""
+    that has waited longest is closed. Each may hold 256 KiB of half a request in memory. Who has asked has an answer,
+    however many connect."""
     max_connections_per_address: Annotated[int, Field(ge=1)] = 64
     """The same of one address."""
     max_associations: Annotated[int, Field(ge=1)] = 500

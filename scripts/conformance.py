@@ -148,7 +148,7 @@ def _answers() -> str:
 
 def _answers_in(path: Path) -> Iterator[tuple[str, str, str]]:
     """Every `Answer(status.NAME, "comment")` of a module of the listening side."""
-    service = "storage commitment" if path.stem == "commitment" else "storage"
+    service = "storage commitment" if path.stem in {"commitment", "service"} else "storage"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Answer":
             first = node.args[0]

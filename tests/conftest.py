@@ -72,6 +72,7 @@ def _logging_as_at_the_start(_hooks):
     for name, level in _LEVELS.items():
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(capture=False)
+    logging.raiseExceptions = True
 
 
 @pytest.fixture(scope="session")

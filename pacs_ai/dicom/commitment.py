@@ -31,10 +31,10 @@ REQUEST = 1
 #: Event Type IDs of the answer (PS3.4 Table J.3-2).
 ALL_KEPT, SOME_FAILED = 1, 2
 #: Elements and items that a request or an answer may have: 100,000 instances have 400,000.
-MOST_ELEMENTS = 600_000
+MOST_ELEMENTS = 420_000
 _TRANSACTION_UID = 0x00081195
-#: Objects are made of one at a time, and a walk goes so many bytes: others are to be answered meanwhile.
-_READING = threading.Lock()
+#: Objects are made of one at a time, some 2 KB for each instance, and a walk goes so many bytes at a time.
+_READING = threading.RLock()
 _STEP = 1 << 18
 #: The encodings in which these are spoken of, preferred first.
 TRANSFER_SYNTAXES = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
@@ -116,20 +116,22 @@ def encode_report(report: Report, transfer_syntax_uid: str) -> bytes:
 
 def read_request(data: bytes, transfer_syntax_uid: str) -> Request:
     """Read the data set of an N-ACTION-RQ; NotUnderstood where it is none."""
-    ds = decoded(data, transfer_syntax_uid)
-    instances = _references(ds, "ReferencedSOPSequence")
-    if not instances:
-        raise NotUnderstood("the request names no instance")
-    return Request(_transaction(ds), tuple(instances))
+    with _READING:
+        ds = decoded(data, transfer_syntax_uid)
+        instances = _references(ds, "ReferencedSOPSequence")
+        if not instances:
+            raise NotUnderstood("the request names no instance")
+        return Request(_transaction(ds), tuple(instances))
 
 
 def read_report(data: bytes, transfer_syntax_uid: str) -> Report:
     """Read the data set of an N-EVENT-REPORT-RQ; NotUnderstood where it is none."""
-    ds = decoded(data, transfer_syntax_uid)
-    failures = _references(ds, "FailedSOPSequence", "FailureReason")
-    failed = {uid for _, uid in failures}  # under whatever SOP class: committed to are the others (PS3.4 J.3.3)
-    kept = tuple(one for one in _references(ds, "ReferencedSOPSequence") if one[1] not in failed)
-    return Report(_transaction(ds), kept, failures)
+    with _READING:
+        ds = decoded(data, transfer_syntax_uid)
+        failures = _references(ds, "FailedSOPSequence", "FailureReason")
+        failed = {uid for _, uid in failures}  # under whatever SOP class: committed to are the others (PS3.4 J.3.3)
+        kept = tuple(one for one in _references(ds, "ReferencedSOPSequence") if one[1] not in failed)
+        return Report(_transaction(ds), kept, failures)
 
 
 def encoded(ds: Dataset, transfer_syntax_uid: str) -> bytes:
@@ -154,10 +156,13 @@ def decoded(data: bytes, transfer_syntax_uid: str) -> Dataset:
 def transaction_of(data: bytes, transfer_syntax_uid: str) -> str:
     """Return the Transaction UID of a data set that a stranger wrote, "" where it has none, and read no more of it.
 
-    NotUnderstood where it is no data set.
+    NotUnderstood where it is no data set, or that is no UID.
     """
     value = _walked(data, transfer_syntax_uid).get("TransactionUID")
-    return "" if value is None else value.raw.decode("ascii", "replace").rstrip("\0 ")
+    uid = "" if value is None else value.raw.decode("ascii", "replace").rstrip("\0 ")
+    if uid and not is_uid(uid):
+        raise NotUnderstood("TransactionUID is no UID")
+    return uid
 
 
 def _walked(data: bytes, transfer_syntax_uid: str) -> dict[str, Value]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pacs_ai.log import unexpected, where
 from pacs_ai.receive.connection import Connection
+from pacs_ai.receive.guard import CONGESTED
 from pacs_ai.receive.rotation import Rotation
 from pacs_ai.tls import fault_words
 
@@ -37,7 +38,9 @@ _TICK_SECONDS = 0.25
 #: What one read of a connection may bring, in bytes.
 _READ_BYTES = 1 << 18
 #: Connections taken at one go, so that those that are there already have their turn.
-_AT_ONE_GO = 64
+_AT_ONE_GO = 16
+#: So long a turn of the loop decides association requests; one that takes longer ends it.
+_DECIDE_SECONDS = 0.005
 #: An association that was quiet for so long is not waited for when the node stops.
 _QUIET_SECONDS = 1.0
 #: What is being made durable when the node stops may take so long more, in seconds.
@@ -133,7 +136,8 @@ class Acceptor:
         # those that have not asked for an association, in the order in which they came: all, and by address
         self._waiting: dict[Connection, None] = {}
         self._waiting_from: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
-        self._asking = Rotation()  # those whose request is here and not decided
+        # those whose request is here and not decided: nobody else's connecting ends them
+        self._asking = Rotation(limits.connections, limits.asking_bytes, limits.connections_per_address)
         self._decides_soon = False
         self._deaf: list[Port] = []
         self._fails_to_listen = False
@@ -160,10 +164,13 @@ class Acceptor:
 
     # -- `connection.Door`
 
-    def ask(self, connection: Connection) -> None:
-        """See `connection.Door`; a request may take milliseconds, so there is one in each turn of the loop."""
-        self._asking.add(connection)
+    def ask(self, connection: Connection, length: int) -> Rejection | None:
+        """See `connection.Door`; a request may take milliseconds, so each turn of the loop decides a few only."""
+        self._stop_waiting(connection)
+        if not self._asking.add(connection, length):
+            return CONGESTED
         self._decide_soon()
+        return None
 
     def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | Rejection:
         """See `connection.Door`."""
@@ -247,10 +254,12 @@ class Acceptor:
 
     def _decide_next(self) -> None:
         self._decides_soon = False
-        if self._asking:  # they may have left
-            connection = self._asking.next()
-            self._decide_soon()
-            connection.decide()
+        until = self.now() + _DECIDE_SECONDS
+        while self._asking:  # they may have left
+            self._asking.next().decide()
+            if self.now() >= until:
+                break
+        self._decide_soon()
 
     def _stop_waiting(self, connection: Connection) -> None:
         self._asking.discard(connection)
@@ -315,7 +324,7 @@ class Acceptor:
         for port in self._ports:
             self.loop.remove_reader(port.socket.fileno())
             port.socket.close()
-        for connection in list(self._waiting):
+        for connection in [*self._waiting, *self._asking]:
             self._dismiss(connection)
         deadline = self.now() + grace_seconds
         while self._connections and self.now() < deadline:

@@ -49,8 +49,8 @@ class Door(Protocol):
     limits: guard.Limits
     now: Callable[[], float]
 
-    def ask(self, connection: Connection) -> None:
-        """Have `Connection.decide` called when it is its turn."""
+    def ask(self, connection: Connection, length: int) -> guard.Rejection | None:
+        """Have `Connection.decide` called when it is its turn; returns why not, where too many wait for theirs."""
 
     def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | guard.Rejection:
         """Return what an A-ASSOCIATE-RQ is answered with; raises `guard.MalformedRequest`."""
@@ -314,8 +314,12 @@ class Connection(asyncio.BufferedProtocol):
             done(self, detail)
 
     def _ask(self, request: bytes) -> None:
-        self._request = request
-        self._door.ask(self)
+        congested = self._door.ask(self, len(request))
+        if congested is None:
+            self._request = request
+        else:
+            self._tell_refused(congested.words)
+            self._do(Event.REJECT, congested)
 
     def _decided(self) -> tuple[Event, Any]:
         request, self._request = self._request, b""

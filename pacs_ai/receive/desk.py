@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pacs_ai.receive import dimse
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
@@ -23,9 +25,11 @@ THROWN_BYTES, THROWN_TIMES = 64 << 20, 4
 #: Longest information of an N-EVENT-REPORT or N-ACTION; a commitment of 100,000 instances has 15 MB. Once all hold
 #: `HELD_IN_ALL_BYTES`, only the smaller part may come of a further one.
 MAX_SERVICE_BYTES = 32 << 20
-#: Threads that write, sync and serve; a disk has no use for more at one time. While so many requests are overdue, each
-#: of them may hang, and nothing more is begun.
+#: Threads that write and sync; a disk has no use for more at one time. While so many instances are overdue, each of
+#: them may hang, and nothing more is begun.
 THREADS = 16
+#: Threads for everything else, where a long request on storage commitment takes seconds: no instance waits for it.
+SERVICE_THREADS = 2
 
 
 @dataclass
@@ -37,7 +41,9 @@ class Desk:
     ingest
         Where instances go.
     pool
-        `THREADS` for what blocks.
+        `THREADS` for instances.
+    service_pool
+        `SERVICE_THREADS` for services.
     later
         Has a function called in the event loop's thread.
     instance_bytes, answer_seconds
@@ -51,11 +57,14 @@ class Desk:
     held
         Bytes of requests that are in memory: those that the pool has not given back count, whether or not a peer waits.
     overdue
-        Requests that the pool has not given back though their peers were told that it takes too long.
+        Instances that the pool has not given back though their peers were told that it takes too long.
+    services_overdue
+        The same of services.
     """
 
     ingest: Ingest
     pool: Executor
+    service_pool: Executor
     later: Callable[..., object]
     instance_bytes: int
     answer_seconds: float
@@ -64,6 +73,7 @@ class Desk:
     ended: Callable[..., object]
     held: int = 0
     overdue: int = 0
+    services_overdue: int = 0
 
     @property
     def most(self) -> int:
@@ -84,6 +94,18 @@ class Desk:
     def hangs(self) -> bool:
         """Whether every thread may hang, so that nothing more is to be begun."""
         return self.overdue >= THREADS
+
+    @property
+    def services_hang(self) -> bool:
+        """The same of services."""
+        return self.services_overdue >= SERVICE_THREADS
+
+    def count_overdue(self, message: Message, difference: int) -> None:
+        """Count a message, or no longer."""
+        if message.command.field == dimse.C_STORE_RQ:
+            self.overdue += difference
+        else:
+            self.services_overdue += difference
 
 
 @dataclass

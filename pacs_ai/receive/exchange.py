@@ -17,7 +17,7 @@ from pacs_ai.dicom import status
 from pacs_ai.dicom.attributes import is_uid
 from pacs_ai.errors import Mismatch, NotUnderstood, PacsAiError, Transient
 from pacs_ai.log import shown, where
-from pacs_ai.receive import dimse
+from pacs_ai.receive import dimse, service
 from pacs_ai.receive.desk import Message
 from pacs_ai.receive.ingest import Announced
 from pacs_ai.receive.service import Answer, ServiceRequest
@@ -118,11 +118,15 @@ class Exchange:
         if message.working_since is None:
             message.working_since = now
         elif now - message.working_since > self._desk.answer_seconds:
-            LOGGER.warning("instance from %s not stored in time", self.info.calling_ae_title)
+            is_instance = message.command.field == dimse.C_STORE_RQ
+            if is_instance:
+                LOGGER.warning("instance from %s not stored in time", self.info.calling_ae_title)
+            else:
+                LOGGER.warning("request from %s not served in time", self.info.calling_ae_title)
             message.is_overdue = True
-            self._desk.overdue += 1
+            self._desk.count_overdue(message, 1)
             if message.whole:
-                self._answer(message, _NOT_IN_TIME)
+                self._answer(message, _NOT_IN_TIME if is_instance else service.NOT_IN_TIME)
             elif self._over:
                 self._message = None
                 self._tell_end()
@@ -174,8 +178,8 @@ class Exchange:
             message.verdict = Answer(status.SUCCESS)
         elif (command.context.abstract_syntax, command.field) not in self._desk.services:
             message.verdict = _NO_SUCH_SERVICE
-        elif self._desk.hangs:
-            message.verdict = _NOT_IN_TIME
+        elif self._desk.services_hang:
+            message.verdict = service.NOT_IN_TIME
         self._message = message
         if not command.has_data_set:
             self.complete()
@@ -270,7 +274,7 @@ class Exchange:
         elif message.intake is not None:
             self._desk.pool.submit(message.intake.finish, self._lend(message), self._settler(message))
         else:
-            self._desk.pool.submit(self._serve, message, self._lend(message))
+            self._desk.service_pool.submit(self._serve, message, self._lend(message))
 
     def _settler(self, message: Message) -> Callable[[Exception | None], None]:
         def settle(fault: Exception | None) -> None:
@@ -281,6 +285,9 @@ class Exchange:
 
     def _serve(self, message: Message, information: bytearray) -> None:
         command = message.command
+        if message is not self._message:  # who asked was told that it takes too long
+            self._desk.later(self._give_back, message)
+            return
         try:
             request = ServiceRequest(
                 self.info,
@@ -344,7 +351,7 @@ class Exchange:
     def _give_back(self, message: Message) -> None:
         """Take note that the pool is done with what it had of a message."""
         self._desk.held -= message.lent
-        self._desk.overdue -= message.is_overdue
+        self._desk.count_overdue(message, -message.is_overdue)
         message.lent, message.is_overdue = 0, False
 
     def _tell_end(self) -> None:

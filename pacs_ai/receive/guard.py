@@ -44,6 +44,7 @@ TOO_MANY_OF_TITLE = Rejection(2, 3, 2, "local limit exceeded: receive.max_associ
 TOO_MANY_FROM_ADDRESS = Rejection(
     2, 3, 2, "local limit exceeded: receive.max_associations_per_address from its address"
 )
+CONGESTED = Rejection(2, 3, 1, "temporary congestion: too many association requests at one time")
 PROTOCOL_VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, "protocol version not supported: it does not speak version 1")
 MAXIMUM_LENGTH_TOO_SHORT = Rejection(1, 2, 1, "it takes PDUs of a few bytes only")
 
@@ -175,6 +176,9 @@ class Limits:
     request_bytes
         Longest A-ASSOCIATE-RQ. 128 contexts with all transfer syntaxes take 140,000. So much of each connection may
         be in memory: 256 MiB of 1,000, and 16 MiB of one address.
+    asking_bytes
+        Whole requests that wait for their answers, in all; a quarter of it from one address. There are `connections` at
+        most, and as many from one address as a quarter, or as `connections_per_address`. Any other is rejected.
     """
 
     connections: int = 1000
@@ -182,3 +186,4 @@ class Limits:
     request_seconds: float = 10.0
     handshake_seconds: float = 5.0
     request_bytes: int = 262144
+    asking_bytes: int = 64 << 20

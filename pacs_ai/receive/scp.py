@@ -18,7 +18,7 @@ from pacs_ai.errors import Transient, UserError
 from pacs_ai.log import shown
 from pacs_ai.receive import guard
 from pacs_ai.receive.acceptor import Acceptor, Port, listening, new_event_loop
-from pacs_ai.receive.desk import THREADS, Desk
+from pacs_ai.receive.desk import SERVICE_THREADS, THREADS, Desk
 from pacs_ai.receive.exchange import Exchange
 from pacs_ai.receive.negotiation import Agreement, Negotiator, service_contexts
 from pacs_ai.tls import bears
@@ -181,9 +181,11 @@ class Receiver:
         self._plain, self._tls = self._bind()
         self._loop = listen.event_loop()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
+        self._service_pool = ThreadPoolExecutor(SERVICE_THREADS, thread_name_prefix="service")
         self._desk = Desk(
             ingest=ingest,
             pool=self._pool,
+            service_pool=self._service_pool,
             later=self._later,
             instance_bytes=listen.bounds.instance_bytes,
             answer_seconds=listen.bounds.answer_seconds,
@@ -228,6 +230,7 @@ class Receiver:
         """Let nobody in any more, give open associations time to end, abort those that do not."""
         self._acceptor.stop(grace_seconds)
         self._pool.shutdown()
+        self._service_pool.shutdown(cancel_futures=True)  # what was not begun was not answered either
         if self._open:
             LOGGER.warning("%d associations did not end in time", len(self._open))
         for exchange in tuple(self._open):  # the loop ended before it could hear of their end

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pacs_ai.dicom import status
+
 if TYPE_CHECKING:
     from pacs_ai.dicom.arrival import AssociationInfo
 
@@ -20,6 +22,10 @@ class Answer:
 
     status: int
     comment: str = ""
+
+
+#: Where serving takes longer than the one who asked may be let wait.
+NOT_IN_TIME = Answer(status.RESOURCE_LIMITATION, "not served in time; try again later")
 
 
 @dataclass(frozen=True)

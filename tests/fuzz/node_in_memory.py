@@ -142,6 +142,7 @@ class NodeInMemory:
         self._desk = Desk(
             ingest=self,
             pool=_AtOnce(),
+            service_pool=_AtOnce(),
             later=lambda call, *arguments: self._later.append((call, arguments)),
             instance_bytes=self.bounds.instance_bytes,
             answer_seconds=self.bounds.answer_seconds,
@@ -184,7 +185,7 @@ class NodeInMemory:
 
     # -- `connection.Door`
 
-    def ask(self, connection: Connection) -> None:
+    def ask(self, connection: Connection, _length: int) -> None:
         self._later.append((connection.decide, ()))
 
     def decide(self, connection: Connection, request: bytes) -> tuple[Agreement, Exchange] | guard.Rejection:

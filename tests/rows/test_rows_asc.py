@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -51,6 +52,8 @@ from pacs_ai.receive.service import N_ACTION_RQ
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pacs_ai.dicom.arrival import Refusal
 
 
 def rejection(answer: bytes) -> tuple[int, ...]:
@@ -239,6 +242,44 @@ def test_ASC_04_many_requests_of_one_address_do_not_keep_the_others_waiting(make
     assert len(happened) == len(others) + 1 + len(heavy)
     assert happened[:4].count("echo") == len(others), "more than one request was decided before"
     assert "127.0.0.2" in happened[:6]
+
+
+def test_ASC_04_who_asks_is_answered_however_many_connect_at_one_moment(make_bed):
+    """With the limits that a node has by itself: who asks for nothing makes room for others, these do not."""
+    bed = make_bed(maximum_associations_per_peer=1000)
+    stands, sent = threading.Event(), threading.Event()
+    bed.receiver._acceptor.loop.call_soon_threadsafe(lambda: (stands.set(), sent.wait(PATIENCE)))
+    assert stands.wait(PATIENCE)
+    callers = [bed.peer() for _ in range(160)]
+    for peer in callers:
+        peer.send(associate_rq())
+    sent.set()
+    assert Counter(peer.next_pdu()[:1] for peer in callers) == {bytes((AC,)): len(callers)}
+
+
+@pytest.mark.parametrize("limits", [{"asking_bytes": 16_000}, {"connections": 8, "connections_per_address": 2}])
+def test_ASC_04_of_too_many_requests_at_one_moment_some_are_told_so(make_bed, monkeypatch, limits):
+    refusals: list[Refusal] = []
+    bed = make_bed(waiting=Limits(**limits), on_refusal=refusals.append)
+    acceptor = bed.receiver._acceptor
+    monkeypatch.setattr(acceptor, "_decide_soon", lambda: None)
+    request = associate_rq(users=user_information(further=item(0x53, bytes(1000))))
+    waiting = []
+    for count in (1, 2):
+        waiting.append(bed.peer())
+        waiting[-1].send(request)
+        until(lambda count=count: len(acceptor._asking) == count)
+    third = bed.peer()
+    third.send(associate_rq(users=user_information(further=item(0x53, bytes(4000)))))
+    assert rejection(third.next_pdu()) == (2, 3, 1)
+    waiting.append(bed.peer(address="127.0.0.2"))
+    waiting[-1].send(request)
+    until(lambda: len(acceptor._asking) == 3)
+    monkeypatch.undo()
+    acceptor.loop.call_soon_threadsafe(acceptor._decide_soon)
+    assert [peer.next_pdu()[:1] for peer in waiting] == [bytes((AC,))] * 3
+    assert not acceptor._asking
+    assert "temporary congestion" in refusals[0].reason
 
 
 def test_ASC_04_one_that_leaves_before_its_turn_is_not_decided_and_one_that_waits_is(make_bed, monkeypatch):

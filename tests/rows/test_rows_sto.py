@@ -23,7 +23,7 @@ from stations import Sender
 
 from pacs_ai.dicom import commitment, status
 from pacs_ai.receive import desk, space
-from pacs_ai.receive.desk import HELD_BYTES, THREADS
+from pacs_ai.receive.desk import HELD_BYTES, SERVICE_THREADS, THREADS
 from pacs_ai.receive.guard import Bounds
 from pacs_ai.receive.problem import Problems
 from pacs_ai.receive.service import N_ACTION_RQ, Answer
@@ -416,10 +416,11 @@ def test_STO_13_who_breaks_off_while_the_disk_hangs_and_does_not_wait_is_overdue
     assert _sent(late, "1.2.4") == 0x0000
 
 
-def test_STO_13_other_services_that_hang_hold_no_more_either(make_bed):
-    goes_on = threading.Event()
+def test_STO_13_other_services_that_hang_hold_no_more_either_and_keep_no_instance_waiting(make_bed):
+    goes_on, served = threading.Event(), []
 
-    def serve(_request):
+    def serve(request):
+        served.append(request)
         assert goes_on.wait(PATIENCE)
         return Answer(status.SUCCESS)
 
@@ -427,13 +428,17 @@ def test_STO_13_other_services_that_hang_hold_no_more_either(make_bed):
     bed = make_bed(bounds=Bounds(answer_seconds=ANSWER_SECONDS), services=services)
     asking = associate_rq(contexts=[(1, commitment.SOP_CLASS_UID, ("1.2.840.10008.1.2.1",))])
     peers = [bed.peer().associate(asking) for _ in range(MANY)]
+    sender = bed.peer().associate()
     request = command(N_ACTION_RQ, commitment.SOP_CLASS_UID, uid="1.2.3", has_data=True)
     asked = pdv(request, 3) + pdv(bytes(100_000), 0) * 9 + pdv(b"", 2)
-    for _ in range(3):
+    desk = bed.receiver._desk
+    for turn in range(3):
         _send_all(bed.receiver, peers, [asked] * MANY)
-        assert {peer.status() for peer in peers} == {status.OUT_OF_RESOURCES}
-        assert (bed.receiver._desk.held, bed.receiver._desk.overdue) == (MANY * 900_000, MANY)
+        assert {peer.status() for peer in peers} == {status.RESOURCE_LIMITATION}
+        assert (desk.held, desk.services_overdue, desk.overdue) == (MANY * 900_000, MANY, 0)
+        assert _sent(sender, f"1.2.9.{turn}") == 0x0000
     goes_on.set()
-    until(lambda: _is_idle(bed.receiver))
+    until(lambda: _is_idle(bed.receiver) and desk.services_overdue == 0)
+    assert len(served) == SERVICE_THREADS, "what was answered before its turn came is not done"
     peers[0].send(asked)
     assert peers[0].status() == 0x0000

@@ -42,3 +42,26 @@ def test_a_traceback_in_the_log_has_no_text_of_any_error():
         told = trace(error)
     assert "Secret" not in told.replace('float("Secret^Name")', "").replace('RuntimeError("Secret^Name")', "")
     assert re.search(r"\nValueError\n\nfrom which came:\n\nTraceback(.|\n)*\nRuntimeError$", told)
+
+
+def test_of_a_long_chain_of_errors_the_last_are_told():
+    error = ValueError()
+    for _ in range(2000):
+        following = KeyError()
+        following.__cause__, error = error, following
+    assert trace(error).count("KeyError") == 20
+
+
+MISTAKEN = """
+import logging
+from pacs_ai import log
+log.configure("receive")
+logging.getLogger("pacs_ai").error("%d", "Secret^Name")
+logging.getLogger("pacs_ai").error("goes on")
+"""
+
+
+def test_a_mistaken_line_of_the_log_shows_nothing_of_what_it_was_to_say():
+    told = subprocess.run([sys.executable, "-c", MISTAKEN], capture_output=True, text=True, check=True, cwd=TESTS)
+    assert "Secret" not in told.stderr
+    assert told.stderr.endswith("goes on\n")
