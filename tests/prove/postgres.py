@@ -29,6 +29,8 @@ _LONG_ENOUGH = 4
 _AWAY_SECONDS = 0.4
 #: Mean time between two deaths of it.
 _BETWEEN_SECONDS = 0.5
+#: Longest time until its first process has noticed that one of the others was killed.
+_NOTICED_SECONDS = 5.0
 #: One death in so many takes the node with it.
 _TOGETHER = 4
 
@@ -57,6 +59,7 @@ class Server:
             shutil.chown(self.folder, self._user)
         self.dsn = f"host={self.folder} user=pacs_ai dbname=postgres"
         self.url = f"postgresql+psycopg://pacs_ai@/postgres?host={self.folder}"
+        self._ready_before = 0
         initdb = ["initdb", "-D", "data", "-U", "pacs_ai", "-A", "trust", "--no-sync", "-E", "UTF8"]
         self._run(*initdb)
         self.start()
@@ -72,13 +75,19 @@ class Server:
 
     def _spawn(self) -> None:
         command = [str(self._programs / "postgres"), "-D", "data", "-c", "listen_addresses="]
-        command += ["-c", f"unix_socket_directories={self.folder}", "-c", "max_connections=60"]
+        command += ["-c", f"unix_socket_directories={self.folder}", "-c", "max_connections=60", "-c", "lc_messages=C"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, user=self._user, cwd=self.folder, stdout=log, stderr=log)
 
     def wait(self) -> None:
-        """Return when it answers."""
+        """Return when it answers after its last death, of which it may not know yet."""
+        limit = time.monotonic() + _NOTICED_SECONDS
+        while self._times_ready() <= self._ready_before and time.monotonic() < limit:
+            time.sleep(0.01)
         self._connect().close()
+
+    def _times_ready(self) -> int:
+        return (self.folder / "log").read_bytes().count(b"ready to accept connections")
 
     def _connect(self) -> psycopg.Connection:
         """Connect as soon as it answers: after a death it recovers first."""
@@ -100,6 +109,7 @@ class Server:
 
     def kill(self, choice: random.Random) -> str:
         """End it in one of the ways in which it may end; return which."""
+        self._ready_before = self._times_ready()
         how = choice.choice(("backend", "immediate", "killed"))
         if how == "backend":
             os.kill(choice.choice(self.backends() or [self._process.pid]), signal.SIGKILL)  # the others end with it
