@@ -178,6 +178,7 @@ def _schedule(connection: Connection, deliveries: Sequence[Delivered], seconds: 
     connection.execute(
         sa.update(_delivery)
         .where(_delivery.c.id.in_(these), _delivery.c.state == DeliveryState.SENT.value)
+        .where(_delivery.c.confirm_at.is_not(None))  # else an operator set it aside meanwhile
         .values(confirm_at=now() + timedelta(seconds=min(seconds, LONGEST_WAIT)), **values)
     )
 
@@ -251,6 +252,8 @@ def broken_off(database: Database, step: Step, words: str, *, seconds: float, ac
     many deliveries stay unconfirmed so.
     """
     with database.write() as connection:
+        this = sa.select(_commitment.c.id).where(_commitment.c.id == step.commitment_id)
+        connection.execute(this.with_for_update())  # before its deliveries, as `record`
         _count(connection, step)
         _schedule(connection, step.deliveries, seconds)
         found = (_sent(connection, one.delivery_id, step.commitment_id) for one in step.deliveries)
@@ -291,10 +294,11 @@ def unknown(database: Database, step: Step, words: str, *, comment: str = "", ac
     """
     left = 0
     with database.write() as connection:
+        _lock(connection, step)
         _remark(connection, step, comment)
         for one in step.deliveries:
             row = _sent(connection, one.delivery_id, step.commitment_id)
-            if row is None:
+            if row is None or row.confirm_at is None:
                 continue
             this = sa.update(_delivery).where(_delivery.c.id == row.id)
             if row.asks < MOST_ASKS:

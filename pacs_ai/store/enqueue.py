@@ -19,6 +19,7 @@ from pacs_ai.store.holds import WAITING, hold_back, keep_pauses
 from pacs_ai.store.moves import move
 from pacs_ai.store.notices import end_unanalysed, order_not_analysed
 from pacs_ai.store.schema import Role
+from pacs_ai.store.sources import series_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,20 +87,6 @@ class Work:
     refused_for: Reason = Reason.OTHER  #: code of the refusal
     card: Mapping[str, str] = field(default_factory=dict)  #: what the pipeline says of itself: `notices.card_of`
     report_not_analysed: bool = False  #: the destinations get a report where there is no result
-
-
-def series_digest(connection: Connection, series_id: int, revision: int) -> str:
-    """Return the digest of a series revision: every current SOP Instance UID with its SHA-256."""
-    rows = connection.execute(
-        sa.select(_instance.c.sop_instance_uid, _instance.c.sha256)
-        .where(
-            _instance.c.series_id == series_id,
-            _instance.c.revision <= revision,
-            _instance.c.role == Role.CURRENT.value,
-        )
-        .order_by(_instance.c.sop_instance_uid)
-    )
-    return digest([list(row) for row in rows])
 
 
 def lock_study(connection: Connection, study_id: int) -> None:
@@ -207,7 +194,11 @@ def _insert_with_sources(connection: Connection, database: Database, work: Work,
     for source in work.sources:
         connection.execute(
             sa.insert(_source).values(
-                job_id=job_id, input=source.input, series_id=source.series_id, revision=source.revision
+                job_id=job_id,
+                input=source.input,
+                series_id=source.series_id,
+                revision=source.revision,
+                digest=series_digest(connection, source.series_id, source.revision),
             )
         )
     _add_destinations(connection, database, job_id, work)

@@ -1,4 +1,4 @@
-"""What holds jobs back: a paused pipeline, or a source series in conflict, for which a person has to decide."""
+"""What holds jobs back: a paused pipeline, a source series in conflict, or one whose images are others by now."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from pacs_ai.states import JobEvent, JobState, SeriesState
 from pacs_ai.store import schema
 from pacs_ai.store.moves import move
+from pacs_ai.store.sources import are_others
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ _job, _source, _series, _switch = schema.job, schema.job_source, schema.series, 
 
 PAUSED = "the pipeline is paused"
 CONFLICT = "a source series is in conflict: a person has to decide"
+CHANGED = "its series has other images by now: they are analysed when it is complete"
 WAITING = "waiting for a worker"
 
 
@@ -113,6 +115,8 @@ def _hindrance(connection: Connection, job_id: int) -> str:
     )
     if SeriesState.CONFLICT in connection.execute(sources).scalars().all():
         return CONFLICT
+    if are_others(connection, job_id):
+        return CHANGED
     paused = sa.select(_job.c.id).join(_switch, _switch.c.pipeline == _job.c.pipeline).where(_job.c.id == job_id)
     return PAUSED if connection.execute(paused).first() is not None else ""
 

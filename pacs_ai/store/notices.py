@@ -187,7 +187,9 @@ def withdraw_unsent(connection: Connection, job_id: int, *, actor: str) -> None:
     cancel_unsent(connection, job_id, actor=actor, reason="the job is tried again")
 
 
-def cancel_unsent(connection: Connection, job_id: int, *, actor: str, reason: str) -> int:
+def cancel_unsent(
+    connection: Connection, job_id: int, *, actor: str, reason: str, also: Sequence[DeliveryState] = ()
+) -> int:
     """Cancel "not analysed" where it was not sent yet, and note whom that leaves untold; returns how many deliveries.
 
     So it is said after all where the job comes to the same end again.
@@ -197,7 +199,9 @@ def cancel_unsent(connection: Connection, job_id: int, *, actor: str, reason: st
         .join(_result, _result.c.id == _delivery.c.result_id)
         .where(
             _delivery.c.job_id == job_id,
-            _delivery.c.state.in_([DeliveryState.WAITING.value, DeliveryState.HELD.value, DeliveryState.FAILED.value]),
+            _delivery.c.state.in_(
+                [DeliveryState.WAITING.value, DeliveryState.HELD.value, DeliveryState.FAILED.value, *also]
+            ),
             _result.c.kind == Kind.NOT_ANALYSED.value,
         )
         .order_by(_delivery.c.id)
@@ -205,7 +209,8 @@ def cancel_unsent(connection: Connection, job_id: int, *, actor: str, reason: st
     )
     rows = connection.execute(waiting).all()
     for row in rows:
-        move(connection, row.id, DeliveryEvent.CANCELLED, actor=actor, reason=reason)
+        doubtful = sa.or_(_delivery.c.doubtful, _delivery.c.state == DeliveryState.SENDING.value)
+        move(connection, row.id, DeliveryEvent.CANCELLED, actor=actor, reason=reason, doubtful=doubtful)
     untold = {row.peer for row in rows}
     ended = sa.select(_notice).where(_notice.c.job_id == job_id, _notice.c.kind == NoticeKind.NOT_ANALYSED.value)
     for row in connection.execute(ended).all():

@@ -28,6 +28,7 @@ from pacs_ai.store.holds import change_pauses, hold_back, release_paused, withho
 from pacs_ai.store.moves import move
 from pacs_ai.store.notices import cancel_unsent, withdraw_unsent
 from pacs_ai.store.schema import Role
+from pacs_ai.store.sources import are_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -69,10 +70,9 @@ def cancel(database: Database, job_id: int, *, actor: str, peers: Collection[str
             raise nothing
         elif concerns.set_aside(connection, job_id, actor=actor) or was_open:
             return  # what other destinations are still to get is not concerned
-        cancelled = cancel_unsent(connection, job_id, actor=actor, reason="cancelled by an operator")
-        cancelled += cancel_deliveries(
-            connection, job_id, actor=actor, reason="cancelled by an operator", also=[DeliveryState.SENDING]
-        )
+        also = [DeliveryState.SENDING]
+        cancelled = cancel_unsent(connection, job_id, actor=actor, reason="cancelled by an operator", also=also)
+        cancelled += cancel_deliveries(connection, job_id, actor=actor, reason="cancelled by an operator", also=also)
         dropped = concerns.drop_unmade(connection, job_id, actor=actor)
         if row.state == JobState.REFUSED and not (cancelled or dropped):
             raise nothing
@@ -107,6 +107,9 @@ def retry(
             raise UserError(f"job {job_id} was run again or replaced since: see job {later}, and retry that one")
         if gone := count_purged(connection, work.sources):
             raise UserError(f"retention has deleted {gone} instance(s) of job {job_id}: send the series again first")
+        if are_others(connection, job_id):
+            words = "its series has other images by now, which are analysed when it is complete"
+            raise UserError(f"job {job_id} is not run again: {words}")
         if row.state in _TO_RENEW or renewed != work:
             job_id = enqueue_generation(connection, database, renewed, row.generation + 1, actor=actor)
         else:

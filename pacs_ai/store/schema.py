@@ -230,6 +230,7 @@ job_source = Table(
     Column("input", String(64), primary_key=True),
     _ref("series_id", "series", index=True),
     Column("revision", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),  # of the images that it is for: `sources.series_digest`
 )
 
 job_destination = Table(

@@ -18,7 +18,7 @@ from pacs_ai.store.moves import move
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_delivery, _result, _job = schema.delivery, schema.result, schema.job
+_delivery, _result, _job, _notice = schema.delivery, schema.result, schema.job, schema.notice
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def return_to_waiting(connection: Connection, delivery_id: int, event: DeliveryE
     if job_state == JobState.SUPERSEDED or outdated:
         words = f"{'the job was tried again' if outdated else job_state} while it was being sent; {reason}"
         move(connection, delivery_id, DeliveryEvent.CANCELLED, actor=actor, reason=words)
+        if outdated:
+            _note_untold(connection, delivery_id)
     else:
         move(connection, delivery_id, event, actor=actor, reason=reason, due_at=now())
 
@@ -90,3 +92,12 @@ def lose_sending(connection: Connection, peer: str, words: str, actor: str) -> N
     doubt(connection, lost)
     for delivery_id in lost:
         return_to_waiting(connection, delivery_id, DeliveryEvent.LOST, words, actor)
+
+
+def _note_untold(connection: Connection, delivery_id: int) -> None:
+    """Note that a peer was not told "not analysed", so that it is where the job comes to the same end again."""
+    row = connection.execute(sa.select(_delivery.c.job_id, _delivery.c.peer).where(_delivery.c.id == delivery_id)).one()
+    of_job = sa.and_(_notice.c.job_id == row.job_id, _notice.c.kind == Kind.NOT_ANALYSED.value)
+    for notice in connection.execute(sa.select(_notice).where(of_job)).all():
+        told = [peer for peer in notice.peers if peer != row.peer]
+        connection.execute(sa.update(_notice).where(_notice.c.id == notice.id).values(peers=told))

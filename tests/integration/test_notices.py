@@ -358,3 +358,28 @@ def test_one_that_takes_no_text_report_fails_and_says_so(stations, notary, work)
     assert outbox.not_accepted(stations.database, held, held.parcels[0], None, "does not accept it") == ""
     outbox.put_back(stations.database, held, reached=True, reason="", backoff=BACKOFF)
     assert kinds(stations, "pacs", "failed") == ["not-analysed basic-text"]
+
+
+@pytest.mark.parametrize("how", ["the peer broke off", "the courier died", "an operator cancelled it"])
+def test_what_was_not_said_since_it_was_tried_again_amid_its_delivery_is_said_after_all(stations, notary, work, how):
+    """The job comes to the same end again."""
+    database = stations.database
+    job_id, _ = stations.enqueue(replace(work, destinations=(PACS,)))
+    refuse(stations)
+    assert make_all(notary) == 1
+    held = outbox.claim(database, "pacs", DEAD if how == "the courier died" else ME)
+    if how == "an operator cancelled it":
+        orders.cancel(database, job_id, actor=ME)
+    else:
+        orders.retry(database, job_id, actor=ME)
+    if how == "the courier died":
+        assert outbox.sweep(database, Watch(), ME) == 1
+    else:
+        outbox.postponed(database, held, held.parcels[0], None, "connection lost", BACKOFF)
+        outbox.put_back(database, held, reached=False, reason="connection lost", backoff=BACKOFF)
+    if how == "an operator cancelled it":
+        orders.retry(database, job_id, actor=ME)
+    assert stations.deliveries() == ["cancelled"]
+    refuse(stations)
+    assert make_all(notary) == 1
+    assert stations.deliveries()[-1] == "waiting"

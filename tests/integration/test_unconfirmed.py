@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
 from stations import ME
 
 from pacs_ai.cli import main
+from pacs_ai.dicom.commitment import Report
 from pacs_ai.states import JobEvent
-from pacs_ai.store import commitments, journal, orders
+from pacs_ai.store import commitments, journal, orders, unconfirmed
 from pacs_ai.store.moves import move
 
 #: What differs between the databases is shown by the other tests.
@@ -113,3 +116,56 @@ def test_what_a_superseded_job_left_unconfirmed_can_be_set_aside_too(order):
     assert order("cancel", str(bed.job)).exit_code == 0
     assert bed.given_up == {}
     assert "there is nothing to cancel" in order("cancel", str(bed.job)).output
+
+
+@sqlite
+@pytest.mark.parametrize("ends", ["later", "broken off", "no query"])
+def test_what_is_set_aside_while_the_peer_is_asked_stays_so(make_commitment_bed, make_committer, wall, ends):
+    bed = make_commitment_bed(make_committer())
+    bed.deliver()
+    database = bed.stations.database
+    wall.forward(days=2)
+    step = commitments.take(database, "pacs")
+    orders.cancel(database, bed.rows[0].job_id, actor=ME, peers=["pacs"])
+    if ends == "later":
+        commitments.later(database, step, seconds=300.0)
+    elif ends == "broken off":
+        commitments.broken_off(database, step, "it broke off", seconds=300.0, actor=ME)
+    else:
+        commitments.unknown(database, step, "it offers no query", actor=ME)
+    with database.read() as connection:
+        assert unconfirmed.look(connection) == unconfirmed.Unconfirmed()
+    assert {row.confirm_at for row in bed.rows} == {None}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_an_answer_and_a_try_that_breaks_off_do_not_wait_for_each_other(
+    make_commitment_bed, make_committer, monkeypatch
+):
+    bed = make_commitment_bed(make_committer())
+    bed.deliver()
+    database = bed.stations.database
+    for _ in range(commitments.MOST_ASKS - 1):
+        commitments.broken_off(database, commitments.take(database, "pacs"), "it broke off", seconds=0.0, actor=ME)
+    step = commitments.take(database, "pacs")
+    counting, recording = threading.Event(), threading.Event()
+    count, of = commitments._count, commitments._of
+
+    def slowly_count(connection, step):
+        count(connection, step)
+        counting.set()
+        recording.wait(1.0)
+
+    def slowly_of(connection, delivery_ids):
+        recording.set()
+        counting.wait(1.0)
+        return of(connection, delivery_ids)
+
+    monkeypatch.setattr(commitments, "_count", slowly_count)
+    monkeypatch.setattr(commitments, "_of", slowly_of)
+    report = Report(step.transaction_uid, [(one.sop_class_uid, one.sop_instance_uid) for one in step.deliveries], {})
+    with ThreadPoolExecutor(2) as pool:
+        tried = pool.submit(commitments.broken_off, database, step, "it broke off", seconds=0.0, actor=ME)
+        told = pool.submit(commitments.record, database, report, bed.peer.ae_title, actor=ME)
+        assert (tried.result(), told.result()) == (0, commitments.Verdict.TAKEN)
+    assert bed.stations.deliveries() == ["confirmed", "confirmed"]

@@ -269,6 +269,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("input", sa.String(length=64), nullable=False),
         sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_job_source_job_id")),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_job_source_series_id")),
         sa.PrimaryKeyConstraint("job_id", "input", name=op.f("pk_job_source")),
