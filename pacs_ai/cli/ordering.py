@@ -80,7 +80,10 @@ def cancel(session: Session, job_ids: Sequence[int]) -> None:
     with session.ordering() as database:
 
         def end(job_id: int) -> str:
-            orders.cancel(database, job_id, actor=session.actor, peers=[peer.name for peer in session.config.peer])
+            peers = [peer.name for peer in session.config.peer]
+            if left := orders.cancel(database, job_id, actor=session.actor, peers=peers):
+                words = f"{left} deliveries still wait: `pacs-ai cancel {job_id}` once more ends these"
+                return f"job {job_id}: set aside what its destinations lack or did not confirm; {words}"
             return f"job {job_id}: cancelled what was not sent"
 
         _say(_each(job_ids, end))

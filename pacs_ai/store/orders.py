@@ -40,11 +40,15 @@ _instance, _series = schema.instance, schema.series
 
 _TO_RETRY = frozenset({JobState.FAILED, JobState.REFUSED, JobState.CANCELLED})
 _TO_RENEW = frozenset({JobState.DONE, JobState.RETRACTED})
+_STILL_GOING = frozenset({DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.SENDING})
 _RETRIED_WORDS = "a failed, refused, cancelled, done or retracted"
 
 
-def cancel(database: Database, job_id: int, *, actor: str, peers: Collection[str] | None = None) -> None:
+def cancel(database: Database, job_id: int, *, actor: str, peers: Collection[str] | None = None) -> int:
     """End a job and what of it has not been sent, or set a failed one aside; UserError where nothing is left to end.
+
+    Where a done one lacks something, or is not confirmed, only that is set aside, and what other destinations are still
+    to get goes on; returns how many deliveries that are.
 
     Parameters
     ----------
@@ -66,16 +70,18 @@ def cancel(database: Database, job_id: int, *, actor: str, peers: Collection[str
             )
         elif row.state not in {JobState.DONE, JobState.RETRACTED, JobState.REFUSED}:
             if was_open:
-                return
+                return 0
             raise nothing
         elif concerns.set_aside(connection, job_id, actor=actor) or was_open:
-            return  # what other destinations are still to get is not concerned
+            going = (schema.delivery.c.job_id == job_id) & schema.delivery.c.state.in_(_STILL_GOING)
+            return connection.execute(sa.select(sa.func.count()).where(going)).scalar_one()
         also = [DeliveryState.SENDING]
         cancelled = cancel_unsent(connection, job_id, actor=actor, reason="cancelled by an operator", also=also)
         cancelled += cancel_deliveries(connection, job_id, actor=actor, reason="cancelled by an operator", also=also)
         dropped = concerns.drop_unmade(connection, job_id, actor=actor)
         if row.state == JobState.REFUSED and not (cancelled or dropped):
             raise nothing
+        return 0
 
 
 def retry(

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLSLossless
-from stations import BACKOFF, ME, Sender
+from stations import ARCHIVE, BACKOFF, ME, PACS, Sender
 from stored_results import plan_of
 
 from pacs_ai import profiles
@@ -76,6 +76,25 @@ def test_paused_pipelines_are_shown_in_the_order_of_their_names(stations):
         orders.pause(stations.database, name, actor=ME)
     with stations.database.read() as connection:
         assert list(views.paused(connection)) == ["a", "b", "c"]
+
+
+def test_cancel_of_what_one_destination_did_not_confirm_tells_how_much_others_still_get(stations, source):
+    database = stations.database
+    job_id, _ = stations.enqueue(stations.work(source, destinations=(PACS, ARCHIVE)))
+    stations.finish(stations.claim())
+    held = outbox.claim(database, "pacs", ME)
+    for parcel in held.parcels:
+        outbox.accepted(database, held, parcel, 0, "stored", confirm=True)
+    outbox.put_back(database, held, reached=True, reason="", backoff=BACKOFF)
+    in_vain = sa.update(schema.delivery).where(schema.delivery.c.peer == "pacs")
+    with database.write() as connection:
+        connection.execute(in_vain.values(asks=6, confirm_at=None))
+    left = stations.deliveries().count("waiting")
+    assert left > 0
+    assert orders.cancel(database, job_id, actor=ME) == left
+    assert stations.deliveries().count("waiting") == left
+    assert orders.cancel(database, job_id, actor=ME) == 0
+    assert set(stations.deliveries()) == {"sent", "cancelled"}
 
 
 def test_a_job_that_comes_back_while_its_pipeline_is_paused_waits(stations, source):
